@@ -1,0 +1,50 @@
+"""One big ViT, many sizes of it: distil a learngene once, spawn timm ViTs of any depth from it.
+
+    from learngene import Learngene
+    model = Learngene.load("learngene.safetensors").spawn(depth=9, num_classes=37)
+
+Every CLI command is also a function here: `distill`, `spawn`, `finetune`, `evaluate`, `benchmark`, `info`, `export`,
+`demo`. Importing this package imports nothing heavy; its names are loaded when they are used.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "StagePlan": "plan",
+    "LearngeneError": "errors",
+    "Architecture": "vit",
+    "build_auxnet": "auxnet",
+    "tie": "auxnet",
+    "Learngene": "gene",
+    **dict.fromkeys(("distill", "spawn", "finetune", "evaluate", "benchmark", "info", "export", "demo"), "commands"),
+}
+__all__ = [*_HOMES, "__version__"]  # noqa: PLE0604
+
+if TYPE_CHECKING:
+    from learngene.auxnet import build_auxnet as build_auxnet
+    from learngene.auxnet import tie as tie
+    from learngene.commands import benchmark as benchmark
+    from learngene.commands import demo as demo
+    from learngene.commands import distill as distill
+    from learngene.commands import evaluate as evaluate
+    from learngene.commands import export as export
+    from learngene.commands import finetune as finetune
+    from learngene.commands import info as info
+    from learngene.commands import spawn as spawn
+    from learngene.errors import LearngeneError as LearngeneError
+    from learngene.gene import Learngene as Learngene
+    from learngene.plan import StagePlan as StagePlan
+    from learngene.vit import Architecture as Architecture
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'learngene' has no attribute '{name}'")
+    return getattr(import_module(f"learngene.{_HOMES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

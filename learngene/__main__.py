@@ -1,0 +1,7 @@
+"""python -m learngene"""
+
+import sys
+
+from learngene.cli import main
+
+sys.exit(main())

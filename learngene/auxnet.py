@@ -1,0 +1,50 @@
+"""The auxiliary net: a plain timm model whose stage-mates share their submodules (SWS, arXiv 2404.16897, section 3.1)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from timm.layers import DropPath
+from torch import nn
+
+from learngene.errors import LearngeneError
+from learngene.plan import StagePlan
+from learngene.vit import Architecture, get_blocks
+
+
+def build_auxnet(architecture: Architecture, plan: StagePlan, **overrides: Any) -> nn.Module:
+    """A timm model of ``plan.depth`` layers, random weights, tied by `tie`."""
+    return tie(architecture.build(plan.depth, **overrides), plan)
+
+
+def tie(model: nn.Module, plan: StagePlan) -> nn.Module:
+    """Let all layers of a stage use the weights of its first layer. Changes ``model`` and returns it.
+
+    One block object per layer stays (drop path is a layer's own, and gradient checkpointing counts layers); its
+    submodules become references to those of the stage's first layer. Sharing bare parameters instead would be undone
+    silently by ``load_state_dict(assign=True)`` and ``to_empty``.
+
+    Raises:
+        LearngeneError: the plan has not as many layers as the model, or a stage without any.
+    """
+    blocks = get_blocks(model)
+    if plan.depth != len(blocks):
+        raise LearngeneError(f"plan {plan} has {plan.depth} layers, but the model has {len(blocks)}; make the two agree")
+    first_layers = plan.first_layers
+    for layer, stage in enumerate(plan.stage_of_layer):
+        if layer != first_layers[stage]:
+            _share(blocks[first_layers[stage]], blocks[layer])
+    return model
+
+
+def _share(first: nn.Module, mate: nn.Module) -> None:
+    """Give ``mate`` the submodules and own tensors of ``first``; parts that drop paths stay its own."""
+    for name, parameter in first.named_parameters(recurse=False):
+        setattr(mate, name, parameter)
+    for name, buffer in first.named_buffers(recurse=False):
+        setattr(mate, name, buffer)
+    for name, child in first.named_children():
+        if any(isinstance(m, DropPath) for m in [*child.modules(), *mate.get_submodule(name).modules()]):
+            _share(child, mate.get_submodule(name))
+        elif any(True for _ in child.state_dict()) or any(True for _ in child.buffers()):
+            setattr(mate, name, child)

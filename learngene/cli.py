@@ -1,0 +1,232 @@
+"""The command line: every command is a typed function of `learngene.commands`, parsed by jsonargparse.
+
+A user's mistake ends in one sentence on stderr and exit status 2; only bugs show tracebacks.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from learngene.errors import LearngeneError
+
+# first line of each command's docstring, here so that 'learngene --help' need not import the commands
+COMMANDS = {
+    "distill": "distil an ancestor once into a learngene",
+    "spawn": "spawn descendants of any depth from a learngene",
+    "finetune": "train a descendant, or an architecture from random weights",
+    "evaluate": "top-1, top-5, loss and throughput of a model",
+    "benchmark": "compare starts over depths, budgets and seeds",
+    "info": "what a learngene or model holds, and what each depth costs",
+    "export": "write a model as ONNX",
+    "demo": "the whole pipeline on the embedded images, in minutes",
+}
+POSITIONAL = {"spawn": "gene", "finetune": "model", "evaluate": "model", "info": "source", "export": "model"}
+JSON_COMMANDS = ("info", "evaluate", "benchmark")
+HELP = "learngene: one big ViT, many sizes of it.\n\nusage: learngene COMMAND [options]   (learngene COMMAND --help lists them)\n\n"
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a command; the exit status is 0, 2 for a user's mistake, or 130 when interrupted."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    if not words or words[0] in ("-h", "--help", "help"):
+        print(HELP + "\n".join(f"  {name:10} {text}" for name, text in COMMANDS.items()) + "\n\n  --version")
+        return 0
+    if words[0] == "--version":
+        from learngene import __version__
+
+        print(__version__)
+        return 0
+    command, *rest = words
+    try:
+        if command not in COMMANDS:
+            raise LearngeneError(f"there is no command '{command}'; the commands are {', '.join(COMMANDS)}")
+        return _run(command, [_underscored(word) for word in rest])
+    except LearngeneError as error:
+        print(f"learngene {command}: error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print(f"learngene {command}: interrupted; the same command with --resume goes on", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+
+
+def _underscored(word: str) -> str:
+    """``--batch-size=4`` as ``--batch_size=4``; values stay as they are."""
+    if not word.startswith("--"):
+        return word
+    name, equals, value = word.partition("=")
+    return "--" + name[2:].replace("-", "_") + equals + value
+
+
+def _run(command: str, words: list[str]) -> int:
+    from learngene import commands
+
+    function: Callable[..., Any] = getattr(commands, command)
+    arguments = _parse(command, function, words)
+    if arguments is None:
+        return 0
+    as_json = arguments.pop("json", False)
+    _configure_logging(as_json)
+    result = function(**arguments)
+    if as_json:
+        print(json.dumps(result, indent=2, default=str))
+    else:
+        _show(command, result)
+    return 0
+
+
+def _parse(command: str, function: Callable[..., Any], words: list[str]) -> dict[str, Any] | None:
+    """The command's arguments, or none when it only had to print its help or config."""
+    from jsonargparse import ArgumentError
+
+    parser = build_parser(command, function)
+    try:
+        parsed = parser.parse_args(words).as_dict()
+    except ArgumentError as error:
+        raise LearngeneError(f"{_one_line(str(error))}; see learngene {command} --help") from None
+    except SystemExit as stop:  # --help and --print-config
+        if stop.code:
+            raise
+        return None
+    parsed.pop("config", None)
+    positional = POSITIONAL.get(command)
+    for name in filter(None, (positional, *_required(function))):
+        if parsed.get(name) is None:
+            shown = name.upper() if name == positional else f"--{name.replace('_', '-')}"
+            raise LearngeneError(f"{shown} is missing; see learngene {command} --help")
+    return parsed
+
+
+def _required(function: Callable[..., Any]) -> list[str]:
+    import inspect
+
+    parameters = inspect.signature(function).parameters.values()
+    return [p.name for p in parameters if p.default is p.empty and p.kind is not p.VAR_KEYWORD]
+
+
+def _one_line(message: str) -> str:
+    """jsonargparse's complaint without its line breaks and its list of attempts."""
+    lines = [line.strip(" -") for line in message.splitlines() if line.strip()]
+    return " ".join(lines).replace("Parser key", "option").strip().rstrip(".")
+
+
+def build_parser(command: str, function: Callable[..., Any]) -> Any:
+    """A jsonargparse parser with the function's arguments and the options it takes."""
+    from jsonargparse import ArgumentParser
+
+    from learngene.recipe import DataOptions, DistillOptions, Recipe
+
+    groups = {
+        "distill": (Recipe, DataOptions, DistillOptions),
+        "finetune": (Recipe, DataOptions, DistillOptions),
+        "benchmark": (Recipe, DataOptions),
+        "evaluate": (DataOptions,),
+    }.get(command, ())
+    parser = ArgumentParser(
+        prog=f"learngene {command}", description=_summary(function), exit_on_error=False, formatter_class=_formatter()
+    )
+    parser.add_argument("--config", action="config", help="YAML file of arguments; options after it override.")
+    positional = POSITIONAL.get(command)
+    special = _special_types(command)
+    helps = _argument_helps(function)
+    if positional:
+        parser.add_argument(positional, type=str, nargs="?", help=helps[positional])
+    import inspect
+
+    for name, parameter in inspect.signature(function).parameters.items():
+        if name == positional or parameter.kind is parameter.VAR_KEYWORD:
+            continue
+        default = None if parameter.default is parameter.empty else parameter.default
+        kwargs = special.get(name) or {"type": _plain_type(parameter.annotation)}
+        if kwargs.get("type") is bool:
+            kwargs = {"action": "store_true"} if default is False else {"type": bool}
+        parser.add_argument(f"--{name}", default=default, help=helps.get(name, ""), **kwargs)
+    for group in groups:
+        parser.add_class_arguments(group, fail_untyped=True)
+    if command == "finetune":
+        parser.set_defaults(ce=1.0)
+    if command in JSON_COMMANDS:
+        parser.add_argument("--json", action="store_true", help="Print one JSON document instead of a table.")
+    return parser
+
+
+def _special_types(command: str) -> dict[str, dict[str, Any]]:
+    many = command in ("spawn", "info")
+    return {
+        "plan": {"type": str | list[int] | None},
+        "depth": {"type": int, "nargs": "+"} if many else {"type": int | None},
+        "arch_args": {"type": dict[str, Any] | None},
+        "depths": {"type": list[int]},
+        "seeds": {"type": list[int]},
+        "starts": {"type": list[str]},
+        "scratch_epochs": {"type": list[int]},
+    }
+
+
+def _plain_type(annotation: str) -> Any:
+    """The type the CLI parses: Python's annotation, with paths and modules given as strings."""
+    for kind in ("bool", "int", "float"):
+        if annotation.startswith(kind):
+            base: Any = {"bool": bool, "int": int, "float": float}[kind]
+            return base | None if "None" in annotation else base
+    return str | None if "None" in annotation else str
+
+
+def _argument_helps(function: Callable[..., Any]) -> dict[str, str]:
+    """Help by argument, from the docstring's Args section."""
+    from docstring_parser import parse
+
+    return {p.arg_name: " ".join((p.description or "").split()) for p in parse(function.__doc__ or "").params}
+
+
+def _summary(function: Callable[..., Any]) -> str:
+    return (function.__doc__ or "").strip().splitlines()[0]
+
+
+def _formatter() -> Any:
+    from jsonargparse import DefaultHelpFormatter
+
+    class Hyphens(DefaultHelpFormatter):  # type: ignore[misc,valid-type]
+        """Shows --batch-size for --batch_size; both are understood."""
+
+        def _format_action_invocation(self, action: Any, *args: Any, **kwargs: Any) -> str:
+            text: str = super()._format_action_invocation(action, *args, **kwargs)
+            return " ".join(w.replace("_", "-") if w.startswith("--") else w for w in text.split(" "))
+
+    return Hyphens
+
+
+def _configure_logging(quiet: bool) -> None:
+    """The package's log on stderr: rich on a terminal, plain lines in a redirected log."""
+    logger = logging.getLogger("learngene")
+    logger.setLevel(logging.WARNING if quiet else logging.INFO)
+    logger.handlers.clear()
+    logger.propagate = False
+    if sys.stderr.isatty():
+        from rich.console import Console
+        from rich.logging import RichHandler
+
+        logger.addHandler(RichHandler(console=Console(stderr=True), show_path=False, show_level=False, log_time_format="%H:%M:%S"))
+    else:
+        handler = logging.StreamHandler(sys.stderr)
+        handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", datefmt="%H:%M:%S"))
+        logger.addHandler(handler)
+
+
+def _show(command: str, result: Any) -> None:
+    from learngene import show
+
+    view = getattr(show, command, None)
+    if view is not None:
+        view(result)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

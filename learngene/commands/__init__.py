@@ -1,0 +1,15 @@
+"""One command, one typed function. The CLI is these functions; from Python they take the same arguments.
+
+Nothing heavy is imported until a command runs, so that the CLI can show its help at once.
+"""
+
+from learngene.commands.benchmark import benchmark
+from learngene.commands.demo import demo
+from learngene.commands.distill import distill
+from learngene.commands.evaluate import evaluate
+from learngene.commands.export import export
+from learngene.commands.finetune import finetune
+from learngene.commands.info import info
+from learngene.commands.spawn import spawn
+
+__all__ = ["benchmark", "demo", "distill", "evaluate", "export", "finetune", "info", "spawn"]

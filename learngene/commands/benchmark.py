@@ -1,0 +1,131 @@
+"""learngene benchmark"""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from learngene.recipe import DataOptions, Recipe, divide
+
+
+def benchmark(
+    data: str,
+    *,
+    out: str | Path,
+    gene: str | Path | None = None,
+    distill: Mapping[str, Any] | None = None,
+    depths: Sequence[int] = (6, 9, 12),
+    starts: Sequence[str] = ("learngene", "random"),
+    seeds: Sequence[int] = (0, 1, 2),
+    scratch_epochs: Sequence[int] = (),
+    resume: bool = False,
+    overwrite: bool = False,
+    **options: Any,
+) -> dict[str, Any]:
+    """Compare starts over depths and seeds at equal fine-tuning budget: OUT/results.jsonl, report.md, plots.
+
+    Args:
+        data: labelled images (see distill); accuracy is on the test split, used once per trial, if there is one.
+        out: directory to write.
+        gene: learngene file.
+        distill: instead of a gene, arguments of distill to make one first, e.g. {ancestor: DIR, plan: "2,2,2", epochs: 5};
+            its data is the benchmark's unless given.
+        depths: numbers of layers.
+        starts: names in learngene.starts.
+        seeds: each trial is run with each.
+        scratch_epochs: longer budgets for random weights, to see where training from scratch catches up.
+        resume: go on with an interrupted benchmark; finished trials are not run again.
+        overwrite: delete an earlier benchmark in OUT first.
+        **options: any field of `Recipe` and `DataOptions`, for all trials; epochs is the budget.
+
+    Returns:
+        ``rows`` (a trial each), ``table`` (mean and spread per start, depth and budget), ``distillation`` and ``report``.
+
+    Raises:
+        LearngeneError: bad input, before anything is trained.
+    """
+    arguments = {k: v for k, v in locals().items() if k not in ("options", "resume", "overwrite", "out")}
+    recipe, loading = divide(options, Recipe, DataOptions)
+    from learngene.errors import LearngeneError
+
+    if (gene is None) == (distill is None):
+        raise LearngeneError("a benchmark compares a learngene: name its file with gene, or say how to make one with distill (not both)")
+    import logging
+
+    from learngene.benchmark import grid, run_trial, summarize, write_report
+    from learngene.commands.distill import distill as make_gene
+    from learngene.data import open_split, open_training
+    from learngene.files import write_text
+    from learngene.gene import Learngene
+    from learngene.jobs import image_mode, train_config
+    from learngene.starts import Family
+    from learngene.training import RunDirectory
+    from learngene.training.fit import check_devices
+
+    log = logging.getLogger("learngene")
+    trials = grid(starts, depths, recipe.epochs, seeds, scratch_epochs)
+    check_devices(recipe)
+    run = RunDirectory(out, train_config(arguments, recipe, loading), resume=resume, overwrite=overwrite)
+    if run.finished:
+        log.info("%s is finished; nothing to do", out)
+        return run.results
+    out = Path(out)
+    learned = Learngene.load(gene) if gene is not None else None
+    run.begin()
+    if learned is None:
+        learned = make_gene(**{"data": data, **(distill or {})}, out=out / "distill", resume=True)
+    for depth in depths:
+        learned.plan_for(depth)
+    import torch
+
+    with torch.device("meta"):
+        mode = image_mode(learned.architecture.build(2))
+    train, val = open_training(data, loading, mode)
+    test = _test_split(open_split, data, loading, mode)
+    if loading.in_memory:
+        train, val, test = train.in_memory(), val.in_memory(), test and test.in_memory()
+    family = Family(learned.architecture, train.num_classes or 0, train.classes, learned)
+    rows = []
+    for number, trial in enumerate(trials, start=1):
+        log.info("trial %d/%d: %s", number, len(trials), trial.key)
+        rows.append(run_trial(trial, family, train, val, test, recipe, loading, out / "trials" / trial.key))
+        write_text(out / "results.jsonl", "".join(json_line(row) for row in rows))
+    distillation = learned.metrics.get("cost")
+    about = {
+        "data": train.name.split(" (")[0],
+        "learngene": f"{learned.architecture.name}, plan {learned.plan}, {learned.parameters:,} parameters, from {learned.ancestor.get('name')}",
+        "command": command_line(out),
+    }
+    report = write_report(out, rows, distillation=distillation, about=about)
+    table = [
+        {"start": s.start, "depth": s.depth, "epochs": s.epochs, "seeds": len(s.seeds), "top1": s.mean, "spread": s.spread,
+         "before": s.before, "parameters": s.parameters, "flops": s.flops, "images": s.images, "seconds": s.seconds}
+        for s in summarize(rows)
+    ]  # fmt: skip
+    return run.finish(rows=rows, table=table, distillation=distillation, report=str(report))
+
+
+def _test_split(open_split: Any, data: str, loading: DataOptions, mode: Any) -> Any:
+    """The test images, or none where the data has no test split; then trials are compared on validation images."""
+    from learngene.errors import LearngeneError
+
+    try:
+        return open_split(data, loading, "test", mode)
+    except LearngeneError:
+        if loading.test_split:
+            raise
+        return None
+
+
+def command_line(out: Path) -> str:
+    """The command that runs this again."""
+    return f"`learngene benchmark --config {shlex.quote(str(out / 'config.yaml'))} --out NEW`"
+
+
+def json_line(row: Mapping[str, Any]) -> str:
+    """One line of results.jsonl."""
+    import json
+
+    return json.dumps(row, default=str) + "\n"

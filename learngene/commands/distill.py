@@ -1,0 +1,61 @@
+"""learngene distill"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from learngene.plan import StagePlan
+from learngene.recipe import DataOptions, DistillOptions, Recipe, divide
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from learngene.gene import Learngene
+
+
+def distill(
+    ancestor: str | Path | nn.Module,
+    data: str,
+    *,
+    out: str | Path,
+    arch: str | None = None,
+    arch_args: Mapping[str, Any] | None = None,
+    plan: str | Sequence[int] | StagePlan = "3,3,4,3,3",
+    from_ancestor: bool = False,
+    resume: bool = False,
+    overwrite: bool = False,
+    **options: Any,
+) -> Learngene:
+    """Distil an ancestor once into a learngene: OUT/learngene.safetensors.
+
+    Args:
+        ancestor: the big trained model: a timm name, hf-hub:ID, local-dir:DIR, or a timm directory.
+        data: training images: a folder of class folders, a .tar of them, fashion-mnist (embedded), or a data set by
+            name (torch/..., hfds/..., wds/...).
+        out: run directory to write.
+        arch: timm architecture of the auxiliary net and its descendants; by default the ancestor's own.
+        arch_args: arguments of the architecture as JSON, e.g. '{"img_size": 28, "patch_size": 4}'.
+        plan: layers per stage of the auxiliary net.
+        from_ancestor: begin each stage with the ancestor layer at its middle, where the shapes fit.
+        resume: go on with an interrupted run; a finished one is left as it is.
+        overwrite: delete an earlier run in OUT first.
+        **options: any field of `Recipe`, `DataOptions` and `DistillOptions`.
+
+    Returns:
+        The learngene.
+
+    Raises:
+        LearngeneError: bad input, before training starts; a loss that is not finite, or too many broken images.
+    """
+    arguments = {k: v for k, v in locals().items() if k not in ("options", "resume", "overwrite", "out")}
+    recipe, loading, terms = divide(options, Recipe, DataOptions, DistillOptions)
+    stage_plan = StagePlan.parse(plan)
+    from learngene.jobs import run_distillation, train_config
+
+    arguments["plan"] = str(stage_plan)
+    config = train_config(arguments, recipe, loading, terms)
+    return run_distillation(
+        ancestor, data, arch, arch_args, stage_plan, from_ancestor, recipe, loading, terms, config, Path(out), resume, overwrite
+    )

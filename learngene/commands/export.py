@@ -1,0 +1,35 @@
+"""learngene export"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+
+def export(model: str | Path, *, out: str | Path, tolerance: float = 1e-4, overwrite: bool = False) -> Path:
+    """Write a timm directory as ONNX, checked against torch on random images. Needs the extra 'export'.
+
+    Args:
+        model: a timm directory, or anything distill takes as an ancestor.
+        out: file to write, e.g. model.onnx.
+        tolerance: largest absolute difference of the logits to accept.
+        overwrite: replace a file that is already there.
+
+    Returns:
+        The file.
+
+    Raises:
+        LearngeneError: the model cannot be opened or exported, the numbers differ, or the file exists.
+    """
+    from learngene.errors import LearngeneError
+
+    path = Path(out)
+    if path.exists() and not overwrite:
+        raise LearngeneError(f"'{path}' exists; choose another --out, or pass --overwrite")
+    import logging
+
+    from learngene.export import export_onnx
+    from learngene.vit import open_model
+
+    difference = export_onnx(open_model(model), path, tolerance=tolerance)
+    logging.getLogger("learngene").info("wrote %s (%.2f MB); largest difference from torch %.2g", path, path.stat().st_size / 1e6, difference)
+    return path

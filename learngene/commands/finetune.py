@@ -1,0 +1,58 @@
+"""learngene finetune"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from learngene.plan import StagePlan
+from learngene.recipe import DataOptions, DistillOptions, Recipe, divide
+
+if TYPE_CHECKING:
+    from torch import nn
+
+
+def finetune(
+    model: str | Path,
+    data: str,
+    *,
+    out: str | Path,
+    depth: int | None = None,
+    plan: str | Sequence[int] | StagePlan | None = None,
+    arch_args: Mapping[str, Any] | None = None,
+    ancestor: str | Path | None = None,
+    resume: bool = False,
+    overwrite: bool = False,
+    **options: Any,
+) -> dict[str, Any]:
+    """Train a descendant, or an architecture from random weights, with no sharing: OUT/model (a timm directory).
+
+    Args:
+        model: a timm directory, a learngene file (with a depth or plan), or a timm architecture name for random weights.
+        data: training images (see distill).
+        out: run directory to write.
+        depth: number of layers, for a learngene or an architecture name.
+        plan: layers per stage, for a learngene; by default the depth spread evenly.
+        arch_args: arguments of the architecture as JSON; for a directory or learngene, changes such as '{"img_size": 384}'.
+        ancestor: also learn from this model (kl, hard, ce and feature weigh the terms; ce is 1 unless set).
+        resume: go on with an interrupted run; a finished one is left as it is.
+        overwrite: delete an earlier run in OUT first.
+        **options: any field of `Recipe`, `DataOptions` and (with an ancestor) `DistillOptions`.
+
+    Returns:
+        Validation metrics, images seen, seconds and FLOPs.
+
+    Raises:
+        LearngeneError: bad input, before training starts; a loss that is not finite, or too many broken images.
+    """
+    arguments = {k: v for k, v in locals().items() if k not in ("options", "resume", "overwrite", "out")}
+    recipe, loading, terms = divide({"ce": 1.0, **options}, Recipe, DataOptions, DistillOptions)
+    stage_plan = None if plan is None else StagePlan.parse(plan)
+    arguments["plan"] = None if stage_plan is None else str(stage_plan)
+    from learngene.jobs import run_finetuning, train_config
+
+    config = train_config(arguments, recipe, loading, terms)
+    return run_finetuning(
+        model, data, depth, stage_plan, arch_args, ancestor, recipe, loading, terms, config, Path(out), resume, overwrite
+    )

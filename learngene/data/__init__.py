@@ -1,0 +1,6 @@
+"""Images in, batches out: sources (timm, torchvision, embedded), views (augmentation), and the Lightning data module."""
+
+from learngene.data.module import ImageData
+from learngene.data.sources import EMBEDDED, Source, open_split, open_training
+
+__all__ = ["EMBEDDED", "ImageData", "Source", "open_split", "open_training"]

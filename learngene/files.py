@@ -1,0 +1,80 @@
+"""Write files and directories whole or not at all. Standard library only."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+from learngene.errors import LearngeneError
+
+
+@contextlib.contextmanager
+def atomic_file(path: str | Path) -> Iterator[Path]:
+    """A scratch path beside ``path`` to write to; on success it is flushed to disk and takes the name ``path``."""
+    path = Path(path)
+    _make_parent(path)
+    descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=path.suffix, dir=path.parent)
+    os.close(descriptor)
+    scratch = Path(name)
+    try:
+        yield scratch
+        with open(scratch, "rb") as file:
+            os.fsync(file.fileno())
+        os.chmod(scratch, 0o666 & ~_umask())
+        os.replace(scratch, path)
+    finally:
+        scratch.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def atomic_directory(path: str | Path, *, overwrite: bool = False) -> Iterator[Path]:
+    """A scratch directory beside ``path`` to fill; on success it takes the name ``path``.
+
+    Raises:
+        LearngeneError: ``path`` exists and holds something, and ``overwrite`` is off.
+    """
+    path = Path(path)
+    check_free(path, overwrite=overwrite)
+    _make_parent(path)
+    scratch = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
+    try:
+        yield scratch
+        os.chmod(scratch, 0o777 & ~_umask())
+        if path.exists():
+            shutil.rmtree(path)
+        os.replace(scratch, path)
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
+def check_free(path: str | Path, *, overwrite: bool = False) -> None:
+    """Raise unless ``path`` can become an output directory without losing anything."""
+    path = Path(path)
+    if path.is_dir():
+        if any(path.iterdir()) and not overwrite:
+            raise LearngeneError(f"the output directory '{path}' is not empty; choose another --out, or pass --overwrite")
+    elif path.exists():
+        raise LearngeneError(f"'{path}' is a file, not a directory; choose another --out")
+
+
+def write_text(path: str | Path, text: str) -> None:
+    """`atomic_file` for a string, UTF-8."""
+    with atomic_file(path) as scratch:
+        scratch.write_text(text, encoding="utf-8")
+
+
+def _make_parent(path: Path) -> None:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise LearngeneError(f"the folder '{path.parent}' cannot be made ({error.strerror}); choose another --out") from None
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask

@@ -1,0 +1,260 @@
+"""The learngene: one layer per stage and what surrounds them. Extract it, spawn from it, save it, load it.
+
+A learngene is a ViT checkpoint with one layer per stage, so extracting and expanding are one function, `vit.relayer`.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from timm.models import get_model_input_config
+from torch import Tensor, nn
+
+from learngene import vit
+from learngene.auxnet import tie
+from learngene.errors import LearngeneError
+from learngene.files import atomic_file
+from learngene.plan import StagePlan
+from learngene.vit import Architecture
+
+FORMAT_VERSION = 1
+HEADER_KEY = "learngene"
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, eq=False)
+class Learngene:
+    """Architecture, plan, tensors and where they came from.
+
+    Attributes:
+        architecture: the timm model name and arguments that all descendants share.
+        plan: the auxiliary net's plan, e.g. ``StagePlan((3, 3, 4, 3, 3))``.
+        state: tensors of a timm model with one layer per stage.
+        class_names: names of the head's outputs, in order, when known.
+        data_config: mean, std, input size (C, H, W) and interpolation the weights were trained with.
+        ancestor: name, digest and licence of the teacher.
+        metrics: what distilling measured and cost.
+        versions: package versions at distillation.
+    """
+
+    architecture: Architecture
+    plan: StagePlan
+    state: Mapping[str, Tensor]
+    class_names: tuple[str, ...] | None = None
+    data_config: Mapping[str, Any] = field(default_factory=dict)
+    ancestor: Mapping[str, Any] = field(default_factory=dict)
+    metrics: Mapping[str, Any] = field(default_factory=dict)
+    versions: Mapping[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.plan.first_layers  # noqa: B018  refuses a plan with an empty stage
+        with torch.device("meta"):
+            skeleton = self.architecture.build(self.plan.stages)
+        expected = {name: tuple(t.shape) for name, t in skeleton.state_dict().items()}
+        found = {name: tuple(t.shape) for name, t in self.state.items()}
+        for name in sorted(expected.keys() | found.keys()):
+            if expected.get(name) != found.get(name):
+                raise LearngeneError(
+                    f"the tensors do not fit the header: {self.architecture.name} with {self.plan.stages} layers has "
+                    f"'{name}' of shape {expected.get(name, 'none')}, the learngene has {found.get(name, 'none')}"
+                )
+        if self.class_names is not None and len(self.class_names) != self.num_classes:
+            raise LearngeneError(f"{len(self.class_names)} class names for a head of {self.num_classes} classes; give one each")
+
+    @classmethod
+    def extract(cls, auxnet: nn.Module, plan: StagePlan, **provenance: Any) -> Learngene:
+        """The learngene of an auxiliary net: each stage's first layer, and everything outside the layers."""
+        blocks = vit.find_blocks(auxnet)
+        state = vit.relayer(auxnet.state_dict(), plan.first_layers, blocks)
+        state = {name: tensor.detach().cpu().clone() for name, tensor in state.items()}
+        return cls(vit.architecture_of(auxnet), plan, state, **provenance)
+
+    @property
+    def num_classes(self) -> int:
+        """Outputs of the stored head."""
+        return int(self.architecture.args.get("num_classes", 1000))
+
+    @property
+    def parameters(self) -> int:
+        """Number of stored values."""
+        return sum(tensor.numel() for tensor in self.state.values())
+
+    def plan_for(self, depth: int | None = None, plan: StagePlan | str | Sequence[int] | None = None) -> StagePlan:
+        """The plan of a descendant: balanced over the stages for a depth, or the one that is given.
+
+        Raises:
+            LearngeneError: neither or contradictory; another number of stages; fewer layers than stages without a plan.
+        """
+        if plan is None:
+            if depth is None:
+                raise LearngeneError(f"say how deep: a depth of {self.plan.stages} or more, or a plan")
+            return StagePlan.balanced(depth, self.plan.stages)
+        plan = StagePlan.parse(plan)
+        if plan.stages != self.plan.stages:
+            raise LearngeneError(f"plan {plan} has {plan.stages} stages, the learngene has {self.plan.stages}; give one number per stage")
+        if depth is not None and plan.depth != depth:
+            raise LearngeneError(f"plan {plan} adds up to {plan.depth} layers, not to the depth {depth}; change one of them")
+        return plan
+
+    def auxnet(self, **overrides: Any) -> nn.Module:
+        """The auxiliary net again, tied, with the learned weights."""
+        return tie(self._expand(self.plan, **overrides), self.plan)
+
+    def spawn(
+        self,
+        depth: int | None = None,
+        *,
+        plan: StagePlan | str | Sequence[int] | None = None,
+        num_classes: int | None = None,
+        class_names: Sequence[str] | None = None,
+        img_size: int | Sequence[int] | None = None,
+        in_chans: int | None = None,
+        **overrides: Any,
+    ) -> nn.Module:
+        """A descendant: a plain, untied timm model of any depth with the learned weights.
+
+        Args:
+            depth: number of layers; spread over the stages by `StagePlan.balanced`.
+            plan: layers per stage, instead of a depth; a stage may have 0.
+            num_classes: size of the head. The learned head is inherited when the classes are the same, else fresh.
+            class_names: names of the new classes; other names than the learngene's mean a fresh head.
+            img_size: pixels (P, or H and W); timm resamples the position embedding.
+            in_chans: image channels; timm adapts the patch embedding.
+            **overrides: further arguments of the timm model, e.g. ``drop_path_rate=0.1``.
+
+        Raises:
+            LearngeneError: a plan or a size that does not fit.
+        """
+        target = self.plan_for(depth, plan)
+        if class_names is not None:
+            if num_classes not in (None, len(class_names)):
+                raise LearngeneError(f"{len(class_names)} class names for {num_classes} classes; give one name each")
+            num_classes = len(class_names)
+        classes = self.num_classes if num_classes is None else num_classes
+        if classes < min(1, self.num_classes):
+            raise LearngeneError(f"num_classes {classes}: a head needs at least 1 class")
+        inherited = self.has_classes(classes, class_names)
+        log.info("depth %d (%s): head %s", target.depth, target, f"inherited ({classes} classes)" if inherited else f"fresh ({classes} classes)")
+        changed = {k: v for k, v in {"img_size": img_size, "in_chans": in_chans}.items() if v is not None}
+        return self._expand(target, inherit_head=inherited, num_classes=classes, **changed, **overrides)
+
+    def has_classes(self, num_classes: int, class_names: Sequence[str] | None = None) -> bool:
+        """Whether the stored head is for these classes: the same names where both are known, else the same number."""
+        if class_names is not None and self.class_names is not None:
+            return tuple(class_names) == tuple(self.class_names)
+        return num_classes == self.num_classes
+
+    def _expand(self, plan: StagePlan, *, inherit_head: bool = True, **overrides: Any) -> nn.Module:
+        resize = {k: overrides.pop(k) for k in ("img_size", "in_chans") if k in overrides}
+        model = self.architecture.build(plan.depth, **overrides, **resize)
+        state = vit.relayer(self.state, plan.stage_of_layer, vit.find_blocks(model))
+        if resize:
+            state = vit.adapt_state(self.architecture, state, model, self._input_size())
+        if not inherit_head:
+            state = {k: v for k, v in state.items() if k.rpartition(".")[0] not in vit.classifier_names(model)}
+        fresh = set() if inherit_head else {k for k in model.state_dict() if k.rpartition(".")[0] in vit.classifier_names(model)}
+        vit.load_strict(model, state, fresh)
+        model.pretrained_cfg = dict(model.pretrained_cfg, **self._pretrained_cfg(model, inherit_head))  # type: ignore[arg-type]
+        return model
+
+    def _input_size(self) -> tuple[int, int, int]:
+        with torch.device("meta"):
+            return tuple(get_model_input_config(self.architecture.build(1))["input_size"])
+
+    def _pretrained_cfg(self, model: nn.Module, inherit_head: bool) -> dict[str, Any]:
+        keep = ("mean", "std", "interpolation", "crop_pct", "crop_mode")
+        cfg = {k: self.data_config[k] for k in keep if k in self.data_config}
+        size = get_model_input_config(model)["input_size"]
+        for key in ("mean", "std"):
+            if key in cfg and len(cfg[key]) != size[0]:  # another number of channels: the mean over the old ones
+                cfg[key] = (sum(cfg[key]) / len(cfg[key]),) * size[0]
+        names = list(self.class_names) if inherit_head and self.class_names else None
+        cfg |= {"input_size": tuple(size), "num_classes": getattr(model, "num_classes", None), "label_names": names}
+        return vit.UNTRAINED | cfg | {"license": self.ancestor.get("license")}
+
+    def save(self, path: str | Path) -> Path:
+        """Write one safetensors file: tensors, and a JSON header under the metadata key ``learngene``."""
+        path = Path(path)
+        header = self._header()
+        tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in self.state.items()}
+        with atomic_file(path) as scratch:
+            save_file(tensors, scratch, metadata={HEADER_KEY: json.dumps(header)})
+        return path
+
+    def _header(self) -> dict[str, Any]:
+        header = {
+            "format_version": FORMAT_VERSION,
+            "architecture": {"name": self.architecture.name, "args": dict(self.architecture.args)},
+            "plan": list(self.plan.repeats),
+            "class_names": list(self.class_names) if self.class_names else None,
+            "data_config": dict(self.data_config),
+            "ancestor": dict(self.ancestor),
+            "metrics": dict(self.metrics),
+            "versions": dict(self.versions),
+        }
+        return header | {"digest": _digest(header, self.state)}
+
+    @classmethod
+    def load(cls, path: str | Path) -> Learngene:
+        """Read a learngene. Nothing in the file is executed.
+
+        Raises:
+            LearngeneError: missing, truncated, a pickle, not a learngene, of a newer format, altered, or a header that
+                does not fit the tensors. The sentence names the file and the reason.
+        """
+        path = Path(path)
+        header, state = _read(path)
+        version = header.get("format_version")
+        if not isinstance(version, int) or version > FORMAT_VERSION:
+            raise LearngeneError(
+                f"'{path}' has learngene format {version}, this package reads up to {FORMAT_VERSION}; "
+                f"upgrade with 'pip install --upgrade learngene'"
+            )
+        stored = header.pop("digest", None)
+        if stored != _digest(header, state):
+            raise LearngeneError(f"'{path}' was altered after it was written (its digest does not match); fetch or distil it again")
+        try:
+            architecture = Architecture(header["architecture"]["name"], header["architecture"]["args"])
+            names = header["class_names"]
+            known = {k: header[k] for k in ("data_config", "ancestor", "metrics", "versions")}
+            return cls(architecture, StagePlan.parse(header["plan"]), state, tuple(names) if names else None, **known)
+        except (LearngeneError, KeyError, TypeError, AttributeError) as error:
+            reason = str(error) if isinstance(error, LearngeneError) else f"its header lacks or garbles {error}"
+            raise LearngeneError(f"'{path}' cannot be used: {reason}") from None
+
+    def with_metrics(self, **metrics: Any) -> Learngene:
+        """The same learngene with more metrics in its header."""
+        return replace(self, metrics={**self.metrics, **metrics})
+
+
+def _digest(header: Mapping[str, Any], state: vit.State) -> str:
+    return vit.digest({**state, "": torch.frombuffer(bytearray(json.dumps(header, sort_keys=True).encode()), dtype=torch.uint8)})
+
+
+def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    if path.is_dir():
+        raise LearngeneError(f"'{path}' is a directory; a learngene is one file, usually {path}/learngene.safetensors")
+    if not path.is_file():
+        raise LearngeneError(f"there is no file '{path}'; 'learngene distill' writes RUN/learngene.safetensors")
+    try:
+        with open(path, "rb") as file:
+            magic = file.read(2)
+        if magic in (b"PK", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05"):
+            raise LearngeneError(f"'{path}' is a pickle, which could run code when opened; a learngene is a safetensors file")
+        with safe_open(path, framework="pt") as file:
+            header = json.loads((file.metadata() or {}).get(HEADER_KEY, "null"))
+            if not isinstance(header, dict):
+                raise LearngeneError(f"'{path}' is a safetensors file but not a learngene (it has no learngene header)")
+            return header, {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except (SafetensorError, OSError, ValueError) as error:
+        if isinstance(error, LearngeneError):
+            raise
+        raise LearngeneError(f"'{path}' is damaged or not a learngene ({error}); fetch or distil it again") from None

@@ -1,0 +1,314 @@
+"""Distilling and fine-tuning as jobs: open the models and the images, check that they fit, train, write."""
+
+from __future__ import annotations
+
+import copy
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from learngene import vit
+from learngene.auxnet import tie
+from learngene.data import ImageData, Source, open_training
+from learngene.errors import LearngeneError
+from learngene.export import describe_as_trained, save_timm_directory
+from learngene.gene import Learngene
+from learngene.objectives import Ancestor, Distillation, Supervised, match_layers
+from learngene.plan import StagePlan
+from learngene.provenance import versions
+from learngene.recipe import DataOptions, DistillOptions, Recipe
+from learngene.training import RunDirectory, TrainingModule, fit
+from learngene.training.fit import check_devices
+from learngene.vit import Architecture, check_storable
+
+log = logging.getLogger("learngene")
+
+
+IGNORE_LABELS = "use matching data, finetune the ancestor on it first, or pass --unlabeled to distil the ancestor's own classes"
+
+
+def train_config(arguments: Mapping[str, Any], *options: Any) -> dict[str, Any]:
+    """The resolved arguments of a command as plain values, in the order of its help."""
+    plain = {k: str(v) if isinstance(v, (Path, StagePlan)) else v for k, v in arguments.items()}
+    for group in options:
+        plain |= asdict(group)
+    return plain
+
+
+def image_mode(model: nn.Module) -> Any:
+    """PIL mode of the images a model takes: grey for 1 channel, RGB for 3."""
+    channels = vit.data_config(model)["input_size"][0]
+    if channels not in (1, 3):
+        raise LearngeneError(f"{vit.architecture_name(model)} takes {channels} channels; images have 1 (grey) or 3 (RGB)")
+    return "L" if channels == 1 else "RGB"
+
+
+def check_classes(model: nn.Module, name: str, source: Source, way_out: str) -> None:
+    """Raise unless a trained model's head is for the classes of the data, in the same order where the names are known."""
+    theirs, ours = vit.label_names(model), source.classes
+    count = getattr(model, "num_classes", None)
+    if source.num_classes != count:
+        raise LearngeneError(
+            f"{name} has a head of {count} classes, the data {source.name} has {source.num_classes}; {way_out}"
+        )
+    if theirs and ours and tuple(theirs) != tuple(ours):
+        wrong = next((a, b) for a, b in zip(theirs, ours, strict=True) if a != b)
+        raise LearngeneError(
+            f"the classes of {name} and of {source.name} differ in name or order ('{wrong[0]}' against '{wrong[1]}'); {way_out}"
+        )
+
+
+def forward_flops(model: nn.Module, size: Sequence[int]) -> int:
+    """FLOPs of one image, counted on a copy on the meta device; on CPU for models that cannot live there."""
+    try:
+        return vit.flops(copy.deepcopy(model).to("meta"), size)
+    except (NotImplementedError, RuntimeError):
+        return vit.flops(copy.deepcopy(model).cpu(), size)
+
+
+def run_distillation(
+    ancestor: Any,
+    data: str,
+    arch: str | None,
+    arch_args: Mapping[str, Any] | None,
+    plan: StagePlan,
+    from_ancestor: bool,
+    recipe: Recipe,
+    loading: DataOptions,
+    terms: DistillOptions,
+    config: Mapping[str, Any],
+    out: Path,
+    resume: bool,
+    overwrite: bool,
+) -> Learngene:
+    """See `learngene.distill`."""
+    plan.first_layers  # noqa: B018  refuses an empty stage
+    check_devices(recipe)
+    if isinstance(ancestor, nn.Module):
+        config = {**config, "ancestor": type(ancestor).__name__}
+    run = RunDirectory(out, config, resume=resume, overwrite=overwrite)
+    if run.finished:
+        log.info("%s is finished; nothing to do", out)
+        return Learngene.load(out / "learngene.safetensors")
+    if arch is not None:
+        vit.anatomy(arch)
+    teacher = vit.open_model(ancestor)
+    auxnet, architecture, model_data = _build_student(teacher, arch, arch_args or {}, plan, recipe)
+    model_data |= {} if loading.crop_pct is None else {"crop_pct": loading.crop_pct}
+    if from_ancestor:
+        _begin_from(teacher, auxnet, architecture, plan)
+    train, val = open_training(data, loading, image_mode(auxnet))
+    name = vit.architecture_name(teacher) if isinstance(ancestor, nn.Module) else str(ancestor)
+    if not loading.unlabeled:
+        check_classes(teacher, name, train, IGNORE_LABELS)
+    elif terms.ce:
+        raise LearngeneError(f"ce {terms.ce} needs labels, but the data is unlabeled; drop --unlabeled or set ce to 0")
+    guide = Ancestor(teacher, model_data)
+    objective = Distillation(
+        guide, **asdict(terms), label_smoothing=recipe.label_smoothing, student=auxnet, layers=plan.last_layers
+    )
+    images = ImageData(train, val, model_data, recipe, loading)
+    module = TrainingModule(auxnet, objective, recipe, num_classes=auxnet.num_classes, labelled=not loading.unlabeled)  # type: ignore[arg-type]
+    run.begin()
+    log.info(
+        "distilling %s (%.1f M parameters) into %s, plan %s: %d layers, %.2f M parameters stored; %d images, %d held out",
+        name, vit.parameters(teacher) / 1e6, architecture.name, plan, plan.depth, vit.parameters(auxnet) / 1e6, len(train), len(val),
+    )  # fmt: skip
+    result = fit(module, images, run)
+    cost = training_cost(result, 3 * forward_flops(auxnet, model_data["input_size"]) + _teacher_flops(guide, model_data))
+    names = vit.label_names(teacher) or (None if loading.unlabeled else train.classes)
+    gene = Learngene.extract(
+        auxnet.cpu(),
+        plan,
+        class_names=tuple(names) if names else None,
+        data_config=model_data,
+        ancestor=_ancestor_record(teacher, name),
+        metrics={**val_metrics(result), "cost": cost},
+        versions=versions(),
+    )
+    path = gene.save(out / "learngene.safetensors")
+    run.finish(**val_metrics(result), **cost, learngene=path.name, stored_parameters=gene.parameters)
+    log.info("wrote %s (%.2f MB, digest of the ancestor %s)", path, path.stat().st_size / 1e6, gene.ancestor["digest"][:12])
+    return gene
+
+
+def _build_student(
+    teacher: nn.Module, arch: str | None, arch_args: Mapping[str, Any], plan: StagePlan, recipe: Recipe
+) -> tuple[nn.Module, Architecture, dict[str, Any]]:
+    """The auxiliary net with random weights, its architecture, and the data config it will be trained with."""
+    torch.manual_seed(recipe.seed)
+    classes = getattr(teacher, "num_classes", None) or arch_args.get("num_classes")
+    if not classes:
+        raise LearngeneError("the ancestor does not say how many classes it has (num_classes); give it a head, or set num_classes in --arch-args")
+    if arch is None:
+        own = vit.architecture_of(teacher)
+        try:
+            vit.anatomy(own.name)
+        except LearngeneError as error:
+            raise LearngeneError(f"the ancestor's own architecture cannot be an auxiliary net ({error}); name one with --arch") from None
+        architecture = Architecture(own.name, {**own.args, **arch_args})
+        record = vit.data_config(teacher)
+    else:
+        architecture, record = Architecture(arch, arch_args), {}
+    given = architecture.args.get("num_classes", classes)
+    if given != classes:
+        raise LearngeneError(f"num_classes {given} in --arch-args, but the ancestor's head has {classes}; drop it")
+    architecture = Architecture(architecture.name, {**architecture.args, "num_classes": classes})
+    auxnet = tie(architecture.build(plan.depth, drop_path_rate=recipe.drop_path or None), plan)
+    model_data = vit.data_config(auxnet)
+    model_data |= {k: v for k, v in record.items() if k != "input_size" and len(record["mean"]) == model_data["input_size"][0]}
+    return auxnet, architecture, model_data
+
+
+def _begin_from(teacher: nn.Module, auxnet: nn.Module, architecture: Architecture, plan: StagePlan) -> None:
+    """Load the ancestor's layer at the middle of each stage, and all that surrounds the layers."""
+    blocks = vit.find_blocks(auxnet)
+    if vit.find_blocks(teacher) != blocks:
+        raise LearngeneError("from_ancestor: the ancestor and the auxiliary net are of different families; drop --from-ancestor")
+    middles = [(first + last) // 2 for first, last in zip(plan.first_layers, plan.last_layers, strict=True)]
+    sources = match_layers(middles, plan.depth, len(vit.get_blocks(teacher)))
+    layer_map = [sources[stage] for stage in plan.stage_of_layer]
+    try:
+        vit.load_strict(auxnet, vit.relayer(teacher.state_dict(), layer_map, blocks), set())
+    except LearngeneError as error:
+        raise LearngeneError(f"from_ancestor: {error}; use the ancestor's own architecture, or drop --from-ancestor") from None
+
+
+def _ancestor_record(teacher: nn.Module, name: str) -> dict[str, Any]:
+    cfg = getattr(teacher, "pretrained_cfg", None) or {}
+    return {
+        "name": name,
+        "architecture": vit.architecture_name(teacher),
+        "digest": vit.digest(teacher.state_dict()),
+        "license": cfg.get("license"),
+        "parameters": vit.parameters(teacher),
+    }
+
+
+def _teacher_flops(guide: Ancestor, model_data: Mapping[str, Any]) -> int:
+    size = guide.input_size or model_data["input_size"]
+    return forward_flops(guide.model, size)
+
+
+def val_metrics(result: Mapping[str, Any]) -> dict[str, float]:
+    return {k: v for k, v in result.items() if k.startswith("val_")}
+
+
+def training_cost(result: Mapping[str, Any], flops_per_image: int) -> dict[str, Any]:
+    images = result.get("images", 0)
+    return {"images": images, "steps": result.get("step", 0), "seconds": result.get("seconds", 0.0), "flops": images * flops_per_image}
+
+
+def run_finetuning(
+    model: str | Path | nn.Module,
+    data: str,
+    depth: int | None,
+    plan: StagePlan | None,
+    arch_args: Mapping[str, Any] | None,
+    ancestor: Any,
+    recipe: Recipe,
+    loading: DataOptions,
+    terms: DistillOptions,
+    config: Mapping[str, Any],
+    out: Path,
+    resume: bool,
+    overwrite: bool,
+) -> dict[str, Any]:
+    """See `learngene.finetune`."""
+    check_devices(recipe)
+    if loading.unlabeled:
+        raise LearngeneError("fine-tuning needs labels; drop --unlabeled, or use 'learngene distill'")
+    run = RunDirectory(out, config, resume=resume, overwrite=overwrite)
+    if run.finished:
+        log.info("%s is finished; nothing to do", out)
+        return run.results
+    changes = {**(arch_args or {}), "drop_path_rate": recipe.drop_path or None}
+    opener = _opener(model, depth, plan, {k: v for k, v in changes.items() if v is not None})
+    train, val = open_training(data, loading, image_mode(opener.skeleton))
+    torch.manual_seed(recipe.seed)
+    student = opener.build(train)
+    model_data = vit.data_config(student)
+    model_data |= {} if loading.crop_pct is None else {"crop_pct": loading.crop_pct}
+    objective: Supervised = Supervised(recipe.label_smoothing)
+    flops = 3 * forward_flops(student, model_data["input_size"])
+    if ancestor is not None:
+        teacher = vit.open_model(ancestor)
+        check_classes(teacher, str(ancestor), train, "use an ancestor with these classes, or none")
+        guide = Ancestor(teacher, model_data)
+        flops += _teacher_flops(guide, model_data)
+        count = len(vit.get_blocks(student))
+        layers = StagePlan.balanced(count, min(5, count)).last_layers
+        objective = Distillation(guide, **asdict(terms), label_smoothing=recipe.label_smoothing, student=student, layers=layers)
+    images = ImageData(train, val, model_data, recipe, loading)
+    module = TrainingModule(student, objective, recipe, num_classes=train.num_classes or 0)
+    run.begin()
+    log.info("training %s, %d layers, %.2f M parameters; %d images, %d held out", vit.architecture_name(student),
+             len(vit.get_blocks(student)), vit.parameters(student) / 1e6, len(train), len(val))  # fmt: skip
+    result = fit(module, images, run)
+    describe_as_trained(student, model_data, license=opener.license)
+    save_timm_directory(student.cpu(), out / "model", class_names=train.classes, overwrite=True)
+    rows = [{k: row[k] for k in row if k in ("epoch", "images", "seconds") or k.startswith("val_")} for row in result["epochs_by_row"]]
+    results = run.finish(**val_metrics(result), **training_cost(result, flops), parameters=vit.parameters(student), model="model", epochs=rows)
+    log.info("wrote %s", out / "model")
+    return results
+
+
+class _Opener:
+    """A model to be built once the classes are known; ``skeleton`` (on the meta device) tells its input before that."""
+
+    def __init__(self, skeleton: nn.Module, build: Any, license: str | None = None) -> None:
+        self.skeleton, self.build, self.license = skeleton, build, license
+
+
+def _opener(model: str | Path | nn.Module, depth: int | None, plan: StagePlan | None, changes: Mapping[str, Any]) -> _Opener:
+    """Decide what MODEL is, and check it, before any image is read."""
+    if isinstance(model, nn.Module):
+        return _Opener(model, lambda train: model)
+    path = Path(str(model).removeprefix("local-dir:"))
+    if path.is_file():
+        return _gene_opener(Learngene.load(path), depth, plan, changes)
+    if plan is not None:
+        raise LearngeneError(f"plan {plan} is for a learngene file, and '{model}' is none; give --depth, or a learngene")
+    if path.is_dir() or ":" in str(model):
+        if depth is not None:
+            raise LearngeneError(f"'{model}' has its own depth; spawn depth {depth} from the learngene instead, or drop --depth")
+        trained = vit.open_model(model, **changes)
+        return _Opener(trained, lambda train: _with_head(trained, train), trained.pretrained_cfg.get("license"))
+    if "/" in str(model) or path.suffix:
+        raise LearngeneError(f"there is no model at '{model}'; give a timm directory, a learngene file, or a timm architecture name")
+    name = str(model)
+    known = vit.anatomy(name)
+    layers = depth or known.depth
+    check_storable(name, layers)
+    args = dict(changes)
+    with torch.device("meta"):
+        skeleton = Architecture(name, args).build(layers)
+    return _Opener(skeleton, lambda train: Architecture(name, args).build(layers, num_classes=train.num_classes))
+
+
+def _gene_opener(gene: Learngene, depth: int | None, plan: StagePlan | None, changes: Mapping[str, Any]) -> _Opener:
+    target = gene.plan_for(depth, plan if plan is not None or depth is not None else gene.plan)
+    check_storable(gene.architecture.name, target.depth)
+    with torch.device("meta"):
+        skeleton = gene.architecture.build(target.depth, **changes)
+    license = gene.ancestor.get("license")
+    return _Opener(
+        skeleton,
+        lambda train: gene.spawn(plan=target, num_classes=train.num_classes, class_names=train.classes, **changes),
+        license,
+    )
+
+
+def _with_head(trained: nn.Module, train: Source) -> nn.Module:
+    """The trained model if its classes are those of the data, else the same with a fresh head."""
+    names = vit.label_names(trained)
+    same = trained.num_classes == train.num_classes and (not names or not train.classes or tuple(names) == train.classes)
+    log.info("head %s (%s classes)", "inherited" if same else "fresh", train.num_classes)
+    if not same:
+        trained.reset_classifier(train.num_classes)  # type: ignore[operator]
+    return trained

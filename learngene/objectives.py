@@ -1,0 +1,224 @@
+"""What a model is trained for: ``(model, images, targets) -> losses by name``. One loop serves all of them.
+
+Shapes: images (B, C, H, W); targets (B,) class indices or (B, K) class probabilities; logits (B, K).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torchvision.transforms.v2.functional import InterpolationMode, resize
+
+from learngene.errors import LearngeneError
+from learngene.vit import architecture_name, data_config
+
+FeatureLoss = Literal["mse", "cosine"]
+Losses = dict[str, Tensor]
+
+
+def soft_kl(student: Tensor, teacher: Tensor, temperature: float = 1.0) -> Tensor:
+    """KL(teacher || student) at a temperature, times T squared, averaged over images (Hinton et al. 2015, section 2).
+
+    ``batchmean``: dividing by the number of elements instead, as the released SWS code does, is K times smaller.
+    """
+    log_p = F.log_softmax(student.float() / temperature, dim=-1)
+    log_q = F.log_softmax(teacher.float() / temperature, dim=-1)
+    return F.kl_div(log_p, log_q, reduction="batchmean", log_target=True) * temperature**2
+
+
+class Supervised(nn.Module):
+    """Cross-entropy with the labels."""
+
+    weights: Mapping[str, float] = {"ce": 1.0}
+
+    def __init__(self, label_smoothing: float = 0.0) -> None:
+        super().__init__()
+        self.label_smoothing = label_smoothing
+
+    def forward(self, model: nn.Module, images: Tensor, targets: Tensor) -> Losses:
+        return {"ce": self.cross_entropy(model(images), targets)}
+
+    def cross_entropy(self, logits: Tensor, targets: Tensor) -> Tensor:
+        """Mixed targets (B, K) are smoothed when they are mixed; plain ones (B,) here."""
+        smoothing = 0.0 if targets.is_floating_point() else self.label_smoothing
+        return F.cross_entropy(logits.float(), targets, label_smoothing=smoothing)
+
+
+class Distillation(Supervised):
+    """Learn from a frozen ancestor; each term has a weight and a name, and a weight of 0 costs nothing.
+
+    Args:
+        ancestor: the `Ancestor`. Held outside the module registry, so that it is in no checkpoint and no EMA copy.
+        kl: weight of `soft_kl` against the ancestor's logits.
+        hard: weight of cross-entropy against the ancestor's top class (DeiT, arXiv 2012.12877, section 4).
+        ce: weight of cross-entropy against the labels; 0 needs no labels.
+        feature: weight of the distance between stage ends and the matching ancestor layers.
+        temperature: of ``kl``.
+        feature_loss: ``mse`` or ``cosine`` (1 - cosine similarity over channels).
+        layers: index of the student's last layer in each stage; see `match_layers` for the ancestor's.
+    """
+
+    def __init__(
+        self,
+        ancestor: Ancestor,
+        *,
+        kl: float = 1.0,
+        hard: float = 0.0,
+        ce: float = 0.0,
+        feature: float = 0.0,
+        temperature: float = 1.0,
+        feature_loss: FeatureLoss = "mse",
+        label_smoothing: float = 0.0,
+        student: nn.Module | None = None,
+        layers: Sequence[int] = (),
+    ) -> None:
+        super().__init__(label_smoothing)
+        weights = {"kl": kl, "hard": hard, "ce": ce, "feature": feature}
+        if any(w < 0 for w in weights.values()) or not any(weights.values()):
+            raise LearngeneError(f"loss weights {weights}: none may be negative and at least one must be above 0")
+        if temperature <= 0:
+            raise LearngeneError(f"temperature {temperature}: it must be above 0")
+        self.weights = {name: weight for name, weight in weights.items() if weight}
+        self.temperature = temperature
+        self.feature_loss = feature_loss
+        self._held = (ancestor,)
+        if feature:
+            assert student is not None
+            self.layers = list(layers)
+            self.ancestor_layers = match_layers(self.layers, layer_count(student), layer_count(ancestor.model))
+            self.project = _projections(student, ancestor, self.layers, self.ancestor_layers)
+
+    @property
+    def ancestor(self) -> Ancestor:
+        return self._held[0]
+
+    def forward(self, model: nn.Module, images: Tensor, targets: Tensor) -> Losses:
+        wanted = self.weights
+        ancestor = self.ancestor.to(images.device)
+        losses: Losses = {}
+        if "feature" in wanted:
+            logits, features = forward_features(model, images, self.layers)
+            teacher, guides = ancestor.features(images, self.ancestor_layers)
+            losses["feature"] = self._feature_distance(features, guides)
+        else:
+            logits = model(images)
+            teacher = ancestor(images) if wanted.keys() & {"kl", "hard"} else None
+        if "kl" in wanted:
+            losses["kl"] = soft_kl(logits, teacher, self.temperature)
+        if "hard" in wanted:
+            losses["hard"] = F.cross_entropy(logits.float(), teacher.argmax(-1))
+        if "ce" in wanted:
+            losses["ce"] = self.cross_entropy(logits, targets)
+        return losses
+
+    def _feature_distance(self, features: list[Tensor], guides: list[Tensor]) -> Tensor:
+        total = features[0].new_zeros((), dtype=torch.float32)
+        for project, feature, guide in zip(self.project, features, guides, strict=True):
+            feature = project(feature.permute(0, 2, 3, 1)).permute(0, 3, 1, 2).float()  # (B, D, h, w)
+            guide = F.interpolate(guide.float(), size=feature.shape[-2:], mode="bilinear", antialias=True)
+            if self.feature_loss == "cosine":
+                total = total + (1 - F.cosine_similarity(feature, guide, dim=1)).mean()
+            else:  # without the guide's scale: layers of one net differ in it by orders of magnitude
+                total = total + F.mse_loss(feature, F.layer_norm(guide.permute(0, 2, 3, 1), guide.shape[1:2]).permute(0, 3, 1, 2))
+        return total / len(features)
+
+
+class Ancestor(nn.Module):
+    """A frozen teacher that sees the student's images in its own way.
+
+    The images were normalised for the student: undo that, fit the channels, resize to the ancestor's input size and
+    normalise as the ancestor was trained (augreg ViTs use 0.5/0.5, DeiT and DINO ImageNet's).
+
+    Args:
+        model: the teacher; its gradients are switched off and it stays in eval mode.
+        student_data: ``mean`` and ``std`` of the student's images, one value per channel.
+        own_data: the same of the ancestor, and its ``input_size``; by default read from a timm model.
+    """
+
+    def __init__(self, model: nn.Module, student_data: Mapping[str, Any], own_data: Mapping[str, Any] | None = None) -> None:
+        super().__init__()
+        self.model = model.eval().requires_grad_(False)
+        own = dict(own_data or (data_config(model) if getattr(model, "pretrained_cfg", None) else student_data))
+        self.input_size = tuple(own["input_size"]) if "input_size" in own else None
+        for name, config in (("student", student_data), ("own", own)):
+            for key in ("mean", "std"):
+                self.register_buffer(f"{name}_{key}", torch.tensor(config[key]).view(1, -1, 1, 1), persistent=False)
+
+    def train(self, mode: bool = True) -> Ancestor:
+        """Stays in eval mode."""
+        return super().train(False)
+
+    def __deepcopy__(self, memo: Any) -> Ancestor:
+        """One frozen teacher serves all copies of a student (EMA makes one)."""
+        return self
+
+    def view(self, images: Tensor) -> Tensor:
+        """The student's images (B, C, H, W) as the ancestor wants them (B, C', H', W')."""
+        same = torch.equal(self.student_mean, self.own_mean) and torch.equal(self.student_std, self.own_std)
+        channels = self.own_mean.shape[1]
+        if not same or images.shape[1] != channels:
+            images = images * self.student_std + self.student_mean
+            if images.shape[1] != channels:
+                images = images.mean(1, keepdim=True).expand(-1, channels, -1, -1)
+            images = (images - self.own_mean) / self.own_std
+        if self.input_size and images.shape[-2:] != self.input_size[-2:]:
+            images = resize(images, list(self.input_size[-2:]), InterpolationMode.BICUBIC, antialias=True)
+        return images
+
+    @torch.no_grad()
+    def forward(self, images: Tensor) -> Tensor:
+        """Logits (B, K)."""
+        logits = self.model(self.view(images))
+        return logits[0] if isinstance(logits, tuple) else logits
+
+    @torch.no_grad()
+    def features(self, images: Tensor, layers: Sequence[int]) -> tuple[Tensor, list[Tensor]]:
+        """Logits (B, K) and the outputs of some layers, each (B, D, h, w)."""
+        return forward_features(self.model, self.view(images), layers)
+
+
+def forward_features(model: nn.Module, images: Tensor, layers: Sequence[int]) -> tuple[Tensor, list[Tensor]]:
+    """Logits (B, K) and the outputs of some layers as maps (B, D, h, w), in one pass, by timm's ``forward_intermediates``."""
+    final, features = model.forward_intermediates(images, indices=list(layers), output_fmt="NCHW")  # type: ignore[operator]
+    return model.forward_head(final), features  # type: ignore[operator]
+
+
+def layer_count(model: nn.Module) -> int:
+    """How many layers a model can show to ``forward_intermediates``.
+
+    Raises:
+        LearngeneError: it cannot show any.
+    """
+    if not hasattr(model, "forward_intermediates") or not getattr(model, "feature_info", None):
+        raise LearngeneError(
+            f"{architecture_name(model)} cannot show its layers (timm has no forward_intermediates for it); "
+            f"set the feature weight to 0"
+        )
+    return len(model.feature_info)  # type: ignore[arg-type]
+
+
+def match_layers(layers: Sequence[int], student_depth: int, ancestor_depth: int) -> list[int]:
+    """The ancestor layer at the same relative depth as each student layer: stage ends map onto layer ends.
+
+    >>> match_layers([2, 5, 9, 12, 15], 16, 12)
+    [1, 3, 7, 9, 11]
+    """
+    return [max(0, round((layer + 1) * ancestor_depth / student_depth) - 1) for layer in layers]
+
+
+def _projections(student: nn.Module, ancestor: Ancestor, layers: Sequence[int], guides: Sequence[int]) -> nn.ModuleList:
+    """A linear map per stage where the widths differ, nothing where they agree. Widths are found by one dry run."""
+    size = data_config(student)["input_size"]
+    images = torch.zeros(1, *size, device=next(student.parameters()).device)
+    training = student.training
+    student.eval()
+    with torch.no_grad():
+        _, ours = forward_features(student, images, layers)
+        _, theirs = ancestor.to(images.device).features(images, guides)
+    student.train(training)
+    widths = [(a.shape[1], b.shape[1]) for a, b in zip(ours, theirs, strict=True)]
+    return nn.ModuleList(nn.Identity() if a == b else nn.Linear(a, b) for a, b in widths)

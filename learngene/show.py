@@ -1,0 +1,84 @@
+"""Results as tables on a terminal (rich)."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+
+def _console() -> Console:
+    return Console(width=None if sys.stdout.isatty() else 120, soft_wrap=True)
+
+
+def info(result: Mapping[str, Any]) -> None:
+    """The header in lines, then a row per depth."""
+    console = _console()
+    console.print(f"[bold]{result['kind']}[/] {result['file']}  {result['bytes'] / 1e6:.2f} MB", highlight=False)
+    lines = {"architecture": result["architecture"], "classes": result["classes"]}
+    if result["kind"] == "learngene":
+        ancestor = result["ancestor"]
+        lines |= {"plan": result["plan"], "ancestor": ancestor.get("name"), "licence of the ancestor": ancestor.get("license")}
+        lines |= {"stored parameters": f"{result['parameters']:,}"}
+        lines["ten models, depth 6 to 15"] = (
+            f"{result['ten_models_parameters']:,} parameters: {result['times_smaller_than_ten_models']:.1f} times as many"
+        )
+        lines |= {k: f"{v:.4f}" for k, v in result["metrics"].items() if isinstance(v, float)}
+    for name, value in lines.items():
+        console.print(f"  {name}: {value}", highlight=False)
+    columns = {"depth": "{}", "plan": "{}", "parameters": "{:,}", "bytes": "{:,}", "gflops": "{:.4g}", "latency_ms": "{:.2f}"}
+    table = Table()
+    shown = [c for c in columns if c in result["depths"][0]]
+    for column in shown:
+        table.add_column(column, justify="right")
+    for row in result["depths"]:
+        table.add_row(*(columns[c].format(row[c]) for c in shown))
+    console.print(table)
+
+
+def evaluate(result: Mapping[str, Any]) -> None:
+    """One line."""
+    _console().print(
+        f"{result['split']}: top-1 {100 * result['top1']:.2f} %, top-5 {100 * result['top5']:.2f} %, loss {result['loss']:.4f}, "
+        f"{result['images']} images, {result['images_per_second']:.0f} images/s",
+        highlight=False,
+    )
+
+
+def finetune(result: Mapping[str, Any]) -> None:
+    """Validation metrics and costs."""
+    top1 = f"val top-1 {100 * result['val_top1']:.2f} %, " if "val_top1" in result else ""
+    _console().print(f"{top1}{result['images']:,} images, {result['seconds']:.0f} s, {result['flops'] / 1e12:.1f} TFLOPs", highlight=False)
+
+
+def spawn(result: list[Any]) -> None:
+    """One directory per line."""
+    for path in result:
+        print(path)
+
+
+def export(result: Any) -> None:
+    """The file."""
+    print(result)
+
+
+def benchmark(result: Mapping[str, Any]) -> None:
+    """Mean and spread per start, depth and budget."""
+    table = Table(title="top-1 accuracy, mean ± spread over seeds")
+    for column in ("depth", "start", "epochs", "seeds", "top-1 %", "before %", "TFLOPs", "seconds"):
+        table.add_column(column, justify="left" if column == "start" else "right")
+    for row in result["table"]:
+        spread = "" if row["spread"] is None else f" ± {100 * row['spread']:.2f}"
+        table.add_row(
+            str(row["depth"]), row["start"], str(row["epochs"]), str(row["seeds"]), f"{100 * row['top1']:.2f}{spread}",
+            f"{100 * row['before']:.1f}", f"{row['flops'] / 1e12:.2f}", f"{row['seconds']:.1f}",
+        )  # fmt: skip
+    console = _console()
+    console.print(table)
+    console.print(result["report"], highlight=False)
+
+
+demo = benchmark

@@ -1,0 +1,108 @@
+"""What happens around the loop: the metrics file, progress in a log, and a checkpoint that is never half written."""
+
+from __future__ import annotations
+
+import csv
+import io
+import logging
+import time
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
+from lightning.pytorch.callbacks import Callback
+
+from learngene.files import atomic_file, write_text
+
+log = logging.getLogger("learngene")
+
+
+class MetricsFile(Callback):
+    """One row of ``metrics.csv`` per epoch. The rows live in the checkpoint, so a resumed file is the same file."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.rows: list[dict[str, Any]] = []
+        self.seconds = 0.0
+        self._since = time.perf_counter()
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self._since = time.perf_counter()
+
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        now = time.perf_counter()
+        self.seconds += now - self._since
+        self._since = now
+        module: Any = pl_module
+        module.check_finite()  # before the checkpoint of this epoch is written
+        images = trainer.global_step * module.recipe.batch_size * module.recipe.accumulate * trainer.world_size
+        row = {
+            "epoch": trainer.current_epoch + 1,
+            "step": trainer.global_step,
+            "images": images,
+            "seconds": round(self.seconds, 3),
+            "lr": trainer.optimizers[0].param_groups[0]["lr"],
+            **{f"train_{name}": value for name, value in module.mean_losses().items()},
+            **{k: float(v) for k, v in trainer.callback_metrics.items() if k.startswith("val_")},
+        }
+        self.rows.append(row)
+        if trainer.is_global_zero:
+            self.write()
+        shown = "  ".join(f"{k} {v:.4g}" for k, v in row.items() if k not in ("step", "images", "epoch"))
+        log.info("epoch %d/%s  %s", row["epoch"], trainer.max_epochs if (trainer.max_epochs or -1) > 0 else "?", shown)
+
+    def write(self) -> None:
+        """The whole file, atomically."""
+        columns = list(dict.fromkeys(key for row in self.rows for key in row))
+        text = io.StringIO()
+        writer = csv.DictWriter(text, columns, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(self.rows)
+        write_text(self.path, text.getvalue())
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"rows": self.rows, "seconds": self.seconds}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.rows, self.seconds = list(state_dict["rows"]), state_dict["seconds"]
+
+
+class LogLines(Callback):
+    """Plain progress lines: step, loss terms, throughput, time left."""
+
+    def __init__(self, every: int) -> None:
+        self.every = every
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self._started, self._first = time.perf_counter(), trainer.global_step
+
+    def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int) -> None:
+        if (batch_idx + 1) % self.every:
+            return
+        module: Any = pl_module
+        total = int(trainer.estimated_stepping_batches)
+        done = trainer.global_step - self._first
+        seconds = time.perf_counter() - self._started
+        speed = done * module.recipe.batch_size * module.recipe.accumulate * trainer.world_size / seconds
+        left = seconds / max(1, done) * (total - trainer.global_step)
+        terms = "  ".join(f"{name} {value:.4f}" for name, value in module.mean_losses().items())
+        log.info("step %d/%d  %s  %.0f images/s  %s left", trainer.global_step, total, terms, speed, clock(left))
+
+
+def clock(seconds: float) -> str:
+    """``h:mm:ss`` of a number of seconds.
+
+    >>> clock(3725)
+    '1:02:05'
+    """
+    minutes, rest = divmod(int(seconds), 60)
+    return f"{minutes // 60}:{minutes % 60:02d}:{rest:02d}"
+
+
+class AtomicCheckpointIO(TorchCheckpointIO):
+    """Checkpoints are written aside, flushed and renamed: a crash leaves the previous one."""
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None) -> None:
+        with atomic_file(path) as scratch:
+            super().save_checkpoint(checkpoint, scratch, storage_options)

@@ -1,0 +1,296 @@
+"""Assemble Lightning's Trainer, run it in a run directory, and evaluate models."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import shutil
+import sys
+import time
+import warnings
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import torch
+import yaml
+from lightning.pytorch.callbacks import Callback, EMAWeightAveraging, ModelCheckpoint, RichProgressBar
+from torch import nn
+
+from learngene.data.module import ImageData
+from learngene.errors import LearngeneError
+from learngene.files import check_free, write_text
+from learngene.provenance import commit, hardware, versions
+from learngene.recipe import Recipe
+from learngene.training.callbacks import AtomicCheckpointIO, LogLines, MetricsFile
+from learngene.training.module import TrainingModule, score
+
+log = logging.getLogger("learngene")
+
+
+class RunDirectory:
+    """A directory for one training run, with a fixed layout.
+
+    ``config.yaml`` (the resolved arguments; ``--config`` runs the job again), ``run.json`` (status, versions,
+    hardware, results), ``metrics.csv`` (a row per epoch), ``log.txt``, ``last.ckpt`` (for resuming), and what the
+    command makes: ``learngene.safetensors`` or ``model/``.
+
+    Args:
+        path: the directory.
+        config: the resolved arguments, plain values.
+        resume: go on from ``last.ckpt`` if there is one; a finished run is left as it is.
+        overwrite: delete an earlier run in this directory first. Only a run directory is ever deleted.
+
+    Raises:
+        LearngeneError: the directory holds something else, a finished run, a run that was not to be resumed, or one
+            with other arguments.
+    """
+
+    CONFIG, RUN, METRICS, LOG, CHECKPOINT = "config.yaml", "run.json", "metrics.csv", "log.txt", "last.ckpt"
+
+    def __init__(self, path: str | Path, config: Mapping[str, Any], *, resume: bool = False, overwrite: bool = False) -> None:
+        self.path = Path(path)
+        self.config = json.loads(json.dumps(dict(config), default=str))
+        record = self._read()
+        if record is None:
+            check_free(self.path)
+        elif overwrite:
+            shutil.rmtree(self.path)
+            record = None
+        self.finished = record is not None and record.get("status") == "finished"
+        if record is not None:
+            self._check(record, resume)
+        self.results: dict[str, Any] = (record or {}).get("results", {})
+
+    def _read(self) -> dict[str, Any] | None:
+        try:
+            return json.loads((self.path / self.RUN).read_text())
+        except (OSError, ValueError):
+            return None
+
+    def _check(self, record: Mapping[str, Any], resume: bool) -> None:
+        if not resume:
+            state = "a finished run" if self.finished else "an unfinished run"
+            way = "pass --overwrite to delete it" if self.finished else "pass --resume to go on with it, or --overwrite to delete it"
+            raise LearngeneError(f"'{self.path}' holds {state}; choose another --out, or {way}")
+        old = record.get("config", {})
+        changed = sorted(k for k in old.keys() | self.config.keys() if old.get(k) != self.config.get(k))
+        if changed:
+            key = changed[0]
+            raise LearngeneError(
+                f"'{self.path}' was begun with {key} {old.get(key)}, now it is {self.config.get(key)}; "
+                f"resume with the same arguments, or choose another --out"
+            )
+
+    @property
+    def checkpoint(self) -> Path:
+        return self.path / self.CHECKPOINT
+
+    def begin(self) -> None:
+        """Make the directory and write down what is going to be done."""
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            write_text(self.path / self.CONFIG, yaml.safe_dump(self.config, sort_keys=False))
+            self._write("running")
+        except OSError as error:
+            raise LearngeneError(f"the output directory '{self.path}' cannot be written ({error.strerror}); choose another --out") from None
+
+    def finish(self, **results: Any) -> dict[str, Any]:
+        """Record the results; from now on the run is finished."""
+        self.results = json.loads(json.dumps(results, default=str))
+        self._write("finished")
+        return self.results
+
+    def _write(self, status: str) -> None:
+        record = {"status": status, "config": self.config, "results": self.results}
+        record |= {"versions": versions(), "hardware": hardware(), "commit": commit()}
+        write_text(self.path / self.RUN, json.dumps(record, indent=2) + "\n")
+
+    @contextlib.contextmanager
+    def logging(self) -> Iterator[None]:
+        """Copy the log to ``log.txt`` while the run lasts."""
+        handler = logging.FileHandler(self.path / self.LOG, encoding="utf-8")
+        handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+        log.addHandler(handler)
+        level = log.level
+        if log.getEffectiveLevel() > logging.INFO:
+            log.setLevel(logging.INFO)
+        try:
+            yield
+        finally:
+            log.setLevel(level)
+            log.removeHandler(handler)
+            handler.close()
+
+
+def fit(module: TrainingModule, data: ImageData, run: RunDirectory) -> dict[str, Any]:
+    """Train in a run directory, from its last checkpoint if it has one; afterwards ``module.model`` is the result.
+
+    Returns:
+        Last metrics, optimizer steps, images seen and training seconds (validation included), and the rows by epoch.
+    """
+    recipe = module.recipe
+    metrics = MetricsFile(run.path / run.METRICS)
+    trainer = _trainer(recipe, run, metrics)
+    checkpoint = str(run.checkpoint) if run.checkpoint.exists() else None
+    if checkpoint:
+        log.info("resuming from %s", checkpoint)
+    with run.logging(), _plain_attention(module.model, trainer), _quiet_lightning():
+        trainer.fit(module, datamodule=data, ckpt_path=checkpoint, weights_only=True if checkpoint else None)
+    if trainer.interrupted:
+        raise KeyboardInterrupt
+    last = metrics.rows[-1] if metrics.rows else {}
+    return {**last, "precision": trainer.precision, "epochs_by_row": metrics.rows}
+
+
+def _trainer(recipe: Recipe, run: RunDirectory, metrics: MetricsFile) -> L.Trainer:
+    check_devices(recipe)
+    terminal = sys.stderr.isatty()
+    callbacks: list[Callback] = [metrics, LogLines(recipe.log_every)]
+    if terminal:
+        callbacks.append(RichProgressBar())
+    if recipe.ema:
+        callbacks.append(EMAWeightAveraging(decay=recipe.ema))
+    callbacks.append(
+        ModelCheckpoint(run.path, filename="last", save_on_train_epoch_end=True, enable_version_counter=False)
+    )
+    with _quiet_lightning():
+        return L.Trainer(
+            accelerator=recipe.accelerator,
+            devices=recipe.devices,
+            strategy=recipe.strategy,
+            num_nodes=recipe.num_nodes,
+            precision=choose_precision(recipe),  # type: ignore[arg-type]
+            max_epochs=recipe.epochs if recipe.steps is None else -1,
+            max_steps=recipe.steps or -1,
+            gradient_clip_val=recipe.clip_grad,
+            accumulate_grad_batches=recipe.accumulate,
+            callbacks=callbacks,
+            logger=_logger(recipe, run),
+            log_every_n_steps=recipe.log_every,
+            num_sanity_val_steps=0,
+            use_distributed_sampler=False,
+            enable_progress_bar=terminal,
+            enable_model_summary=False,
+            default_root_dir=run.path,
+            plugins=[AtomicCheckpointIO()],
+        )
+
+
+def _logger(recipe: Recipe, run: RunDirectory) -> Any:
+    if recipe.track == "none":
+        return False
+    try:
+        if recipe.track == "tensorboard":
+            from lightning.pytorch.loggers import TensorBoardLogger
+
+            return TensorBoardLogger(run.path, name="", version="tensorboard")
+        from lightning.pytorch.loggers import WandbLogger
+
+        return WandbLogger(save_dir=run.path, name=run.path.name)
+    except ModuleNotFoundError as error:
+        raise LearngeneError(f"track {recipe.track}: {error}; install it with pip install 'learngene[track]'") from None
+
+
+def check_devices(recipe: Recipe) -> None:
+    """Raise unless the accelerator is there, with as many devices as the recipe asks for."""
+    from lightning.pytorch.accelerators import AcceleratorRegistry
+
+    name = _accelerator(recipe)
+    known = AcceleratorRegistry.get(name) if name in AcceleratorRegistry.available_accelerators() else None
+    if known is None:
+        raise LearngeneError(f"accelerator '{name}': use one of auto, {', '.join(sorted(AcceleratorRegistry.available_accelerators()))}")
+    if not known.is_available():
+        raise LearngeneError(f"accelerator '{name}' is not available on this machine; use --accelerator cpu or auto")
+    try:
+        wanted = int(recipe.devices)
+    except ValueError:
+        if recipe.devices != "auto":
+            raise LearngeneError(f"devices '{recipe.devices}': give a number of devices, or auto") from None
+        return
+    available = known.auto_device_count()
+    if wanted != -1 and not 1 <= wanted <= (available if name != "cpu" else 2**16):
+        raise LearngeneError(f"devices {wanted}: this machine has {available} ({name}); ask for 1 to {available}, or auto")
+
+
+def _accelerator(recipe: Recipe) -> str:
+    if recipe.accelerator not in ("auto", "gpu"):
+        return recipe.accelerator
+    if torch.cuda.is_available():
+        return "cuda"
+    if torch.backends.mps.is_available():
+        return "mps"
+    return "cuda" if recipe.accelerator == "gpu" else "cpu"
+
+
+def choose_precision(recipe: Recipe) -> str:
+    """``auto`` is bf16-mixed where matrix units for it are there (CUDA with bf16, CPU with AMX), else 32-true."""
+    if recipe.precision != "auto":
+        return recipe.precision
+    name = _accelerator(recipe)
+    if name == "cuda":
+        fast = torch.cuda.is_bf16_supported(including_emulation=False)
+    else:
+        fast = name == "cpu" and bool(getattr(torch.cpu, "_is_amx_tile_supported", bool)())
+    return "bf16-mixed" if fast else "32-true"
+
+
+@contextlib.contextmanager
+def _plain_attention(model: nn.Module, trainer: L.Trainer) -> Iterator[None]:
+    """Train without torch's fused attention on CPU: its bf16 backward takes 65 % of a step there (measured, torch 2.15)."""
+    fused = [m for m in model.modules() if getattr(m, "fused_attn", False)] if trainer.strategy.root_device.type == "cpu" else []
+    for module in fused:
+        module.fused_attn = False  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        for module in fused:
+            module.fused_attn = True  # type: ignore[assignment]
+
+
+@contextlib.contextmanager
+def _quiet_lightning() -> Iterator[None]:
+    """Without Lightning's advertising and hints; its errors stay."""
+    noisy = [logging.getLogger(name) for name in ("lightning.pytorch", "lightning.fabric")]
+    levels = [logger.level for logger in noisy]
+    for logger in noisy:
+        logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", module="lightning")
+            warnings.filterwarnings("ignore", message=".*lr_scheduler.step.*")
+            warnings.filterwarnings("ignore", category=FutureWarning)
+            yield
+    finally:
+        for logger, level in zip(noisy, levels, strict=True):
+            logger.setLevel(level)
+
+
+def predict_batches(model: nn.Module, data: ImageData, device: torch.device) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    """Logits (B, K) and labels (B,) of every validation batch, without gradients."""
+    model.to(device).eval()
+    with torch.inference_mode():
+        for batch in data.val_dataloader():
+            data.take_bad(batch)
+            yield model(batch["image"].to(device)).float(), batch["target"].to(device)
+
+
+def evaluate_model(model: nn.Module, data: ImageData, *, device: str = "auto") -> dict[str, float]:
+    """Top-1, top-5 (shares), loss, number of images, and images per second, reading them included.
+
+    Accuracies are exact over all images that can be read, in fp32.
+    """
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    totals: dict[str, float] = {}
+    images = 0
+    start = time.perf_counter()
+    for logits, targets in predict_batches(model, data, torch.device(device)):
+        for name, value in score(logits, targets).items():
+            totals[name] = totals.get(name, 0.0) + float(value) * len(targets)
+        images += len(targets)
+    seconds = time.perf_counter() - start
+    means = {name: total / images for name, total in totals.items()}
+    return {**means, "images": images, "images_per_second": images / seconds}

@@ -1,0 +1,448 @@
+"""Build and open timm models, and find their list of layers. Everything that knows timm's ways of naming is here."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import inspect
+import io
+import json
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import timm
+import torch
+from timm.data import resolve_model_data_config
+from timm.layers import DropPath
+from timm.models import get_model_args, get_model_input_config, is_model
+from torch import Tensor, nn
+
+from learngene.errors import LearngeneError
+
+State = Mapping[str, Tensor]
+
+DEPTH_ARGUMENTS = ("depth", "num_blocks")
+# What timm's registry says of an architecture's published weights and is not true of ours.
+UNTRAINED = dict.fromkeys(
+    ("url", "file", "hf_hub_id", "hf_hub_filename", "source", "tag", "origin_url", "paper_name", "paper_ids")
+    + ("notes", "description", "license", "label_names", "label_descriptions", "test_input_size", "test_crop_pct")
+) | {"custom_load": False}
+_LAYER_LISTS = (nn.ModuleList, nn.Sequential)
+_STOCHASTIC = (DropPath, nn.Dropout, nn.Identity)
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """What a family of models shares: a timm model name and its arguments. Depth is not part of it."""
+
+    name: str
+    args: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        check_known(self.name)
+        clash = sorted(set(self.args) & {*DEPTH_ARGUMENTS, "pretrained"})
+        if clash:
+            raise LearngeneError(
+                f"architecture argument '{clash[0]}' is not allowed: the stage plan (or depth) sets the number of "
+                f"layers, and weights are never taken from the architecture; remove it"
+            )
+        try:
+            object.__setattr__(self, "args", json.loads(json.dumps(dict(self.args))))
+        except TypeError as error:
+            raise LearngeneError(f"architecture arguments {dict(self.args)!r} are not plain JSON values: {error}") from None
+
+    def build(self, depth: int, **overrides: Any) -> nn.Module:
+        """A timm model with ``depth`` layers and random weights; ``overrides`` go on top of the arguments.
+
+        Raises:
+            LearngeneError: timm refuses the arguments, or has no way to set this model's depth.
+        """
+        return _create_with_depth(self.name, depth, **{**self.args, **overrides})
+
+
+def check_known(name: str) -> None:
+    """Raise unless timm knows the architecture, naming its nearest neighbours."""
+    base = name.partition(".")[0]
+    if not is_model(base):
+        from difflib import get_close_matches
+
+        near = get_close_matches(base, timm.list_models(), n=3) or ["vit_small_patch16_224"]
+        raise LearngeneError(
+            f"'{name}' is not an architecture of timm {timm.__version__}; did you mean {', '.join(near)}? "
+            f"timm.list_models() lists all"
+        )
+
+
+def _create(name: str, **kwargs: Any) -> nn.Module:
+    with _quiet():
+        try:
+            return timm.create_model(name, **kwargs)
+        except LearngeneError:
+            raise
+        except Exception as error:  # timm raises anything here: TypeError, AssertionError, KeyError, ...
+            shown = {k: v for k, v in kwargs.items() if not k.startswith("pretrained")}
+            raise LearngeneError(f"timm cannot build {name} with {shown}: {type(error).__name__}: {error}") from error
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep timm's chatter about skipped heads and unused arguments out of the log while we check them ourselves."""
+    logger = logging.getLogger("timm")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
+
+
+def _signature(module: nn.Module) -> Any:
+    """Everything about a layer that its function depends on, except its weights and its random dropping."""
+    if isinstance(module, _STOCHASTIC):
+        return "stochastic"
+    plain = tuple(
+        (name, value)
+        for name, value in sorted(vars(module).items())
+        if isinstance(value, (bool, int, float, str, tuple)) and name not in ("training", "drop_path", "drop_path_rate")
+    )
+    tensors = tuple((name, tuple(t.shape)) for name, t in _own_tensors(module))
+    children = tuple((name, _signature(child)) for name, child in module.named_children())
+    return type(module).__qualname__, plain, tensors, children
+
+
+def _own_tensors(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    yield from module.named_parameters(recurse=False)
+    yield from module.named_buffers(recurse=False)
+
+
+def _size(module: nn.Module) -> int:
+    return sum(p.numel() for p in module.parameters())
+
+
+@dataclass(frozen=True)
+class Anatomy:
+    """How an architecture is layered.
+
+    Attributes:
+        blocks: name of its list of layers.
+        depth: its own number of layers.
+        depth_argument: the argument that sets that number; none where timm fixes it (Mixers, for one). Other depths
+            are then made by hand, and only its own depth can be written as a timm directory.
+    """
+
+    blocks: str
+    depth: int
+    depth_argument: str | None
+
+
+@lru_cache(maxsize=None)
+def anatomy(name: str) -> Anatomy:
+    """The anatomy of a timm architecture, found on the meta device at its own depth.
+
+    Raises:
+        LearngeneError: it is not one uniform list of layers, with the reason.
+    """
+    name = name.partition(".")[0]
+    check_known(name)
+    with torch.device("meta"):
+        own = _create(name)
+        blocks = search_blocks(own)
+        depth = len(own.get_submodule(blocks))  # type: ignore[arg-type]
+        for argument in DEPTH_ARGUMENTS:
+            try:
+                short, long = (_create(name, **{argument: layers}) for layers in (2, 3))
+            except LearngeneError:
+                continue
+            if [len(m.get_submodule(blocks)) for m in (short, long)] != [2, 3]:  # type: ignore[arg-type]
+                continue
+            grown = {k: v.shape for k, v in long.state_dict().items()}
+            for key, tensor in short.state_dict().items():
+                if grown.get(key) != tensor.shape:
+                    raise LearngeneError(_unsupported(name, f"the shape of '{key}' depends on the number of layers"))
+            return Anatomy(blocks, depth, argument)
+    if "." in blocks:
+        raise LearngeneError(_unsupported(name, f"'{blocks}' is only one part of a net of several resolutions"))
+    return Anatomy(blocks, depth, None)
+
+
+def _create_with_depth(name: str, depth: int, **kwargs: Any) -> nn.Module:
+    """A timm model of any depth; where timm fixes the depth, its list of layers is cut or filled from further models."""
+    known = anatomy(name)
+    if known.depth_argument:
+        return _create(name, **{known.depth_argument: depth}, **kwargs)
+    model = _create(name, **kwargs)
+    old = model.get_submodule(known.blocks)
+    layers = list(old.children())
+    while len(layers) < depth:
+        layers += _create(name, **kwargs).get_submodule(known.blocks).children()
+    new = nn.ModuleList(layers[:depth]) if isinstance(old, nn.ModuleList) else nn.Sequential(*layers[:depth])
+    setattr(model, known.blocks, new)
+    return model
+
+
+def check_storable(name: str, depth: int) -> None:
+    """Raise unless a timm directory can record this architecture at this depth."""
+    known = anatomy(name)
+    if known.depth_argument is None and depth != known.depth:
+        raise LearngeneError(
+            f"{name} with {depth} layers cannot be stored as a timm directory, because timm fixes its depth at {known.depth}; "
+            f"use depth {known.depth}, or spawn it in Python and keep the state dict"
+        )
+
+
+def find_blocks(model: nn.Module) -> str:
+    """Name of the list of layers of a model, e.g. ``"blocks"`` (see `anatomy` and, for modules not timm's, `search_blocks`)."""
+    name = architecture_name(model)
+    return anatomy(name).blocks if is_model(name) else search_blocks(model)
+
+
+def get_blocks(model: nn.Module) -> nn.ModuleList | nn.Sequential:
+    """The list of layers itself."""
+    return model.get_submodule(find_blocks(model))  # type: ignore[return-value]
+
+
+def search_blocks(model: nn.Module) -> str:
+    """Name of the one list of equal layers that holds most of a model's parameters.
+
+    Raises:
+        LearngeneError: there is no such list (the model is not a uniform stack of layers), with the reason.
+    """
+    total = _size(model)
+    lists = [(name, m) for name, m in model.named_modules() if isinstance(m, _LAYER_LISTS) and len(m) >= 2]
+    large = [(name, m) for name, m in lists if name and 2 * _size(m) > total]
+    if not large:
+        raise LearngeneError(_unsupported(model, "no single list of layers holds most of its parameters"))
+    name, blocks = max(large, key=lambda item: (type(item[1]) in _LAYER_LISTS, len(item[1]), _size(item[1])))
+    first, *others = (_signature(block) for block in blocks)
+    for layer, other in enumerate(others, start=1):
+        if other != first:
+            difference = _difference(first, other)
+            raise LearngeneError(_unsupported(model, f"layer {layer} of '{name}' differs from layer 0 ({difference})"))
+    return name
+
+
+def _difference(a: Any, b: Any, path: str = "") -> str:
+    """Where two signatures first part ways, in words."""
+    if isinstance(a, str) or isinstance(b, str) or a[0] != b[0]:
+        kinds = [s if isinstance(s, str) else s[0] for s in (a, b)]
+        return f"{path or 'class'}: {kinds[0]} against {kinds[1]}"
+    for x, y in [*zip(a[1], b[1], strict=False), *zip(a[2], b[2], strict=False)]:
+        if x != y:
+            return f"{path}{x[0]}: {x[1]} against {y[1]}"
+    for (name, x), (_, y) in zip(a[3], b[3], strict=False):
+        if x != y:
+            return _difference(x, y, f"{path}{name}.")
+    return f"{path or 'layer'}: different parts"
+
+
+def _unsupported(model: nn.Module | str, reason: str) -> str:
+    name = model if isinstance(model, str) else architecture_name(model)
+    return (
+        f"{name} is not supported, because {reason}; choose a timm model with one uniform list of layers, "
+        f"e.g. vit_small_patch16_224, deit3_small_patch16_224 or mixer_b16_224"
+    )
+
+
+def architecture_name(model: nn.Module) -> str:
+    """timm's name for a model's architecture, or its class name when timm did not build it."""
+    return (getattr(model, "pretrained_cfg", None) or {}).get("architecture") or type(model).__name__
+
+
+def relayer(state: State, layer_map: Sequence[int], blocks: str) -> dict[str, Tensor]:
+    """Layer ``i`` of the new ViT is layer ``layer_map[i]`` of the old; everything else stays.
+
+    Extracting a learngene, expanding it and choosing layers of an ancestor are all this function. Tensors are
+    referenced, not copied.
+
+    Raises:
+        LearngeneError: the map names a layer that the state does not have.
+    """
+    prefix = f"{blocks}."
+    layers: dict[int, dict[str, Tensor]] = {}
+    new = {}
+    for key, value in state.items():
+        if key.startswith(prefix):
+            layer, _, rest = key[len(prefix) :].partition(".")
+            layers.setdefault(int(layer), {})[rest] = value
+        else:
+            new[key] = value
+    for target, source in enumerate(layer_map):
+        if source not in layers:
+            raise LearngeneError(f"layer {source} was asked for, but there are only {len(layers)} layers (0 to {len(layers) - 1})")
+        new.update({f"{prefix}{target}.{rest}": value for rest, value in layers[source].items()})
+    return new
+
+
+def architecture_of(model: nn.Module) -> Architecture:
+    """The architecture of a timm model, without its depth.
+
+    Raises:
+        LearngeneError: timm did not build the model, so it cannot be built again.
+    """
+    name = architecture_name(model)
+    if not is_model(name):
+        raise LearngeneError(f"{name} was not built by timm.create_model; name an architecture of timm's for the auxiliary net")
+    skip = {*DEPTH_ARGUMENTS, "pretrained", "pretrained_cfg", "pretrained_cfg_overlay"}
+    return Architecture(name, {k: v for k, v in get_model_args(model).items() if k not in skip and v is not None})
+
+
+def open_model(source: str | Path | nn.Module, **kwargs: Any) -> nn.Module:
+    """A trained timm model: by name, ``hf-hub:ID``, ``local-dir:DIR``, a timm directory, or a module (returned as it is).
+
+    Raises:
+        LearngeneError: nothing there, unreadable, unknown, or its weights cannot be had (the reason and way out named).
+    """
+    if isinstance(source, nn.Module):
+        return source
+    name = str(source)
+    directory = Path(name.removeprefix("local-dir:"))
+    if name.startswith("local-dir:") or directory.is_dir():
+        _check_timm_directory(directory)
+        name = f"local-dir:{directory}"
+    elif not name.startswith(("hf-hub:", "hf_hub:")):
+        if "/" in name or directory.suffix in (".safetensors", ".pth", ".pt", ".bin"):
+            raise LearngeneError(
+                f"there is no model directory at '{name}'; give a directory with config.json and model.safetensors, "
+                f"a timm name such as vit_small_patch16_224, or hf-hub:OWNER/NAME"
+            )
+        check_known(name)
+    with _quiet():
+        try:
+            return timm.create_model(name, pretrained=True, **kwargs)
+        except Exception as error:
+            raise LearngeneError(
+                f"the weights of '{name}' cannot be loaded ({type(error).__name__}: {_first_line(error)}); "
+                f"check the name and the connection, or give a timm directory that is already on this machine"
+            ) from error
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip().splitlines() or ["no message"])[0]
+
+
+def _check_timm_directory(directory: Path) -> None:
+    if not directory.is_dir():
+        raise LearngeneError(f"there is no directory '{directory}'; give a timm directory (config.json and model.safetensors)")
+    config = directory / "config.json"
+    if not config.is_file():
+        raise LearngeneError(f"'{directory}' has no config.json, so it is not a timm directory; spawn or finetune writes one")
+    try:
+        architecture = json.loads(config.read_text()).get("architecture")
+    except (OSError, ValueError, AttributeError) as error:
+        raise LearngeneError(f"'{config}' cannot be read as JSON ({error}); write the model again") from None
+    if not isinstance(architecture, str):
+        raise LearngeneError(f"'{config}' names no architecture, so it is not timm's; write the model again")
+    check_known(architecture)
+
+
+def data_config(model: nn.Module) -> dict[str, Any]:
+    """How a model wants its images: ``input_size`` (C, H, W), ``mean``, ``std``, ``interpolation``, crop."""
+    config = resolve_model_data_config(model)
+    config["input_size"] = size = tuple(get_model_input_config(model)["input_size"])
+    for key in ("mean", "std"):  # timm's defaults are RGB's; another number of channels takes their mean
+        if len(config[key]) != size[0]:
+            config[key] = (sum(config[key]) / len(config[key]),) * size[0]
+    return json.loads(json.dumps(config))
+
+
+def label_names(model: nn.Module) -> list[str] | None:
+    """The class names written in a timm model's config, in the order of its outputs, if there are any."""
+    names = (getattr(model, "pretrained_cfg", None) or {}).get("label_names")
+    return list(names) if names else None
+
+
+def classifier_names(model: nn.Module) -> tuple[str, ...]:
+    """Names of a timm model's classifier layers (some have two: DeiT distilled)."""
+    names = (getattr(model, "pretrained_cfg", None) or {}).get("classifier") or "head"
+    return (names,) if isinstance(names, str) else tuple(names)
+
+
+def digest(state: State) -> str:
+    """SHA-256 over names, dtypes, shapes and bytes of all tensors, in the order of their names."""
+    total = hashlib.sha256()
+    for name in sorted(state):
+        tensor = state[name].detach().cpu().contiguous()
+        total.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        total.update(tensor.reshape(-1).view(torch.uint8).numpy().data if tensor.numel() else b"")
+    return total.hexdigest()
+
+
+def parameters(model: nn.Module) -> int:
+    """Number of parameters, shared ones counted once."""
+    return _size(model)
+
+
+def flops(model: nn.Module, input_size: Sequence[int] | None = None) -> int:
+    """Floating point operations (2 per multiply-add) of one forward pass of one image, counted by torch.
+
+    Counts matrix products, convolutions and attention. Runs the model on zeros where it lies; put it on the meta
+    device to count without computing (fused attention is missed on CPU, see torch.utils.flop_counter).
+    """
+    from torch.utils.flop_counter import FlopCounterMode
+
+    device = next(model.parameters()).device
+    size = tuple(input_size or get_model_input_config(model)["input_size"])
+    training = model.training
+    model.eval()
+    try:
+        with torch.no_grad(), FlopCounterMode(display=False) as counter, contextlib.redirect_stdout(io.StringIO()):
+            model(torch.zeros(1, *size, device=device))
+    finally:
+        model.train(training)
+    return counter.get_total_flops()
+
+
+def accepts(function: Any, argument: str) -> bool:
+    """Whether a callable takes a keyword argument by this name."""
+    return argument in inspect.signature(function).parameters
+
+
+def adapt_state(architecture: Architecture, state: State, model: nn.Module, input_size: Sequence[int]) -> State:
+    """Resample position embeddings and adapt the patch embedding of ``state`` to another image size or channel count.
+
+    timm's own checkpoint filters do the work: the state is passed through ``create_model`` as pretrained weights. The
+    classifier keeps the state's size here.
+    """
+    blocks = find_blocks(model)
+    depth = len(model.get_submodule(blocks))  # type: ignore[arg-type]
+    args = {**get_model_args(model), "num_classes": architecture.args.get("num_classes", 1000)}
+    overlay = {
+        "state_dict": {k: v.clone() for k, v in state.items()},
+        "input_size": tuple(input_size),
+        "num_classes": args["num_classes"],
+        "custom_load": False,
+        "label_offset": None,
+    }
+    own_depth = anatomy(architecture.name).depth_argument
+    if own_depth is None:
+        raise LearngeneError(f"{architecture.name} cannot change its image size or channels, because timm fixes its depth; keep img_size and in_chans")
+    args[own_depth] = depth
+    source = {**architecture.args, own_depth: depth}
+    loader = _create(architecture.name, pretrained=True, pretrained_cfg_overlay=overlay, pretrained_model_args=source, **args)
+    return loader.state_dict()
+
+
+def load_strict(model: nn.Module, state: State, fresh: set[str]) -> None:
+    """Load a state into a model: exactly its keys but for ``fresh``, exactly its shapes."""
+    try:
+        result = model.load_state_dict(state, strict=False)
+    except RuntimeError as error:
+        raise LearngeneError(f"the weights do not fit {architecture_name(model)}: {error}") from None
+    missing, unexpected = set(result.missing_keys) - fresh, result.unexpected_keys
+    if missing or unexpected:
+        raise LearngeneError(
+            f"the weights do not fit {architecture_name(model)}: missing {sorted(missing)[:3]}, unexpected {unexpected[:3]}"
+        )
+
+
+def is_supported(name: str) -> bool:
+    """Whether an architecture is one uniform list of layers (see `anatomy`)."""
+    try:
+        anatomy(name)
+    except LearngeneError:
+        return False
+    return True
