@@ -21,19 +21,21 @@ _HOMES = {
     "Learngene": "gene",
     **dict.fromkeys(("distill", "spawn", "finetune", "evaluate", "benchmark", "info", "export", "demo"), "commands"),
 }
-__all__ = [*_HOMES, "__version__"]  # noqa: PLE0604
+__all__ = [*_HOMES, "__version__"]
 
 if TYPE_CHECKING:
     from learngene.auxnet import build_auxnet as build_auxnet
     from learngene.auxnet import tie as tie
-    from learngene.commands import benchmark as benchmark
-    from learngene.commands import demo as demo
-    from learngene.commands import distill as distill
-    from learngene.commands import evaluate as evaluate
-    from learngene.commands import export as export
-    from learngene.commands import finetune as finetune
-    from learngene.commands import info as info
-    from learngene.commands import spawn as spawn
+    from learngene.commands import (  # type: ignore[no-redef]  # noqa: F401
+        benchmark,
+        demo,
+        distill,
+        evaluate,
+        export,
+        finetune,
+        info,
+        spawn,
+    )
     from learngene.errors import LearngeneError as LearngeneError
     from learngene.gene import Learngene as Learngene
     from learngene.plan import StagePlan as StagePlan

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import re
 import sys
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -88,7 +89,7 @@ def _parse(command: str, function: Callable[..., Any], words: list[str]) -> dict
 
     parser = build_parser(command, function)
     try:
-        parsed = parser.parse_args(words).as_dict()
+        parsed = parser.parse_args(_valued(parser, words)).as_dict()
     except ArgumentError as error:
         raise LearngeneError(f"{_one_line(str(error))}; see learngene {command} --help") from None
     except SystemExit as stop:  # --help and --print-config
@@ -104,6 +105,17 @@ def _parse(command: str, function: Callable[..., Any], words: list[str]) -> dict
     return parsed
 
 
+def _valued(parser: Any, words: list[str]) -> list[str]:
+    """A switch without a value, ``--unlabeled``, means ``--unlabeled=true``."""
+    switches = {f"--{action.dest}" for action in parser._actions if getattr(action, "_typehint", None) is bool}
+    following = [*words[1:], "--"]
+    values = ("true", "false", "yes", "no")
+    return [
+        f"{word}=true" if word in switches and after.lower() not in values else word
+        for word, after in zip(words, following, strict=True)
+    ]
+
+
 def _required(function: Callable[..., Any]) -> list[str]:
     import inspect
 
@@ -114,7 +126,7 @@ def _required(function: Callable[..., Any]) -> list[str]:
 def _one_line(message: str) -> str:
     """jsonargparse's complaint without its line breaks and its list of attempts."""
     lines = [line.strip(" -") for line in message.splitlines() if line.strip()]
-    return " ".join(lines).replace("Parser key", "option").strip().rstrip(".")
+    return re.sub(r"<class '(\w+)'>", r"\1", " ".join(lines)).replace("Parser key", "option").strip().rstrip(".")
 
 
 def build_parser(command: str, function: Callable[..., Any]) -> Any:
@@ -129,8 +141,9 @@ def build_parser(command: str, function: Callable[..., Any]) -> Any:
         "benchmark": (Recipe, DataOptions),
         "evaluate": (DataOptions,),
     }.get(command, ())
+    usage = f"learngene {command} {POSITIONAL.get(command, '').upper()} [options]".replace("  ", " ")
     parser = ArgumentParser(
-        prog=f"learngene {command}", description=_summary(function), exit_on_error=False, formatter_class=_formatter()
+        prog=f"learngene {command}", usage=usage, description=_summary(function), exit_on_error=False, formatter_class=_formatter()
     )
     parser.add_argument("--config", action="config", help="YAML file of arguments; options after it override.")
     positional = POSITIONAL.get(command)
@@ -145,15 +158,13 @@ def build_parser(command: str, function: Callable[..., Any]) -> Any:
             continue
         default = None if parameter.default is parameter.empty else parameter.default
         kwargs = special.get(name) or {"type": _plain_type(parameter.annotation)}
-        if kwargs.get("type") is bool:
-            kwargs = {"action": "store_true"} if default is False else {"type": bool}
         parser.add_argument(f"--{name}", default=default, help=helps.get(name, ""), **kwargs)
     for group in groups:
         parser.add_class_arguments(group, fail_untyped=True)
     if command == "finetune":
         parser.set_defaults(ce=1.0)
     if command in JSON_COMMANDS:
-        parser.add_argument("--json", action="store_true", help="Print one JSON document instead of a table.")
+        parser.add_argument("--json", type=bool, default=False, help="Print one JSON document instead of a table.")
     return parser
 
 
@@ -193,7 +204,7 @@ def _summary(function: Callable[..., Any]) -> str:
 def _formatter() -> Any:
     from jsonargparse import DefaultHelpFormatter
 
-    class Hyphens(DefaultHelpFormatter):  # type: ignore[misc,valid-type]
+    class Hyphens(DefaultHelpFormatter):
         """Shows --batch-size for --batch_size; both are understood."""
 
         def _format_action_invocation(self, action: Any, *args: Any, **kwargs: Any) -> str:

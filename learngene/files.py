@@ -22,10 +22,10 @@ def atomic_file(path: str | Path) -> Iterator[Path]:
     scratch = Path(name)
     try:
         yield scratch
-        with open(scratch, "rb") as file:
+        with scratch.open("rb") as file:
             os.fsync(file.fileno())
-        os.chmod(scratch, 0o666 & ~_umask())
-        os.replace(scratch, path)
+        scratch.chmod(0o666 & ~_umask())
+        scratch.replace(path)
     finally:
         scratch.unlink(missing_ok=True)
 
@@ -43,10 +43,10 @@ def atomic_directory(path: str | Path, *, overwrite: bool = False) -> Iterator[P
     scratch = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
     try:
         yield scratch
-        os.chmod(scratch, 0o777 & ~_umask())
+        scratch.chmod(0o777 & ~_umask())
         if path.exists():
             shutil.rmtree(path)
-        os.replace(scratch, path)
+        scratch.replace(path)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
 

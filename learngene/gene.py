@@ -99,7 +99,9 @@ class Learngene:
             return StagePlan.balanced(depth, self.plan.stages)
         plan = StagePlan.parse(plan)
         if plan.stages != self.plan.stages:
-            raise LearngeneError(f"plan {plan} has {plan.stages} stages, the learngene has {self.plan.stages}; give one number per stage")
+            raise LearngeneError(
+                f"plan {plan} has {plan.stages} stages, the learngene has {self.plan.stages}; give one number per stage"
+            )
         if depth is not None and plan.depth != depth:
             raise LearngeneError(f"plan {plan} adds up to {plan.depth} layers, not to the depth {depth}; change one of them")
         return plan
@@ -142,7 +144,12 @@ class Learngene:
         if classes < min(1, self.num_classes):
             raise LearngeneError(f"num_classes {classes}: a head needs at least 1 class")
         inherited = self.has_classes(classes, class_names)
-        log.info("depth %d (%s): head %s", target.depth, target, f"inherited ({classes} classes)" if inherited else f"fresh ({classes} classes)")
+        log.info(
+            "depth %d (%s): head %s",
+            target.depth,
+            target,
+            f"inherited ({classes} classes)" if inherited else f"fresh ({classes} classes)",
+        )
         changed = {k: v for k, v in {"img_size": img_size, "in_chans": in_chans}.items() if v is not None}
         return self._expand(target, inherit_head=inherited, num_classes=classes, **changed, **overrides)
 
@@ -155,14 +162,14 @@ class Learngene:
     def _expand(self, plan: StagePlan, *, inherit_head: bool = True, **overrides: Any) -> nn.Module:
         resize = {k: overrides.pop(k) for k in ("img_size", "in_chans") if k in overrides}
         model = self.architecture.build(plan.depth, **overrides, **resize)
-        state = vit.relayer(self.state, plan.stage_of_layer, vit.find_blocks(model))
+        state: vit.State = vit.relayer(self.state, plan.stage_of_layer, vit.find_blocks(model))
         if resize:
             state = vit.adapt_state(self.architecture, state, model, self._input_size())
         if not inherit_head:
             state = {k: v for k, v in state.items() if k.rpartition(".")[0] not in vit.classifier_names(model)}
         fresh = set() if inherit_head else {k for k in model.state_dict() if k.rpartition(".")[0] in vit.classifier_names(model)}
         vit.load_strict(model, state, fresh)
-        model.pretrained_cfg = dict(model.pretrained_cfg, **self._pretrained_cfg(model, inherit_head))  # type: ignore[arg-type]
+        vit.set_pretrained_cfg(model, self._pretrained_cfg(model, inherit_head))
         return model
 
     def _input_size(self) -> tuple[int, int, int]:
@@ -245,7 +252,7 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     if not path.is_file():
         raise LearngeneError(f"there is no file '{path}'; 'learngene distill' writes RUN/learngene.safetensors")
     try:
-        with open(path, "rb") as file:
+        with path.open("rb") as file:
             magic = file.read(2)
         if magic in (b"PK", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05"):
             raise LearngeneError(f"'{path}' is a pickle, which could run code when opened; a learngene is a safetensors file")

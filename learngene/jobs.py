@@ -16,7 +16,7 @@ from learngene import vit
 from learngene.auxnet import tie
 from learngene.data import ImageData, Source, open_training
 from learngene.errors import LearngeneError
-from learngene.export import describe_as_trained, save_timm_directory
+from learngene.formats import describe_as_trained, save_timm_directory
 from learngene.gene import Learngene
 from learngene.objectives import Ancestor, Distillation, Supervised, match_layers
 from learngene.plan import StagePlan
@@ -53,9 +53,7 @@ def check_classes(model: nn.Module, name: str, source: Source, way_out: str) -> 
     theirs, ours = vit.label_names(model), source.classes
     count = getattr(model, "num_classes", None)
     if source.num_classes != count:
-        raise LearngeneError(
-            f"{name} has a head of {count} classes, the data {source.name} has {source.num_classes}; {way_out}"
-        )
+        raise LearngeneError(f"{name} has a head of {count} classes, the data {source.name} has {source.num_classes}; {way_out}")
     if theirs and ours and tuple(theirs) != tuple(ours):
         wrong = next((a, b) for a, b in zip(theirs, ours, strict=True) if a != b)
         raise LearngeneError(
@@ -144,13 +142,17 @@ def _build_student(
     torch.manual_seed(recipe.seed)
     classes = getattr(teacher, "num_classes", None) or arch_args.get("num_classes")
     if not classes:
-        raise LearngeneError("the ancestor does not say how many classes it has (num_classes); give it a head, or set num_classes in --arch-args")
+        raise LearngeneError(
+            "the ancestor does not say how many classes it has (num_classes); give it a head, or set num_classes in --arch-args"
+        )
     if arch is None:
         own = vit.architecture_of(teacher)
         try:
             vit.anatomy(own.name)
         except LearngeneError as error:
-            raise LearngeneError(f"the ancestor's own architecture cannot be an auxiliary net ({error}); name one with --arch") from None
+            raise LearngeneError(
+                f"the ancestor's own architecture cannot be an auxiliary net ({error}); name one with --arch"
+            ) from None
         architecture = Architecture(own.name, {**own.args, **arch_args})
         record = vit.data_config(teacher)
     else:
@@ -180,7 +182,7 @@ def _begin_from(teacher: nn.Module, auxnet: nn.Module, architecture: Architectur
 
 
 def _ancestor_record(teacher: nn.Module, name: str) -> dict[str, Any]:
-    cfg = getattr(teacher, "pretrained_cfg", None) or {}
+    cfg = vit.pretrained_cfg(teacher)
     return {
         "name": name,
         "architecture": vit.architecture_name(teacher),
@@ -201,7 +203,12 @@ def val_metrics(result: Mapping[str, Any]) -> dict[str, float]:
 
 def training_cost(result: Mapping[str, Any], flops_per_image: int) -> dict[str, Any]:
     images = result.get("images", 0)
-    return {"images": images, "steps": result.get("step", 0), "seconds": result.get("seconds", 0.0), "flops": images * flops_per_image}
+    return {
+        "images": images,
+        "steps": result.get("step", 0),
+        "seconds": result.get("seconds", 0.0),
+        "flops": images * flops_per_image,
+    }
 
 
 def run_finetuning(
@@ -252,8 +259,12 @@ def run_finetuning(
     result = fit(module, images, run)
     describe_as_trained(student, model_data, license=opener.license)
     save_timm_directory(student.cpu(), out / "model", class_names=train.classes, overwrite=True)
-    rows = [{k: row[k] for k in row if k in ("epoch", "images", "seconds") or k.startswith("val_")} for row in result["epochs_by_row"]]
-    results = run.finish(**val_metrics(result), **training_cost(result, flops), parameters=vit.parameters(student), model="model", epochs=rows)
+    rows = [
+        {k: row[k] for k in row if k in ("epoch", "images", "seconds") or k.startswith("val_")} for row in result["epochs_by_row"]
+    ]
+    results = run.finish(
+        **val_metrics(result), **training_cost(result, flops), parameters=vit.parameters(student), model="model", epochs=rows
+    )
     log.info("wrote %s", out / "model")
     return results
 
@@ -278,9 +289,11 @@ def _opener(model: str | Path | nn.Module, depth: int | None, plan: StagePlan | 
         if depth is not None:
             raise LearngeneError(f"'{model}' has its own depth; spawn depth {depth} from the learngene instead, or drop --depth")
         trained = vit.open_model(model, **changes)
-        return _Opener(trained, lambda train: _with_head(trained, train), trained.pretrained_cfg.get("license"))
+        return _Opener(trained, lambda train: _with_head(trained, train), vit.pretrained_cfg(trained).get("license"))
     if "/" in str(model) or path.suffix:
-        raise LearngeneError(f"there is no model at '{model}'; give a timm directory, a learngene file, or a timm architecture name")
+        raise LearngeneError(
+            f"there is no model at '{model}'; give a timm directory, a learngene file, or a timm architecture name"
+        )
     name = str(model)
     known = vit.anatomy(name)
     layers = depth or known.depth

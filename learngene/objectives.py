@@ -106,7 +106,7 @@ class Distillation(Supervised):
             losses["feature"] = self._feature_distance(features, guides)
         else:
             logits = model(images)
-            teacher = ancestor(images) if wanted.keys() & {"kl", "hard"} else None
+            teacher = ancestor(images) if wanted.keys() & {"kl", "hard"} else logits
         if "kl" in wanted:
             losses["kl"] = soft_kl(logits, teacher, self.temperature)
         if "hard" in wanted:
@@ -138,6 +138,11 @@ class Ancestor(nn.Module):
         student_data: ``mean`` and ``std`` of the student's images, one value per channel.
         own_data: the same of the ancestor, and its ``input_size``; by default read from a timm model.
     """
+
+    student_mean: Tensor
+    student_std: Tensor
+    own_mean: Tensor
+    own_std: Tensor
 
     def __init__(self, model: nn.Module, student_data: Mapping[str, Any], own_data: Mapping[str, Any] | None = None) -> None:
         super().__init__()
@@ -183,8 +188,9 @@ class Ancestor(nn.Module):
 
 def forward_features(model: nn.Module, images: Tensor, layers: Sequence[int]) -> tuple[Tensor, list[Tensor]]:
     """Logits (B, K) and the outputs of some layers as maps (B, D, h, w), in one pass, by timm's ``forward_intermediates``."""
-    final, features = model.forward_intermediates(images, indices=list(layers), output_fmt="NCHW")  # type: ignore[operator]
-    return model.forward_head(final), features  # type: ignore[operator]
+    wanted = sorted(set(layers))  # timm shows each layer once
+    final, features = model.forward_intermediates(images, indices=wanted, output_fmt="NCHW")  # type: ignore[operator]
+    return model.forward_head(final), [features[wanted.index(layer)] for layer in layers]  # type: ignore[operator]
 
 
 def layer_count(model: nn.Module) -> int:
@@ -195,8 +201,7 @@ def layer_count(model: nn.Module) -> int:
     """
     if not hasattr(model, "forward_intermediates") or not getattr(model, "feature_info", None):
         raise LearngeneError(
-            f"{architecture_name(model)} cannot show its layers (timm has no forward_intermediates for it); "
-            f"set the feature weight to 0"
+            f"{architecture_name(model)} cannot show its layers (timm has no forward_intermediates for it); set the feature weight to 0"
         )
     return len(model.feature_info)  # type: ignore[arg-type]
 

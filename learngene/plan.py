@@ -25,9 +25,7 @@ class StagePlan:
     def __post_init__(self) -> None:
         repeats = self.repeats
         if not isinstance(repeats, (tuple, list)) or any(isinstance(r, bool) or not isinstance(r, int) for r in repeats):
-            raise LearngeneError(
-                f"plan {repeats!r}: a stage plan is one whole number of layers per stage, e.g. 3,3,4,3,3"
-            )
+            raise LearngeneError(f"plan {repeats!r}: a stage plan is one whole number of layers per stage, e.g. 3,3,4,3,3")
         object.__setattr__(self, "repeats", tuple(repeats))
         if any(r < 0 for r in repeats):
             raise LearngeneError(f"plan {self}: a stage cannot have a negative number of layers; use 0 or more")

@@ -103,9 +103,13 @@ class Recipe:
             _above(self, "layer_decay", 0)
             _between(self, "layer_decay", 0, 1)
         if (self.mixup or self.cutmix) and self.batch_size % 2:
-            raise LearngeneError(f"batch_size {self.batch_size}: mixup and cutmix pair images, so it must be even; use {self.batch_size + 1}")
+            raise LearngeneError(
+                f"batch_size {self.batch_size}: mixup and cutmix pair images, so it must be even; use {self.batch_size + 1}"
+            )
         if self.steps is None and self.warmup_epochs > self.epochs:
-            raise LearngeneError(f"warmup_epochs {self.warmup_epochs} is longer than the {self.epochs} epochs; lower it or train longer")
+            raise LearngeneError(
+                f"warmup_epochs {self.warmup_epochs} is longer than the {self.epochs} epochs; lower it or train longer"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -51,7 +51,9 @@ def evaluate(result: Mapping[str, Any]) -> None:
 def finetune(result: Mapping[str, Any]) -> None:
     """Validation metrics and costs."""
     top1 = f"val top-1 {100 * result['val_top1']:.2f} %, " if "val_top1" in result else ""
-    _console().print(f"{top1}{result['images']:,} images, {result['seconds']:.0f} s, {result['flops'] / 1e12:.1f} TFLOPs", highlight=False)
+    _console().print(
+        f"{top1}{result['images']:,} images, {result['seconds']:.0f} s, {result['flops'] / 1e12:.1f} TFLOPs", highlight=False
+    )
 
 
 def spawn(result: list[Any]) -> None:

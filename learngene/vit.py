@@ -10,7 +10,7 @@ import json
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import lru_cache
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -27,10 +27,9 @@ State = Mapping[str, Tensor]
 
 DEPTH_ARGUMENTS = ("depth", "num_blocks")
 # What timm's registry says of an architecture's published weights and is not true of ours.
-UNTRAINED = dict.fromkeys(
-    ("url", "file", "hf_hub_id", "hf_hub_filename", "source", "tag", "origin_url", "paper_name", "paper_ids")
-    + ("notes", "description", "license", "label_names", "label_descriptions", "test_input_size", "test_crop_pct")
-) | {"custom_load": False}
+_SOURCE = ("url", "file", "hf_hub_id", "hf_hub_filename", "source", "tag", "origin_url", "paper_name", "paper_ids")
+_WORDS = ("notes", "description", "license", "label_names", "label_descriptions", "test_input_size", "test_crop_pct")
+UNTRAINED = dict.fromkeys((*_SOURCE, *_WORDS)) | {"custom_load": False}
 _LAYER_LISTS = (nn.ModuleList, nn.Sequential)
 _STOCHASTIC = (DropPath, nn.Dropout, nn.Identity)
 
@@ -72,8 +71,7 @@ def check_known(name: str) -> None:
 
         near = get_close_matches(base, timm.list_models(), n=3) or ["vit_small_patch16_224"]
         raise LearngeneError(
-            f"'{name}' is not an architecture of timm {timm.__version__}; did you mean {', '.join(near)}? "
-            f"timm.list_models() lists all"
+            f"'{name}' is not an architecture of timm {timm.__version__}; did you mean {', '.join(near)}? timm.list_models() lists all"
         )
 
 
@@ -139,7 +137,7 @@ class Anatomy:
     depth_argument: str | None
 
 
-@lru_cache(maxsize=None)
+@cache
 def anatomy(name: str) -> Anatomy:
     """The anatomy of a timm architecture, found on the meta device at its own depth.
 
@@ -249,7 +247,7 @@ def _unsupported(model: nn.Module | str, reason: str) -> str:
 
 def architecture_name(model: nn.Module) -> str:
     """timm's name for a model's architecture, or its class name when timm did not build it."""
-    return (getattr(model, "pretrained_cfg", None) or {}).get("architecture") or type(model).__name__
+    return pretrained_cfg(model).get("architecture") or type(model).__name__
 
 
 def relayer(state: State, layer_map: Sequence[int], blocks: str) -> dict[str, Tensor]:
@@ -351,13 +349,13 @@ def data_config(model: nn.Module) -> dict[str, Any]:
 
 def label_names(model: nn.Module) -> list[str] | None:
     """The class names written in a timm model's config, in the order of its outputs, if there are any."""
-    names = (getattr(model, "pretrained_cfg", None) or {}).get("label_names")
+    names = pretrained_cfg(model).get("label_names")
     return list(names) if names else None
 
 
 def classifier_names(model: nn.Module) -> tuple[str, ...]:
     """Names of a timm model's classifier layers (some have two: DeiT distilled)."""
-    names = (getattr(model, "pretrained_cfg", None) or {}).get("classifier") or "head"
+    names = pretrained_cfg(model).get("classifier") or "head"
     return (names,) if isinstance(names, str) else tuple(names)
 
 
@@ -419,7 +417,9 @@ def adapt_state(architecture: Architecture, state: State, model: nn.Module, inpu
     }
     own_depth = anatomy(architecture.name).depth_argument
     if own_depth is None:
-        raise LearngeneError(f"{architecture.name} cannot change its image size or channels, because timm fixes its depth; keep img_size and in_chans")
+        raise LearngeneError(
+            f"{architecture.name} cannot change its image size or channels, because timm fixes its depth; keep img_size and in_chans"
+        )
     args[own_depth] = depth
     source = {**architecture.args, own_depth: depth}
     loader = _create(architecture.name, pretrained=True, pretrained_cfg_overlay=overlay, pretrained_model_args=source, **args)
@@ -446,3 +446,14 @@ def is_supported(name: str) -> bool:
     except LearngeneError:
         return False
     return True
+
+
+def pretrained_cfg(model: nn.Module) -> dict[str, Any]:
+    """timm's record of a model's weights; empty for a module that is not timm's."""
+    return dict(getattr(model, "pretrained_cfg", None) or {})
+
+
+def set_pretrained_cfg(model: nn.Module, changes: Mapping[str, Any]) -> None:
+    """Change a model's record, which timm directories are written from."""
+    record: Any = {**pretrained_cfg(model), **changes}
+    model.pretrained_cfg = model.default_cfg = record

@@ -17,7 +17,9 @@ def checkpoint(name: str) -> Path:
     for path in (installed, repository):
         if path.exists():
             return path
-    raise LearngeneError(f"'{name}' is missing from this installation (looked for {installed} and {repository}); install learngene again")
+    raise LearngeneError(
+        f"'{name}' is missing from this installation (looked for {installed} and {repository}); install learngene again"
+    )
 
 
 def ancestor_directory() -> Path:

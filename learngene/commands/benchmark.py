@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from learngene.plan import StagePlan
 from learngene.recipe import DataOptions, Recipe, divide
 
 
@@ -51,10 +52,12 @@ def benchmark(
     from learngene.errors import LearngeneError
 
     if (gene is None) == (distill is None):
-        raise LearngeneError("a benchmark compares a learngene: name its file with gene, or say how to make one with distill (not both)")
+        raise LearngeneError(
+            "a benchmark compares a learngene: name its file with gene, or say how to make one with distill (not both)"
+        )
     import logging
 
-    from learngene.benchmark import grid, run_trial, summarize, write_report
+    from learngene.bench import grid, run_trial, summarize, write_report
     from learngene.commands.distill import distill as make_gene
     from learngene.data import open_split, open_training
     from learngene.files import write_text
@@ -73,11 +76,12 @@ def benchmark(
         return run.results
     out = Path(out)
     learned = Learngene.load(gene) if gene is not None else None
+    plan = learned.plan if learned else StagePlan.parse((distill or {}).get("plan", "3,3,4,3,3"))
+    for depth in depths:
+        StagePlan.balanced(depth, plan.stages)
     run.begin()
     if learned is None:
         learned = make_gene(**{"data": data, **(distill or {})}, out=out / "distill", resume=True)
-    for depth in depths:
-        learned.plan_for(depth)
     import torch
 
     with torch.device("meta"):

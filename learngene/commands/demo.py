@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-DISTILL = {"plan": "2,2,2,2,2", "epochs": 4, "lr": 8e-3, "warmup_epochs": 0.5, "crop_scale": 0.6, "crop_pct": 1.0}
-FINETUNE = {"epochs": 2, "lr": 4e-3, "warmup_epochs": 0.25, "crop_scale": 0.6, "crop_pct": 1.0}
+DISTILL: dict[str, Any] = {"plan": "2,2,2,2,2", "epochs": 4, "lr": 8e-3, "warmup_epochs": 0.5, "crop_scale": 0.6, "crop_pct": 1.0}
+FINETUNE: dict[str, Any] = {"epochs": 2, "lr": 4e-3, "warmup_epochs": 0.25, "crop_scale": 0.6, "crop_pct": 1.0}
 DEPTHS = (5, 7, 10)
 
 

@@ -38,9 +38,9 @@ def evaluate(
     import torch
 
     from learngene import vit
-    from learngene.jobs import check_classes, image_mode
     from learngene.data import ImageData, open_split
     from learngene.errors import LearngeneError
+    from learngene.jobs import check_classes, image_mode
     from learngene.provenance import hardware, versions
     from learngene.training import evaluate_model
 

@@ -27,9 +27,11 @@ def export(model: str | Path, *, out: str | Path, tolerance: float = 1e-4, overw
         raise LearngeneError(f"'{path}' exists; choose another --out, or pass --overwrite")
     import logging
 
-    from learngene.export import export_onnx
+    from learngene.formats import export_onnx
     from learngene.vit import open_model
 
     difference = export_onnx(open_model(model), path, tolerance=tolerance)
-    logging.getLogger("learngene").info("wrote %s (%.2f MB); largest difference from torch %.2g", path, path.stat().st_size / 1e6, difference)
+    logging.getLogger("learngene").info(
+        "wrote %s (%.2f MB); largest difference from torch %.2g", path, path.stat().st_size / 1e6, difference
+    )
     return path

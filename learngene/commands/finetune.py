@@ -10,7 +10,7 @@ from learngene.plan import StagePlan
 from learngene.recipe import DataOptions, DistillOptions, Recipe, divide
 
 if TYPE_CHECKING:
-    from torch import nn
+    pass
 
 
 def finetune(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from learngene.errors import LearngeneError
 from learngene.plan import StagePlan
@@ -51,20 +52,24 @@ def spawn(
     budgets = {"max_params": max_params, "max_gflops": max_gflops, "max_latency_ms": max_latency_ms}
     budgets = {k: v for k, v in budgets.items() if v is not None}
     if sum([depth is not None, plan is not None, bool(budgets)]) != 1:
-        raise LearngeneError("say what to spawn in one way: --depth 6 9 12, or --plan 2,1,2,1,1, or a budget such as --max-params 5e6")
+        raise LearngeneError(
+            "say what to spawn in one way: --depth 6 9 12, or --plan 2,1,2,1,1, or a budget such as --max-params 5e6"
+        )
     import logging
 
     import torch
 
-    from learngene.export import save_timm_directory
     from learngene.files import check_free
+    from learngene.formats import save_timm_directory
     from learngene.gene import Learngene
     from learngene.sizes import Sizes
     from learngene.vit import check_storable
 
     log = logging.getLogger("learngene")
     learned = Learngene.load(gene)
-    changes = {k: v for k, v in {"num_classes": num_classes, "img_size": img_size, "in_chans": in_chans}.items() if v is not None}
+    changes: dict[str, Any] = {
+        k: v for k, v in {"num_classes": num_classes, "img_size": img_size, "in_chans": in_chans}.items() if v is not None
+    }
     if budgets:
         sizes = Sizes(learned.architecture, tuple(changes.items()))
         depth = sizes.deepest(learned.plan.stages, device=device, **budgets)

@@ -1,6 +1,7 @@
 """Images in, batches out: sources (timm, torchvision, embedded), views (augmentation), and the Lightning data module."""
 
+from learngene.data.embedded import EMBEDDED
 from learngene.data.module import ImageData
-from learngene.data.sources import EMBEDDED, Source, open_split, open_training
+from learngene.data.sources import Source, open_split, open_training
 
 __all__ = ["EMBEDDED", "ImageData", "Source", "open_split", "open_training"]

@@ -160,7 +160,9 @@ class ImageData(L.LightningDataModule):
 
     def __init__(self, train: Source | None, val: Source, config: Mapping[str, Any], recipe: Recipe, options: DataOptions) -> None:
         super().__init__()
-        self.train, self.val = (source and (source.in_memory() if options.in_memory else source) for source in (train, val))
+        hold = options.in_memory
+        self.train = train.in_memory() if train is not None and hold else train
+        self.val = val.in_memory() if hold else val
         self.config, self.recipe, self.options = config, recipe, options
         self._bad: set[str] = set()
 
@@ -174,17 +176,25 @@ class ImageData(L.LightningDataModule):
         trainer = self.trainer
         return (trainer.global_rank, trainer.world_size) if trainer is not None else (0, 1)
 
+    @property
+    def _train_source(self) -> Source:
+        assert self.train is not None, "made for evaluation, without training images"
+        return self.train
+
     def _sampler(self) -> ViewSampler:
         rank, world = self._world
         recipe = self.recipe
-        return ViewSampler(len(self.train), recipe.batch_size, seed=recipe.seed, repeats=recipe.repeats, rank=rank, world=world)
+        return ViewSampler(
+            len(self._train_source), recipe.batch_size, seed=recipe.seed, repeats=recipe.repeats, rank=rank, world=world
+        )
 
     def train_dataloader(self) -> DataLoader[Any]:
         """Batches of augmented views, always full ones."""
         transform = train_transform(self.config, self.recipe)
-        if self.train.stream is not None:
-            return self._stream(self.train, transform, fill=True)
-        return self._loader(Views(self.train, transform), fill=True, sampler=self._sampler())
+        source = self._train_source
+        if source.stream is not None:
+            return self._stream(source, transform, fill=True)
+        return self._loader(Views(source, transform), fill=True, sampler=self._sampler())
 
     def val_dataloader(self) -> DataLoader[Any]:
         """Batches of the validation images, each once over all ranks."""
@@ -210,7 +220,14 @@ class ImageData(L.LightningDataModule):
     def _stream(self, source: Source, transform: Any, *, fill: bool) -> DataLoader[Any]:
         source.stream.transform = transform
         workers = min(self._workers(), 4)
-        return DataLoader(source.stream, self.recipe.batch_size, collate_fn=_Fill(fill), num_workers=workers, drop_last=fill, multiprocessing_context="fork" if workers else None)
+        return DataLoader(
+            source.stream,
+            self.recipe.batch_size,
+            collate_fn=_Fill(fill),
+            num_workers=workers,
+            drop_last=fill,
+            multiprocessing_context="fork" if workers else None,
+        )
 
     def _workers(self) -> int:
         if self.options.workers != "auto":
@@ -232,6 +249,8 @@ class ImageData(L.LightningDataModule):
         if limit is None:
             limit = max(10, (len(self.train or ()) + len(self.val)) // 100)
         if len(self._bad) > limit:
-            raise LearngeneError(f"{len(self._bad)} images cannot be read, more than the {limit} allowed; mend them or raise --max-bad-images")
+            raise LearngeneError(
+                f"{len(self._bad)} images cannot be read, more than the {limit} allowed; mend them or raise --max-bad-images"
+            )
         if batch["image"] is None:
             raise LearngeneError(f"none of the {len(batch['bad'])} images of a batch can be read; check the data set and the disk")

@@ -130,7 +130,9 @@ def open_split(data: str, options: DataOptions, split: str, mode: Mode) -> Sourc
         split = "test" if test else "val"
     if split == "test":
         if not test:
-            raise LearngeneError(f"{data} has no test split (looked for {', '.join(_SPLIT_FOLDERS['test'])}); name it with --test-split, or use --split val")
+            raise LearngeneError(
+                f"{data} has no test split (looked for {', '.join(_SPLIT_FOLDERS['test'])}); name it with --test-split, or use --split val"
+            )
         return _open(data, options, "test", test, mode)
     if split not in ("train", "val"):
         raise LearngeneError(f"split '{split}': use auto, train, val or test")
@@ -148,7 +150,9 @@ def stratified_cut(source: Source, fraction: float, seed: int) -> tuple[np.ndarr
         held.append(members[:count])
     out = np.sort(np.concatenate(held))
     if not len(out):
-        raise LearngeneError(f"{source.name} has {len(source)} images, too few to hold out {fraction:.0%} for validation; add images or a val folder")
+        raise LearngeneError(
+            f"{source.name} has {len(source)} images, too few to hold out {fraction:.0%} for validation; add images or a val folder"
+        )
     return np.setdiff1d(np.arange(len(source)), out), out
 
 
@@ -175,7 +179,9 @@ def _embedded(role: str, mode: Mode) -> Source:
 
 def _folder(root: Path, options: DataOptions, role: str, split: str, mode: Mode, classes: Sequence[str] | None) -> Source:
     if not root.exists():
-        raise LearngeneError(f"there is no data at '{root}'; give a folder of class folders, a .tar file, '{EMBEDDED}', or torch/..., hfds/..., wds/...")
+        raise LearngeneError(
+            f"there is no data at '{root}'; give a folder of class folders, a .tar file, '{EMBEDDED}', or torch/..., hfds/..., wds/..."
+        )
     if root.is_dir():
         found = _split_folder(root, role, split)
         if found is None:
@@ -222,7 +228,9 @@ def _check_folder(root: Path) -> None:
     if not folders:
         loose = sum(child.suffix.lower() in extensions for child in root.iterdir())
         what = f"{loose} images but no class folders" if loose else "no images and no class folders"
-        raise LearngeneError(f"'{root}' holds {what}; put each class's images in a folder of its own, or pass --unlabeled to distil without labels")
+        raise LearngeneError(
+            f"'{root}' holds {what}; put each class's images in a folder of its own, or pass --unlabeled to distil without labels"
+        )
 
 
 def _unlabeled(root: Path, mode: Mode) -> Source:
@@ -296,11 +304,15 @@ def _check_classes(source: Source, options: DataOptions) -> None:
         return
     found = len(np.unique(source.targets)) if source.targets is not None else 0
     if found < 2:
-        raise LearngeneError(f"{source.name} has {found} class with images, training needs at least 2; add class folders, or pass --unlabeled to distil without labels")
+        raise LearngeneError(
+            f"{source.name} has {found} class with images, training needs at least 2; add class folders, or pass --unlabeled to distil without labels"
+        )
 
 
 def _same_classes(train: Source, val: Source) -> Source:
     if train.classes and val.classes and train.classes != val.classes:
         odd = sorted(set(train.classes) ^ set(val.classes))[:3]
-        raise LearngeneError(f"{val.name} has other classes than {train.name} (for one, {', '.join(odd)}); use the same class folders in both")
+        raise LearngeneError(
+            f"{val.name} has other classes than {train.name} (for one, {', '.join(odd)}); use the same class folders in both"
+        )
     return val

@@ -73,7 +73,9 @@ class RunDirectory:
     def _check(self, record: Mapping[str, Any], resume: bool) -> None:
         if not resume:
             state = "a finished run" if self.finished else "an unfinished run"
-            way = "pass --overwrite to delete it" if self.finished else "pass --resume to go on with it, or --overwrite to delete it"
+            way = (
+                "pass --overwrite to delete it" if self.finished else "pass --resume to go on with it, or --overwrite to delete it"
+            )
             raise LearngeneError(f"'{self.path}' holds {state}; choose another --out, or {way}")
         old = record.get("config", {})
         changed = sorted(k for k in old.keys() | self.config.keys() if old.get(k) != self.config.get(k))
@@ -95,7 +97,9 @@ class RunDirectory:
             write_text(self.path / self.CONFIG, yaml.safe_dump(self.config, sort_keys=False))
             self._write("running")
         except OSError as error:
-            raise LearngeneError(f"the output directory '{self.path}' cannot be written ({error.strerror}); choose another --out") from None
+            raise LearngeneError(
+                f"the output directory '{self.path}' cannot be written ({error.strerror}); choose another --out"
+            ) from None
 
     def finish(self, **results: Any) -> dict[str, Any]:
         """Record the results; from now on the run is finished."""
@@ -153,9 +157,7 @@ def _trainer(recipe: Recipe, run: RunDirectory, metrics: MetricsFile) -> L.Train
         callbacks.append(RichProgressBar())
     if recipe.ema:
         callbacks.append(EMAWeightAveraging(decay=recipe.ema))
-    callbacks.append(
-        ModelCheckpoint(run.path, filename="last", save_on_train_epoch_end=True, enable_version_counter=False)
-    )
+    callbacks.append(ModelCheckpoint(run.path, filename="last", save_on_train_epoch_end=True, enable_version_counter=False))
     with _quiet_lightning():
         return L.Trainer(
             accelerator=recipe.accelerator,
@@ -201,7 +203,9 @@ def check_devices(recipe: Recipe) -> None:
     name = _accelerator(recipe)
     known = AcceleratorRegistry.get(name) if name in AcceleratorRegistry.available_accelerators() else None
     if known is None:
-        raise LearngeneError(f"accelerator '{name}': use one of auto, {', '.join(sorted(AcceleratorRegistry.available_accelerators()))}")
+        raise LearngeneError(
+            f"accelerator '{name}': use one of auto, {', '.join(sorted(AcceleratorRegistry.available_accelerators()))}"
+        )
     if not known.is_available():
         raise LearngeneError(f"accelerator '{name}' is not available on this machine; use --accelerator cpu or auto")
     try:

@@ -12,7 +12,6 @@ from timm.data import Mixup
 from timm.optim import create_optimizer_v2, param_groups_layer_decay
 from timm.scheduler.cosine_lr import CosineLRScheduler
 from torch import Tensor, nn
-from torchmetrics import MeanMetric
 from torchmetrics.functional.classification import multiclass_accuracy
 
 from learngene.data.module import Batch
@@ -44,17 +43,12 @@ class TrainingModule(L.LightningModule):
         self.frozen = freeze(model, recipe.freeze)
         self.loss_sums: dict[str, Tensor] = {}
         self.loss_count = 0
-        self.val_means = nn.ModuleDict({name: MeanMetric() for name in self._val_names()})
 
     def _mixup(self) -> Mixup | None:
         recipe = self.recipe
         if not (recipe.mixup or recipe.cutmix):
             return None
         return Mixup(recipe.mixup, recipe.cutmix, label_smoothing=recipe.label_smoothing, num_classes=self.num_classes)
-
-    def _val_names(self) -> list[str]:
-        names = ["loss", "top1", "top5"] if self.labelled else []
-        return names + (["kl", "agreement"] if isinstance(self.objective, Distillation) else [])
 
     # training ---------------------------------------------------------------------------------------------------------
 
@@ -119,9 +113,7 @@ class TrainingModule(L.LightningModule):
             values["kl"] = soft_kl(logits, teacher)
             values["agreement"] = (logits.argmax(-1) == teacher.argmax(-1)).float().mean()
         for name, value in values.items():
-            metric = self.val_means[name]
-            metric.update(value, weight=len(images))
-            self.log(f"val_{name}", metric, on_step=False, on_epoch=True)
+            self.log(f"val_{name}", value, on_step=False, on_epoch=True, batch_size=len(images), sync_dist=True)
 
     # optimizer --------------------------------------------------------------------------------------------------------
 
@@ -163,9 +155,7 @@ class TrainingModule(L.LightningModule):
 def score(logits: Tensor, targets: Tensor) -> dict[str, Tensor]:
     """Cross-entropy, top-1 and top-5 accuracy (shares, not percent) of a batch of logits (B, K) and labels (B,)."""
     classes = logits.shape[1]
-    accuracy = {
-        f"top{k}": multiclass_accuracy(logits, targets, classes, average="micro", top_k=min(k, classes)) for k in (1, 5)
-    }
+    accuracy = {f"top{k}": multiclass_accuracy(logits, targets, classes, average="micro", top_k=min(k, classes)) for k in (1, 5)}
     return {"loss": nn.functional.cross_entropy(logits, targets), **accuracy}
 
 
@@ -183,7 +173,6 @@ def freeze(model: nn.Module, layers: int) -> list[nn.Module]:
         raise LearngeneError(f"freeze {layers}: the model has {count} layers; use at most that, or -1 for all but the head")
     head = model.get_classifier()  # type: ignore[operator]
     heads = {id(p) for part in (head if isinstance(head, tuple) else (head,)) for p in part.parameters()}
-    frozen = []
     for name, parameter in model.named_parameters():
         layer = int(name[len(blocks) + 1 :].split(".")[0]) if name.startswith(f"{blocks}.") else None
         after = layer is None and not _is_embedding(name)
@@ -193,7 +182,7 @@ def freeze(model: nn.Module, layers: int) -> list[nn.Module]:
     if layers == -1:
         frozen = [child for child in model.children() if child is not head]
     else:
-        frozen = list(model.get_submodule(blocks))[:layers]  # type: ignore[arg-type]
+        frozen = list(model.get_submodule(blocks).children())[:layers]
     return frozen
 
 

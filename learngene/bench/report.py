@@ -8,8 +8,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from learngene.benchmark.plots import accuracy_by_depth, accuracy_by_epoch
-from learngene.benchmark.table import Row, Summary, paired_differences, scratch_like, summarize
+from learngene.bench.plots import accuracy_by_depth, accuracy_by_epoch
+from learngene.bench.table import Row, Summary, paired_differences, scratch_like, summarize
 from learngene.files import write_text
 
 
@@ -103,7 +103,9 @@ def outcome_in_words(summaries: Sequence[Summary]) -> str:
             )
     seeds = {len(s.seeds) for s in summaries}
     if min(seeds) < 3:
-        sentences.append(f"\nWith {min(seeds)} seed{'s' if min(seeds) > 1 else ''} this is an observation, not a claim: differences of about the spread between seeds mean nothing.")
+        sentences.append(
+            f"\nWith {min(seeds)} seed{'s' if min(seeds) > 1 else ''} this is an observation, not a claim: differences of about the spread between seeds mean nothing."
+        )
     return "\n".join(sentences) or "No learngene was compared with training from scratch at the same budget."
 
 
@@ -114,13 +116,15 @@ def _comparison(gene: Summary, scratch: Summary) -> str:
     text = f"{won}, {gene.accuracy()} against {scratch.accuracy()} % ({difference:+.2f} points"
     if len(differences) > 1:
         half = 100 * t_quantile(len(differences) - 1) * statistics.stdev(differences) / math.sqrt(len(differences))
-        text += f", 95 % interval of the paired difference {difference - half:+.2f} to {difference + half:+.2f}, n = {len(differences)}"
+        text += (
+            f", 95 % interval of the paired difference {difference - half:+.2f} to {difference + half:+.2f}, n = {len(differences)}"
+        )
     return text + ")."
 
 
 def t_quantile(freedom: int) -> float:
     """97.5 % quantile of Student's t (table; 1.96 beyond 30 degrees of freedom)."""
-    table = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228)
+    table: tuple[float, ...] = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228)
     table += (2.201, 2.179, 2.160, 2.145, 2.131, 2.120, 2.110, 2.101, 2.093, 2.086)
     table += (2.080, 2.074, 2.069, 2.064, 2.060, 2.056, 2.052, 2.048, 2.045, 2.042)
     return table[freedom - 1] if freedom <= len(table) else 1.960

@@ -9,7 +9,7 @@ from pathlib import Path
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from learngene.benchmark.table import Row, Summary
+from learngene.bench.table import Row, Summary
 from learngene.files import atomic_file
 
 COLORS = ("#0b6e4f", "#c8553d", "#3d5a80", "#e0a458", "#7d5ba6", "#6c757d")

@@ -53,10 +53,8 @@ def save_timm_directory(
 def describe_as_trained(model: nn.Module, data: Mapping[str, Any], *, license: str | None = None) -> nn.Module:
     """Make a model's own record (``pretrained_cfg``) say how it was trained here, not what timm's registry says."""
     keep = ("input_size", "mean", "std", "interpolation", "crop_pct", "crop_mode")
-    cfg = dict(model.pretrained_cfg)  # type: ignore[arg-type]
-    cfg |= vit.UNTRAINED | {k: data[k] for k in keep if k in data} | {"license": license}
-    cfg["num_classes"] = model.num_classes
-    model.pretrained_cfg = model.default_cfg = cfg  # type: ignore[assignment]
+    said = {k: data[k] for k in keep if k in data} | {"license": license, "num_classes": model.num_classes}
+    vit.set_pretrained_cfg(model, vit.UNTRAINED | said)
     return model
 
 
@@ -100,5 +98,7 @@ def export_onnx(model: nn.Module, path: str | Path, *, tolerance: float = 1e-4) 
             found = torch.from_numpy(session.run(None, {"images": batch.numpy()})[0])
             difference = max(difference, float((found - expected).abs().max()))
         if difference > tolerance:
-            raise LearngeneError(f"the ONNX model differs from torch by {difference:.2g}, more than {tolerance:.2g}; it was not written")
+            raise LearngeneError(
+                f"the ONNX model differs from torch by {difference:.2g}, more than {tolerance:.2g}; it was not written"
+            )
     return difference

@@ -1,0 +1,68 @@
+"""Every shipped config is parsed by the command that its head comment names, and describes a model that can be built."""
+
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+
+from learngene import commands, vit
+from learngene.auxnet import build_auxnet
+from learngene.cli import build_parser, main
+from learngene.gene import Learngene
+from learngene.plan import StagePlan
+from learngene.vit import Architecture
+
+ROOT = Path(__file__).parent.parent
+CONFIGS = sorted((ROOT / "configs").glob("*.yaml"))
+
+
+def head_command(path: Path) -> list[str]:
+    """The command in the head comment, its line breaks joined."""
+    comment = [line.removeprefix("#").strip() for line in path.read_text().splitlines() if line.startswith("#")]
+    words = [word for word in " ".join(comment).split() if word != "\\"]
+    start = words.index("learngene") + 1
+    return words[start : words.index("--out") + 2]
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda p: p.name)
+def test_config_is_parsed_by_its_own_command(path, capsys, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    assert main([*head_command(path), "--print-config"]) == 0
+    resolved = yaml.safe_load(capsys.readouterr().out)
+    for key, value in yaml.safe_load(path.read_text()).items():
+        assert resolved[key] == value, key
+
+
+@pytest.mark.parametrize("name", ["sws_deit_small", "sws_deit_base"])
+def test_published_settings(name):
+    config = yaml.safe_load((ROOT / "configs" / f"{name}.yaml").read_text())
+    architecture = Architecture(config["arch"], {**config["arch_args"], "num_classes": 1000})
+    plan = StagePlan.parse(config["plan"])
+    with torch.device("meta"):
+        auxnet = build_auxnet(architecture, plan)
+        descendant = architecture.build(12)
+    stored = {"sws_deit_small": 9.63e6, "sws_deit_base": 36.95e6}[name]
+    assert vit.parameters(auxnet) == pytest.approx(stored, rel=1e-3)
+    blocks, own = vit.get_blocks(auxnet), vit.get_blocks(descendant)
+    assert len(blocks) == 16
+    assert blocks[0].attn.num_heads == own[0].attn.num_heads
+    assert blocks[0].norm1.eps == own[0].norm1.eps == 1e-6
+    assert auxnet.global_pool == descendant.global_pool == "avg"
+    images = torch.randn(1, 3, 224, 224)
+    torch.manual_seed(0)
+    auxnet = build_auxnet(architecture, plan).eval()
+    if name == "sws_deit_small":
+        gene = Learngene.extract(auxnet, plan)
+        with torch.no_grad():
+            assert torch.equal(gene.spawn(plan=plan).eval()(images), auxnet(images))
+
+
+def test_parser_knows_every_argument_of_every_command():
+    import inspect
+
+    for name in commands.__all__:
+        function = getattr(commands, name)
+        known = {action.dest for action in build_parser(name, function)._actions}
+        parameters = [p for p in inspect.signature(function).parameters.values() if p.kind is not p.VAR_KEYWORD]
+        assert {p.name for p in parameters} <= known

@@ -1,0 +1,263 @@
+import logging
+import tarfile
+
+import numpy as np
+import pytest
+import torch
+from conftest import CLASSES, write_folder
+from PIL import Image
+
+from learngene.data import EMBEDDED, ImageData, open_split, open_training
+from learngene.data.module import Views, ViewSampler, train_transform
+from learngene.data.sources import stratified_cut
+from learngene.errors import LearngeneError
+from learngene.recipe import DataOptions, Recipe
+
+CONFIG = {
+    "input_size": [1, 28, 28],
+    "mean": [0.5],
+    "std": [0.5],
+    "interpolation": "bicubic",
+    "crop_pct": 1.0,
+    "crop_mode": "center",
+}
+OPTIONS = DataOptions(workers=0)
+
+
+def loader(train, val, recipe=None, options=OPTIONS, config=CONFIG):
+    return ImageData(train, val, config, recipe or Recipe(batch_size=8), options)
+
+
+def test_embedded_images_are_real_and_stratified():
+    train, val = open_training(EMBEDDED, OPTIONS, "L")
+    test = open_split(EMBEDDED, OPTIONS, "auto", "L")
+    assert (len(train), len(val), len(test)) == (4500, 500, 2000)
+    assert set(np.bincount(train.targets)) == {450}
+    assert set(np.bincount(test.targets)) == {200}
+    assert train.classes[0] == "T-shirt/top"
+    assert train.read(0).size == (28, 28)
+
+
+def test_folder_is_cut_for_validation_the_same_way_every_time(folder):
+    train, val = open_training(str(folder), OPTIONS, "L")
+    assert (len(train), len(val)) == (54, 6)
+    assert set(np.bincount(val.targets)) == {2}
+    assert train.classes == CLASSES
+    names = {val.describe(i) for i in range(len(val))}
+    assert names.isdisjoint(train.describe(i) for i in range(len(train)))
+    again = open_training(str(folder), OPTIONS, "L")[1]
+    assert names == {again.describe(i) for i in range(len(again))}
+    other = open_training(str(folder), DataOptions(split_seed=1), "L")[1]
+    assert names != {other.describe(i) for i in range(len(other))}
+
+
+def test_stratified_cut_keeps_an_image_of_each_class_on_both_sides(folder):
+    train, _ = open_training(str(folder), OPTIONS, "L")
+    for fraction in (0.001, 0.999):
+        kept, held = stratified_cut(train, fraction, 0)
+        assert len(np.unique(train.targets[kept])) == len(np.unique(train.targets[held])) == 3
+
+
+def test_validation_folder_is_used(tmp_path):
+    write_folder(tmp_path / "train", 4)
+    write_folder(tmp_path / "val", 2, offset=50)
+    train, val = open_training(str(tmp_path), OPTIONS, "L")
+    assert (len(train), len(val)) == (12, 6)
+    assert len(open_split(str(tmp_path), OPTIONS, "auto", "L")) == 6
+    with pytest.raises(LearngeneError, match="has no test split"):
+        open_split(str(tmp_path), OPTIONS, "test", "L")
+
+
+def test_plain_class_folders_and_rgb(tmp_path):
+    root = write_folder(tmp_path / "data", 5, mode="RGB")
+    train, val = open_training(str(root), OPTIONS, "RGB")
+    assert len(train) + len(val) == 15
+    assert train.read(0).mode == "RGB"
+
+
+def test_tar_of_class_folders(folder, tmp_path):
+    path = tmp_path / "images.tar"
+    with tarfile.open(path, "w") as tar:
+        tar.add(folder / "train", ".")
+    train, val = open_training(str(path), OPTIONS, "L")
+    assert (len(train), len(val)) == (54, 6)
+    assert train.classes == CLASSES
+    data = loader(train, val, options=DataOptions(workers=2))
+    assert next(iter(data.train_dataloader()))["image"].shape == (8, 1, 28, 28)
+
+
+def test_torchvision_set_from_local_files(tmp_path):
+    raw = tmp_path / "FashionMNIST" / "raw"
+    raw.mkdir(parents=True)
+    for prefix, count in (("train", 40), ("t10k", 20)):
+        images = np.random.default_rng(0).integers(0, 256, (count, 28, 28), dtype=np.uint8)
+        header = bytes([0, 0, 8, 3]) + b"".join(n.to_bytes(4, "big") for n in images.shape)
+        (raw / f"{prefix}-images-idx3-ubyte").write_bytes(header + images.tobytes())
+        labels = (np.arange(count) % 10).astype(np.uint8)
+        (raw / f"{prefix}-labels-idx1-ubyte").write_bytes(bytes([0, 0, 8, 1]) + count.to_bytes(4, "big") + labels.tobytes())
+    options = DataOptions(data_root=str(tmp_path), workers=0)
+    train, val = open_training("torch/fashion_mnist", options, "L")
+    assert (len(train), len(val), len(open_split("torch/fashion_mnist", options, "auto", "L"))) == (30, 10, 20)
+    with pytest.raises(LearngeneError, match=r"torch/fashion_mnist \(train\) cannot be opened under"):
+        open_training("torch/fashion_mnist", DataOptions(data_root=str(tmp_path / "no")), "L")
+
+
+def test_in_memory_is_the_same(folder):
+    train, _ = open_training(str(folder), OPTIONS, "L")
+    held = train.in_memory()
+    assert all(np.array_equal(np.asarray(train.read(i)), np.asarray(held.read(i))) for i in range(0, len(train), 7))
+    assert held.in_memory() is held
+
+
+def test_a_view_depends_on_its_seed_alone(folder):
+    train, _ = open_training(str(folder), OPTIONS, "L")
+    recipe = Recipe(auto_augment="rand-m9-mstd0.5-inc1", random_erasing=0.5)
+    views = Views(train, train_transform(CONFIG, recipe))
+    first = views[(3, 77)]["image"]
+    _ = views[(4, 5)]
+    assert torch.equal(views[(3, 77)]["image"], first)
+    assert not torch.equal(views[(3, 78)]["image"], first)
+
+
+@pytest.mark.parametrize("mode", ["L", "RGB"])
+def test_strong_augmentation_never_fails(folder, mode):
+    train, _ = open_training(str(folder), OPTIONS, mode)
+    channels = len(mode)
+    config = CONFIG | {"input_size": [channels, 28, 28], "mean": [0.5] * channels, "std": [0.5] * channels}
+    views = Views(train, train_transform(config, Recipe(auto_augment="rand-m9-mstd2-inc1", random_erasing=1.0, color_jitter=0.4)))
+    for seed in range(300):
+        assert views[(seed % len(views), seed)]["image"].shape == (channels, 28, 28)
+
+
+def test_workers_change_nothing(folder):
+    train, val = open_training(str(folder), OPTIONS, "L")
+    batches = [[b["image"] for b in loader(train, val, options=DataOptions(workers=w)).train_dataloader()] for w in (0, 2)]
+    assert all(torch.equal(a, b) for a, b in zip(*batches, strict=True))
+
+
+def test_sampler_covers_all_and_repeats():
+    sampler = ViewSampler(20, 5, seed=0)
+    epochs = []
+    for epoch in (0, 1):
+        sampler.set_epoch(epoch)
+        epochs.append(list(sampler))
+    assert all(sorted(i for i, _ in pairs) == list(range(20)) for pairs in epochs)
+    assert epochs[0] != epochs[1]
+    repeated = [i for i, _ in ViewSampler(20, 5, seed=0, repeats=4)]
+    assert len(repeated) == 20
+    assert len(set(repeated)) == 5
+    assert len(list(ViewSampler(3, 8, seed=0))) == 8  # fewer images than a batch
+
+
+def test_ranks_share_an_epoch_without_overlap():
+    parts = [list(ViewSampler(32, 4, seed=3, rank=r, world=2)) for r in (0, 1)]
+    assert sorted(i for part in parts for i, _ in part) == list(range(32))
+    whole = list(ViewSampler(32, 8, seed=3))
+    assert [pair for pairs in zip(*parts, strict=True) for pair in pairs] == whole
+
+
+def test_corrupt_images_are_skipped_with_their_names(tmp_path, caplog):
+    root = write_folder(tmp_path / "data", 12)
+    broken = root / "bag" / "005.png"
+    broken.write_bytes(broken.read_bytes()[:60])
+    (root / "boot" / "003.jpg").write_text("not an image")
+    train, val = open_training(str(root), OPTIONS, "L")
+    data = loader(train, val)
+    with caplog.at_level(logging.WARNING):
+        for batches in (data.train_dataloader(), data.val_dataloader()):
+            for batch in batches:
+                data.take_bad(batch)
+                assert len(batch["image"]) == len(batch["target"])
+    assert str(broken) in caplog.text
+    assert "003.jpg" in caplog.text
+
+
+def test_too_many_corrupt_images_stop(tmp_path):
+    root = write_folder(tmp_path / "data", 12)
+    for path in list(root.rglob("*.png"))[:6]:
+        path.write_bytes(b"broken")
+    train, val = open_training(str(root), OPTIONS, "L")
+    data = loader(train, val, options=DataOptions(workers=0, max_bad_images=2))
+
+    def epoch():
+        for batch in data.train_dataloader():
+            data.take_bad(batch)
+
+    with pytest.raises(LearngeneError, match=r"3 images cannot be read, more than the 2 allowed.*--max-bad-images"):
+        epoch()
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda p: None, "there is no data at"),
+        (lambda p: p.mkdir(), "no images and no class folders"),
+        (
+            lambda p: (p / "only").mkdir(parents=True) or Image.new("L", (8, 8)).save(p / "only" / "a.png"),
+            "1 class with images, training needs at least 2",
+        ),
+        (lambda p: p.mkdir() or Image.new("L", (8, 8)).save(p / "a.png"), "1 images but no class folders.*--unlabeled"),
+        (lambda p: [(p / c).mkdir(parents=True) for c in "ab"], "cannot be listed: Found 0 images"),
+        (lambda p: p.write_text("x"), "is a file but not a .tar"),
+    ],
+)
+def test_bad_data_is_named(tmp_path, make, message):
+    make(tmp_path / "data")
+    with pytest.raises(LearngeneError, match=message):
+        open_training(str(tmp_path / "data"), OPTIONS, "L")
+
+
+def test_other_classes_in_validation(tmp_path):
+    write_folder(tmp_path / "train", 3)
+    write_folder(tmp_path / "val", 2)
+    (tmp_path / "val" / "shirt").rename(tmp_path / "val" / "coat")
+    train, val = open_training(str(tmp_path), OPTIONS, "L")
+    assert len(val) == 4  # images of classes that were never trained are left out
+    assert val.classes == train.classes
+
+
+def test_unlabeled_takes_any_images(tmp_path):
+    root = write_folder(tmp_path / "data", 4)
+    Image.new("L", (30, 20)).save(root / "loose.png")
+    train, val = open_training(str(root), DataOptions(unlabeled=True), "L")
+    assert len(train) + len(val) == 13
+    assert train.targets is None
+
+
+def test_hugging_face_folder(tmp_path):
+    datasets = pytest.importorskip("datasets")
+    write_folder(tmp_path / "train", 6)
+    datasets.disable_progress_bars()
+    options = DataOptions(data_root=str(tmp_path / "cache"), workers=0)
+    train, val = open_training(f"hfds/{tmp_path}", options, "L")
+    assert len(train) + len(val) == 18
+    assert train.classes == CLASSES
+    assert train.read(0).size == (28, 28)
+
+
+def test_webdataset_stream(tmp_path):
+    pytest.importorskip("webdataset")
+    import io
+    import json
+
+    for split, count in (("train", 24), ("validation", 8)):
+        with tarfile.open(tmp_path / f"set-{split}-0000.tar", "w") as tar:
+            for i in range(count):
+                png = io.BytesIO()
+                Image.new("L", (28, 28), i).save(png, "PNG")
+                for suffix, content in (("png", png.getvalue()), ("cls", str(i % 3).encode())):
+                    entry = tarfile.TarInfo(f"{i:04d}.{suffix}")
+                    entry.size = len(content)
+                    tar.addfile(entry, io.BytesIO(content))
+    info = {
+        s: {"num_samples": n, "filenames": [f"set-{s}-0000.tar"], "shard_lengths": [n]}
+        for s, n in (("train", 24), ("validation", 8))
+    }
+    (tmp_path / "_info.json").write_text(json.dumps({"splits": {k: {"name": k, **v} for k, v in info.items()}}))
+    options = DataOptions(data_root=str(tmp_path), val_split="validation", workers=1)
+    train, val = open_training("wds/set", options, "L")
+    data = loader(train, val, options=options)
+    assert next(iter(data.train_dataloader()))["image"].shape == (8, 1, 28, 28)
+    assert sum(len(b["target"]) for b in data.val_dataloader()) == 8
+    with pytest.raises(LearngeneError, match="--val-split"):
+        open_training("wds/set", DataOptions(data_root=str(tmp_path)), "L")

@@ -1,0 +1,274 @@
+import json
+import os
+import pickle
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import CLASSES, TINY_ARGS, randomize
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+
+from learngene import vit
+from learngene.commands import spawn
+from learngene.errors import LearngeneError
+from learngene.formats import save_timm_directory
+from learngene.gene import FORMAT_VERSION, HEADER_KEY, Learngene
+from learngene.plan import StagePlan
+from learngene.vit import Architecture
+
+
+@pytest.fixture
+def file(gene, tmp_path):
+    return gene.save(tmp_path / "learngene.safetensors")
+
+
+def test_save_and_load_are_bit_exact(gene, file):
+    again = Learngene.load(file)
+    assert vit.digest(again.state) == vit.digest(gene.state)
+    assert (again.architecture, again.plan, again.class_names) == (gene.architecture, gene.plan, gene.class_names)
+    assert again.data_config == gene.data_config
+    assert again.ancestor == gene.ancestor
+    assert file.read_bytes() == again.save(file.with_name("second.safetensors")).read_bytes()
+
+
+def test_holds_one_layer_per_stage(gene, file):
+    with safe_open(file, "pt") as opened:
+        layers = {name.split(".")[1] for name in opened.keys() if name.startswith("blocks.")}  # noqa: SIM118
+    assert layers == {"0", "1", "2"}
+    assert gene.parameters == vit.parameters(gene.architecture.build(3))
+
+
+def rewrite(file: Path, change) -> Path:
+    """The file again with a changed header, its digest left as it was unless changed too."""
+    with safe_open(file, "pt") as opened:
+        header = json.loads(opened.metadata()[HEADER_KEY])
+    tensors = load_file(file)
+    change(header, tensors)
+    save_file(tensors, file, metadata={HEADER_KEY: json.dumps(header)})
+    return file
+
+
+def redigest(header, tensors):
+    from learngene.gene import _digest
+
+    header.pop("digest")
+    header["digest"] = _digest(header, tensors)
+
+
+def newer(header, tensors):
+    header["format_version"] = FORMAT_VERSION + 1
+
+
+def altered(header, tensors):
+    tensors["blocks.0.attn.qkv.weight"][0, 0] += 1e-3
+
+
+def forged_classes(header, tensors):
+    header["class_names"] = ["x", "y", "z"]
+
+
+def forged_plan(header, tensors):
+    header["plan"] = [1, 1, 1, 1]
+    redigest(header, tensors)
+
+
+def forged_width(header, tensors):
+    header["architecture"]["args"]["embed_dim"] = 32
+    redigest(header, tensors)
+
+
+def no_plan(header, tensors):
+    del header["plan"]
+    redigest(header, tensors)
+
+
+def unknown_architecture(header, tensors):
+    header["architecture"]["name"] = "vit_nowhere"
+    redigest(header, tensors)
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        (newer, "has learngene format 2, this package reads up to 1; upgrade"),
+        (altered, "was altered after it was written"),
+        (forged_classes, "was altered"),
+        (forged_plan, "do not fit the header"),
+        (forged_width, "do not fit the header"),
+        (no_plan, "its header lacks or garbles 'plan'"),
+        (unknown_architecture, "not an architecture of timm"),
+    ],
+)
+def test_inconsistent_files_are_named_with_the_reason(file, change, reason):
+    with pytest.raises(LearngeneError, match=reason) as caught:
+        Learngene.load(rewrite(file, change))
+    assert str(file) in str(caught.value)
+
+
+def test_damaged_files(file, tmp_path):
+    content = file.read_bytes()
+    for name, damage in {
+        "truncated": content[: len(content) // 2],
+        "cut": content[:-1],
+        "header cut": content[:40],
+        "empty": b"",
+        "text": b"not a learngene at all",
+        "flipped": content[:-5] + bytes([content[-5] ^ 1]) + content[-4:],
+    }.items():
+        path = tmp_path / name
+        path.write_bytes(damage)
+        with pytest.raises(LearngeneError, match=r"damaged or not a learngene|altered"):
+            Learngene.load(path)
+
+
+def test_a_pickle_is_refused_and_not_opened(tmp_path):
+    class Bomb:
+        def __reduce__(self):
+            return os.mkdir, (str(tmp_path / "exploded"),)
+
+    for name, write in {
+        "a.pkl": lambda p: p.write_bytes(pickle.dumps(Bomb())),
+        "a.pt": lambda p: torch.save({"x": torch.zeros(1)}, p),
+    }.items():
+        write(tmp_path / name)
+        with pytest.raises(LearngeneError, match="is a pickle, which could run code"):
+            Learngene.load(tmp_path / name)
+    assert not (tmp_path / "exploded").exists()
+
+
+def test_other_things_offered_as_a_learngene(tmp_path):
+    save_file({"x": torch.zeros(1)}, tmp_path / "plain.safetensors")
+    with pytest.raises(LearngeneError, match="a safetensors file but not a learngene"):
+        Learngene.load(tmp_path / "plain.safetensors")
+    with pytest.raises(LearngeneError, match="is a directory"):
+        Learngene.load(tmp_path)
+    with pytest.raises(LearngeneError, match="there is no file"):
+        Learngene.load(tmp_path / "missing.safetensors")
+
+
+def test_head_is_inherited_for_the_same_classes_only(gene):
+    head = gene.state["head.weight"]
+    assert torch.equal(gene.spawn(4).head.weight, head)
+    assert torch.equal(gene.spawn(4, class_names=CLASSES).head.weight, head)
+    assert not torch.equal(gene.spawn(4, class_names=CLASSES[::-1]).head.weight, head)
+    assert gene.spawn(4, num_classes=37).head.weight.shape == (37, 16)
+
+
+def test_stage_left_out_and_depth_beyond_the_auxiliary_net(gene):
+    short = gene.spawn(plan="1,0,2")
+    assert torch.equal(short.blocks[1].attn.qkv.weight, gene.state["blocks.2.attn.qkv.weight"])
+    assert len(gene.spawn(19).blocks) == 19
+
+
+def test_descendants_are_untied(gene):
+    model = gene.spawn(6)
+    assert len({p.data_ptr() for p in model.parameters()}) == len(list(model.parameters()))
+
+
+def test_image_size_and_channels(gene):
+    wide = gene.spawn(4, img_size=56, in_chans=3)
+    assert wide.pos_embed.shape == (1, 64, 16)
+    assert wide(torch.randn(1, 3, 56, 56)).shape == (1, 3)
+    assert torch.equal(wide.blocks[0].mlp.fc1.weight, gene.state["blocks.0.mlp.fc1.weight"])
+    assert float(gene.spawn(4, img_size=56).pos_embed.detach().std()) == pytest.approx(
+        float(gene.state["pos_embed"].std()), rel=0.5
+    )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"depth": 2}, "depth 2 is less than the 3 stages"),
+        ({}, "say how deep"),
+        ({"plan": "1,1"}, "has 2 stages, the learngene has 3"),
+        ({"plan": "1,1,1", "depth": 4}, "adds up to 3 layers, not to the depth 4"),
+        ({"depth": 4, "num_classes": 0}, "at least 1 class"),
+        ({"depth": 4, "num_classes": 2, "class_names": ("a",)}, "1 class names for 2 classes"),
+    ],
+)
+def test_bad_spawns(gene, arguments, message):
+    with pytest.raises(LearngeneError, match=message):
+        gene.spawn(**arguments)
+
+
+def test_descendant_loads_in_plain_timm_without_this_package(gene, file, tmp_path):
+    (directory,) = spawn(file, depth=[7], out=tmp_path / "out")
+    images = torch.randn(2, 1, 28, 28)
+    torch.save(images, tmp_path / "images.pt")
+    code = f"""
+import sys
+class Blocker:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] == "learngene":
+            raise ImportError("learngene is hidden")
+sys.meta_path.insert(0, Blocker())
+import timm, torch
+try:
+    import learngene
+    raise SystemExit("learngene can be imported")
+except ImportError:
+    pass
+model = timm.create_model("local-dir:{directory}", pretrained=True).eval()
+assert model.pretrained_cfg["label_names"] == {list(CLASSES)!r}, model.pretrained_cfg
+with torch.no_grad():
+    torch.save(model(torch.load("{tmp_path}/images.pt")), "{tmp_path}/logits.pt")
+"""
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=tmp_path, timeout=120)
+    with torch.no_grad():
+        assert torch.equal(torch.load(tmp_path / "logits.pt"), gene.spawn(7).eval()(images))
+
+
+def test_directory_says_nothing_of_the_registry_weights(gene, tmp_path):
+    save_timm_directory(gene.spawn(4), tmp_path / "d")
+    text = (tmp_path / "d" / "config.json").read_text()
+    assert "augreg" not in text
+    assert "googleapis" not in text
+    assert '"license": "mit"' in text
+
+
+def test_fixed_depth_architecture_cannot_be_stored_at_another_depth(tmp_path):
+    architecture = Architecture("mixer_s32_224", {"img_size": 64, "num_classes": 3})
+    gene = Learngene.extract(randomize(architecture.build(3)), StagePlan((1, 1, 1)))
+    assert gene.spawn(5)(torch.randn(1, 3, 64, 64)).shape == (1, 3)
+    with pytest.raises(LearngeneError, match="timm fixes its depth at 8"):
+        save_timm_directory(gene.spawn(5), tmp_path / "d")
+    save_timm_directory(gene.spawn(8), tmp_path / "e")
+
+
+def test_spawn_command(file, tmp_path, caplog):
+    caplog.set_level("INFO")
+    paths = spawn(file, depth=[6, 3], out=tmp_path / "out")
+    assert [p.name for p in paths] == ["depth-03", "depth-06"]
+    assert "head inherited" in caplog.text
+    with pytest.raises(LearngeneError, match="is not empty"):
+        spawn(file, depth=[6, 9], out=tmp_path / "out")
+    assert not (tmp_path / "out" / "depth-09").exists()
+    assert spawn(file, depth=6, out=tmp_path / "out", overwrite=True)
+    with pytest.raises(LearngeneError, match="in one way"):
+        spawn(file, depth=6, plan="2,2,2", out=tmp_path / "other")
+
+
+def test_spawn_by_budget(gene, file, tmp_path):
+    budget = vit.parameters(gene.architecture.build(7)) + 5
+    (path,) = spawn(file, max_params=budget, out=tmp_path / "a")
+    assert path.name == "depth-07"
+    (path,) = spawn(
+        file, max_params=budget, max_gflops=vit.flops(gene.architecture.build(5).to("meta")) / 1e9 + 1e-9, out=tmp_path / "b"
+    )
+    assert path.name == "depth-05"
+    with pytest.raises(LearngeneError, match=r"max_params 10: 3 layers have \d+ parameters, the shallowest"):
+        spawn(file, max_params=10, out=tmp_path / "c")
+    assert spawn(file, max_latency_ms=1e6, out=tmp_path / "d")[0].name == "depth-200"
+
+
+def test_architecture_arguments():
+    with pytest.raises(LearngeneError, match="'depth' is not allowed"):
+        Architecture("vit_tiny_patch16_224", {"depth": 3})
+    with pytest.raises(LearngeneError, match="did you mean"):
+        Architecture("vit_tiny_patch16_225")
+    with pytest.raises(LearngeneError, match="timm cannot build"):
+        Architecture("vit_tiny_patch16_224", {"no_such": 1}).build(2)
+    assert Architecture("vit_tiny_patch16_224", TINY_ARGS).args["embed_dim"] == 16

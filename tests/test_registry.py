@@ -1,0 +1,72 @@
+"""Every architecture of timm's registry, on the meta device: tie, extract, spawn at another depth, load strictly."""
+
+import warnings
+
+import pytest
+import timm
+import torch
+
+from learngene import vit
+from learngene.auxnet import tie
+from learngene.errors import LearngeneError
+from learngene.plan import StagePlan
+from learngene.vit import Architecture
+
+CHUNKS = 12
+MINIMUM = 380
+
+
+def round_trip(name: str) -> None:
+    architecture, plan, target = Architecture(name), StagePlan((2, 1)), StagePlan((1, 3))
+    with torch.device("meta"):
+        auxnet = tie(architecture.build(plan.depth), plan)
+        blocks = vit.find_blocks(auxnet)
+        state = vit.relayer(auxnet.state_dict(), plan.first_layers, blocks)
+        descendant = architecture.build(target.depth)
+        descendant.load_state_dict(vit.relayer(state, target.stage_of_layer, blocks), strict=True)
+    stage = len({id(p) for p in auxnet.parameters()})
+    assert stage < len({id(p) for p in descendant.parameters()})
+
+
+@pytest.fixture(scope="session")
+def counts(tmp_path_factory):
+    """A folder all test processes share, to add up their counts."""
+    root = tmp_path_factory.getbasetemp()
+    shared = (root.parent if root.name.startswith("popen") else root) / "registry"
+    shared.mkdir(exist_ok=True)
+    return shared
+
+
+@pytest.mark.parametrize("chunk", range(CHUNKS))
+def test_every_architecture_works_or_says_why_not(chunk, counts):
+    passed = 0
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        for name in timm.list_models()[chunk::CHUNKS]:
+            try:
+                round_trip(name)
+                passed += 1
+            except LearngeneError as error:
+                assert f"{name} is not supported, because" in str(error), f"{name}: {error}"
+    (counts / str(chunk)).write_text(str(passed))
+    files = list(counts.iterdir())
+    if len(files) == CHUNKS:  # whoever is last checks the sum
+        total = sum(int(file.read_text() or 0) for file in files)
+        print(f"{total} of {len(timm.list_models())} architectures of timm {timm.__version__}")
+        assert total >= MINIMUM
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [
+        ("resnet50", "differs from layer 0|no single list"),
+        ("swin_tiny_patch4_window7_224", "no single list|differs|several resolutions"),
+        ("samvit_base_patch16", "window_size"),
+        ("vit_dlittle_patch16_reg1_gap_256", "lambda_init"),
+        ("vit_small_patch16_rope_mixed_224", "depends on the number of layers"),
+        ("caformer_b36", "several resolutions"),
+    ],
+)
+def test_reasons(name, reason):
+    with pytest.raises(LearngeneError, match=reason):
+        vit.anatomy(name)

@@ -1,0 +1,351 @@
+"""The loop: resuming, accumulating, averaging, schedules, and what happens when the loss breaks."""
+
+import csv
+import json
+
+import pytest
+import torch
+from conftest import FAST, TINY_ARGS
+
+from learngene import Learngene, LearngeneError, distill, evaluate, finetune, vit
+from learngene.auxnet import build_auxnet
+from learngene.data import ImageData, open_training
+from learngene.objectives import Supervised
+from learngene.plan import StagePlan
+from learngene.recipe import DataOptions, Recipe
+from learngene.training import RunDirectory, TrainingModule, evaluate_model, fit
+from learngene.training.callbacks import MetricsFile
+from learngene.vit import data_config
+
+ARGS = {k: v for k, v in TINY_ARGS.items() if k != "num_classes"}
+LOADING = DataOptions(workers=0)
+QUICK = {k: v for k, v in FAST.items() if k != "workers"}
+STRONG = {"mixup": 0.5, "cutmix": 0.5, "drop_path": 0.2, "auto_augment": "rand-m5-inc1", "ema": 0.9, "accumulate": 2, "repeats": 2}
+
+
+def scratch(folder, out, **options):
+    return finetune("vit_tiny_patch16_224", str(folder), out=out, depth=3, arch_args=ARGS, **{**FAST, **options})
+
+
+def weights(out):
+    return vit.digest(vit.open_model(out / "model").state_dict())
+
+
+class Stop(Exception):
+    """The power goes out."""
+
+
+def interrupt_after(monkeypatch, epochs):
+    original = MetricsFile.write
+
+    def write(self):
+        original(self)
+        if len(self.rows) == epochs + 1:
+            raise Stop
+
+    monkeypatch.setattr(MetricsFile, "write", write)
+
+
+@pytest.mark.parametrize("options", [{}, STRONG], ids=["plain", "strong"])
+def test_resumed_equals_uninterrupted(folder, tmp_path, monkeypatch, options):
+    whole = scratch(folder, tmp_path / "whole", epochs=3, **options)
+    with monkeypatch.context() as patch:
+        interrupt_after(patch, epochs=1)
+        with pytest.raises(Stop):
+            scratch(folder, tmp_path / "cut", epochs=3, **options)
+    resumed = scratch(folder, tmp_path / "cut", epochs=3, resume=True, **options)
+    assert weights(tmp_path / "cut") == weights(tmp_path / "whole")
+    assert resumed["val_loss"] == whole["val_loss"]
+    rows = [list(csv.DictReader((tmp_path / run / "metrics.csv").open())) for run in ("whole", "cut")]
+    assert [{k: v for k, v in r.items() if k != "seconds"} for r in rows[0]] == [
+        {k: v for k, v in r.items() if k != "seconds"} for r in rows[1]
+    ]
+
+
+def test_distillation_resumes_exactly_and_keeps_the_ancestor_out(folder, ancestor, tmp_path, monkeypatch):
+    options = {**FAST, "epochs": 2, "plan": "2,1,2", "feature": 1.0, "ema": 0.9}
+    whole = distill(ancestor, str(folder), out=tmp_path / "whole", **options)
+    with monkeypatch.context() as patch:
+        interrupt_after(patch, epochs=1)
+        with pytest.raises(Stop):
+            distill(ancestor, str(folder), out=tmp_path / "cut", **options)
+    checkpoint = torch.load(tmp_path / "cut" / "last.ckpt", weights_only=True)
+    assert not [name for name in checkpoint["state_dict"] if "ancestor" in name or "teacher" in name]
+    resumed = distill(ancestor, str(folder), out=tmp_path / "cut", resume=True, **options)
+    assert vit.digest(resumed.state) == vit.digest(whole.state)
+
+
+def test_run_directory(folder, ancestor, tmp_path):
+    gene = distill(ancestor, str(folder), out=tmp_path / "run", plan="2,1", **FAST)
+    assert {p.name for p in (tmp_path / "run").iterdir()} == {
+        "config.yaml", "run.json", "metrics.csv", "log.txt", "last.ckpt", "learngene.safetensors",
+    }  # fmt: skip
+    record = json.loads((tmp_path / "run" / "run.json").read_text())
+    assert record["status"] == "finished"
+    assert record["results"]["images"] == gene.metrics["cost"]["images"] == 48
+    assert gene.class_names == ("bag", "boot", "shirt")
+    assert gene.ancestor["digest"] == vit.digest(vit.open_model(ancestor).state_dict())
+    assert gene.data_config["mean"] == [0.3]  # the ancestor's own, as the architecture is its own
+    assert Learngene.load(tmp_path / "run" / "learngene.safetensors").metrics == gene.metrics
+    auxnet_flops = vit.flops(gene.architecture.build(3).to("meta"))
+    teacher_flops = vit.flops(vit.open_model(ancestor).to("meta"))
+    assert gene.metrics["cost"]["flops"] == 48 * (3 * auxnet_flops + teacher_flops)
+
+
+def test_finished_runs_are_kept(folder, tmp_path):
+    out = tmp_path / "run"
+    first = scratch(folder, out)
+    before = {p: p.stat().st_mtime_ns for p in out.rglob("*")}
+    with pytest.raises(LearngeneError, match="holds a finished run; choose another --out, or pass --overwrite"):
+        scratch(folder, out)
+    assert scratch(folder, out, resume=True) == first
+    with pytest.raises(LearngeneError, match=r"was begun with lr 0\.001, now it is 0\.5"):
+        scratch(folder, out, resume=True, lr=0.5)
+    assert {p: p.stat().st_mtime_ns for p in out.rglob("*")} == before
+    scratch(folder, out, overwrite=True)
+
+
+def test_a_directory_that_is_no_run_is_never_deleted(folder, tmp_path):
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.txt").write_text("years of work")
+    for options in ({}, {"overwrite": True}, {"resume": True}):
+        with pytest.raises(LearngeneError, match="is not empty"):
+            scratch(folder, tmp_path / "mine", **options)
+    assert (tmp_path / "mine" / "thesis.txt").exists()
+    with pytest.raises(LearngeneError, match="is a file, not a directory"):
+        scratch(folder, tmp_path / "mine" / "thesis.txt")
+
+
+def module_and_data(folder, recipe, model, objective=None):
+    train, val = open_training(str(folder), LOADING, "L")
+    data = ImageData(train, val, data_config(model), recipe, LOADING)
+    return TrainingModule(model, objective or Supervised(), recipe, num_classes=3), data
+
+
+def trained(folder, out, recipe, model):
+    run = RunDirectory(out, {})
+    run.begin()
+    module, data = module_and_data(folder, recipe, model)
+    return fit(module, data, run), module
+
+
+def test_accumulated_equals_a_big_batch(folder, tmp_path, architecture):
+    recipes = [Recipe(**{**QUICK, "batch_size": size}, accumulate=48 // size, opt="sgd", lr=0.5, steps=1) for size in (48, 12)]
+    results = []
+    for number, recipe in enumerate(recipes):
+        torch.manual_seed(0)
+        model = architecture.build(3)
+        trained(folder, tmp_path / str(number), recipe, model)
+        results.append(model.state_dict())
+    assert all(torch.allclose(results[0][k], results[1][k], atol=1e-6) for k in results[0])
+
+
+def test_ema_moves_a_tied_weight_once(folder, tmp_path, architecture, monkeypatch):
+    torch.manual_seed(0)
+    plan = StagePlan((3, 1))
+    model = build_auxnet(architecture, plan)
+    before = {k: v.clone() for k, v in model.state_dict().items()}
+    recipe = Recipe(**QUICK, opt="sgd", lr=1.0, min_lr=1.0, weight_decay=0.0, clip_grad=None, ema=0.9, steps=2)
+    raw = {}
+    from lightning.pytorch.callbacks import EMAWeightAveraging
+
+    original = EMAWeightAveraging.on_train_batch_end
+
+    def spy(self, trainer, module, *args):
+        raw[trainer.global_step] = {k: v.clone() for k, v in module.model.state_dict().items()}
+        original(self, trainer, module, *args)
+
+    monkeypatch.setattr(EMAWeightAveraging, "on_train_batch_end", spy)
+    trained(folder, tmp_path / "run", recipe, model)
+    key = "blocks.0.attn.qkv.weight"
+    assert not torch.equal(raw[2][key], before[key])
+    expected = 0.9 * raw[1][key] + 0.1 * raw[2][key]  # the first update copies
+    assert torch.allclose(model.state_dict()[key], expected, atol=1e-6)
+    assert model.blocks[0].attn is model.blocks[2].attn
+
+
+def test_learning_rate_rises_and_falls(folder, tmp_path, architecture):
+    recipe = Recipe(**{**QUICK, "epochs": 4}, lr=0.032, min_lr=0.0032, warmup_epochs=1.0)
+    rates = []
+
+    class Spy(Supervised):
+        def forward(self, model, images, targets):
+            rates.append(module.optimizers().param_groups[0]["lr"])
+            return super().forward(model, images, targets)
+
+    model = architecture.build(2)
+    module, data = module_and_data(folder, recipe, model, Spy())
+    run = RunDirectory(tmp_path / "run", {})
+    run.begin()
+    fit(module, data, run)
+    peak, low = 0.032 * 16 / 512, 0.0032 * 16 / 512
+    assert len(rates) == 12
+    assert rates[0] == pytest.approx(0.0, abs=1e-9)
+    assert rates[3] == max(rates) == pytest.approx(peak)
+    assert rates[3:] == sorted(rates[3:], reverse=True)
+    assert low < rates[-1] < 0.2 * peak
+
+
+def test_no_weight_decay_on_norms_biases_and_position(folder, tmp_path, architecture):
+    recipe = Recipe(**QUICK, weight_decay=0.1)
+    model = architecture.build(2)
+    _, module = trained(folder, tmp_path / "run", recipe, model)
+    groups = module.trainer.optimizers[0].param_groups
+    decayed = {id(p) for group in groups if group["weight_decay"] for p in group["params"]}
+    names = {name for name, p in model.named_parameters() if id(p) in decayed}
+    assert names == {name for name, p in model.named_parameters() if p.ndim >= 2 and name != "pos_embed"}
+
+
+def test_layer_decay_and_freezing(folder, tmp_path, architecture):
+    model = architecture.build(3)
+    before = {k: v.clone() for k, v in model.state_dict().items()}
+    _, module = trained(folder, tmp_path / "run", Recipe(**QUICK, freeze=2, layer_decay=0.5, lr=0.05), model)
+    changed = {k for k, v in model.state_dict().items() if not torch.equal(v, before[k])}
+    assert not [k for k in changed if k.startswith(("blocks.0.", "blocks.1.", "patch_embed", "pos_embed"))]
+    assert {"blocks.2.attn.qkv.weight", "head.weight"} <= changed
+    scales = {g["lr_scale"] for g in module.trainer.optimizers[0].param_groups}
+    assert {1.0, 0.5} <= scales
+    model = architecture.build(3)
+    before = {k: v.clone() for k, v in model.state_dict().items()}
+    trained(folder, tmp_path / "probe", Recipe(**QUICK, freeze=-1), model)
+    assert {k for k, v in model.state_dict().items() if not torch.equal(v, before[k])} == {"head.weight", "head.bias"}
+    with pytest.raises(LearngeneError, match="freeze 9: the model has 3 layers"):
+        trained(folder, tmp_path / "no", Recipe(**QUICK, freeze=9), architecture.build(3))
+
+
+def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_checkpoint(folder, tmp_path, monkeypatch):
+    original = Supervised.forward
+    calls = []
+
+    def broken(self, model, images, targets):
+        calls.append(1)
+        losses = original(self, model, images, targets)
+        return {k: v * (float("nan") if len(calls) > 4 else 1.0) for k, v in losses.items()}
+
+    monkeypatch.setattr(Supervised, "forward", broken)
+    with pytest.raises(
+        LearngeneError, match=r"not finite \(terms: total, ce\) at step 4 of epoch 1; the last good checkpoint is kept"
+    ):
+        scratch(folder, tmp_path / "run", epochs=3)
+    checkpoint = torch.load(tmp_path / "run" / "last.ckpt", weights_only=True)
+    assert checkpoint["epoch"] == 0
+    assert all(torch.isfinite(v).all() for v in checkpoint["state_dict"].values())
+    assert not (tmp_path / "run" / "model").exists()
+
+
+def test_finetune_from_each_kind_of_model(folder, ancestor, gene, tmp_path):
+    file = gene.save(tmp_path / "gene.safetensors")
+    assert finetune(file, str(folder), out=tmp_path / "a", depth=4, **FAST)["parameters"] == vit.parameters(
+        gene.architecture.build(4)
+    )
+    finetune(ancestor, str(folder), out=tmp_path / "b", **FAST)
+    finetune(tmp_path / "a" / "model", str(folder), out=tmp_path / "c", ancestor=ancestor, kl=0.5, **FAST)
+    result = evaluate(tmp_path / "c" / "model", str(folder), workers=0)
+    assert result["images"] == 24
+    assert result["split"].endswith("test")
+    assert 0 <= result["top1"] <= result["top5"] == 1.0
+
+
+def test_finetune_changes(folder, ancestor, gene, tmp_path):
+    finetune(gene.save(tmp_path / "g"), str(folder), out=tmp_path / "a", plan="1,2,1", arch_args={"img_size": 56}, **FAST)
+    assert vit.data_config(vit.open_model(tmp_path / "a" / "model"))["input_size"] == [1, 56, 56]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"model": "no/such"}, "there is no model at 'no/such'"),
+        ({"model": "vit_nano"}, "not an architecture of timm"),
+        ({"model": "resnet50"}, "resnet50 is not supported, because"),
+        ({"model": "vit_tiny_patch16_224", "plan": "1,2"}, "is for a learngene file"),
+        ({"model": "vit_tiny_patch16_224", "unlabeled": True}, "needs labels"),
+        ({"model": "vit_tiny_patch16_224", "devices": 9, "accelerator": "gpu"}, "not available|devices 9"),
+        ({"model": "vit_tiny_patch16_224", "devices": "many"}, "give a number of devices"),
+        ({"model": "vit_tiny_patch16_224", "epoch": 3}, "unknown option 'epoch'; did you mean 'epochs'"),
+        ({"model": "vit_tiny_patch16_224", "lr": -1.0}, r"lr -1.0: it must be above 0"),
+        ({"model": "vit_tiny_patch16_224", "mixup": 0.5, "batch_size": 7}, "must be even"),
+    ],
+)
+def test_bad_input_is_refused_before_anything_is_written(folder, tmp_path, arguments, message):
+    model = arguments.pop("model")
+    with pytest.raises(LearngeneError, match=message):
+        finetune(model, str(folder), out=tmp_path / "run", **{**FAST, **arguments})
+    assert not (tmp_path / "run").exists()
+
+
+def test_bad_distillations(folder, ancestor, tmp_path):
+    out = tmp_path / "run"
+    cases = [
+        ({"plan": "2,0,1"}, "stage 1 has no layer"),
+        ({"arch": "resnet50"}, "not supported, because"),
+        (
+            {"arch": "vit_tiny_patch16_224", "arch_args": {**TINY_ARGS, "num_classes": 7}},
+            "num_classes 7 in --arch-args, but the ancestor's head has 3",
+        ),
+        ({"arch": "vit_tiny_patch16_224", "arch_args": ARGS | {"in_chans": 5}}, "takes 5 channels"),
+        ({"arch": "mixer_s32_224", "arch_args": {"img_size": 64}, "from_ancestor": True}, "do not fit"),
+        ({"unlabeled": True, "ce": 1.0}, "needs labels"),
+        ({"kl": 0.0}, "nothing to learn"),
+    ]
+    for options, message in cases:
+        with pytest.raises(LearngeneError, match=message):
+            distill(ancestor, str(folder), out=out, **{**FAST, "plan": "2,1", **options})
+        assert not out.exists()
+
+
+def test_classes_must_fit_or_labels_be_ignored(folder, ancestor, tmp_path):
+    other = tmp_path / "other"
+    from conftest import write_folder
+
+    write_folder(other, 6)
+    (other / "shirt").rename(other / "trousers")
+    with pytest.raises(LearngeneError, match="differ in name or order"):
+        distill(ancestor, str(other), out=tmp_path / "a", plan="2,1", **FAST)
+    (other / "fourth").mkdir()
+    (other / "fourth" / "x.png").write_bytes((other / "bag" / "000.png").read_bytes())
+    (other / "fourth" / "y.png").write_bytes((other / "bag" / "001.png").read_bytes())
+    with pytest.raises(LearngeneError, match=r"head of 3 classes, the data .* has 4.*--unlabeled"):
+        distill(ancestor, str(other), out=tmp_path / "b", plan="2,1", **FAST)
+    gene = distill(ancestor, str(other), out=tmp_path / "c", plan="2,1", unlabeled=True, **FAST)
+    assert gene.class_names == ("bag", "boot", "shirt")
+    assert set(gene.metrics) == {"val_kl", "val_agreement", "cost"}
+
+
+def test_begin_from_the_ancestor(folder, ancestor, tmp_path):
+    recipe = {**FAST, "lr": 1e-12, "min_lr": 0.0, "weight_decay": 0.0}
+    gene = distill(ancestor, str(folder), out=tmp_path / "run", plan="2,2", from_ancestor=True, **recipe)
+    teacher = vit.open_model(ancestor).state_dict()
+    assert torch.allclose(gene.state["blocks.0.attn.qkv.weight"], teacher["blocks.0.attn.qkv.weight"], atol=1e-5)
+    assert torch.allclose(gene.state["blocks.1.attn.qkv.weight"], teacher["blocks.2.attn.qkv.weight"], atol=1e-5)
+
+
+def test_ancestor_as_a_module_of_another_family(folder, tmp_path):
+    torch.manual_seed(0)
+    teacher = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(784, 3))
+    teacher.num_classes = 3
+    gene = distill(teacher, str(folder), out=tmp_path / "run", arch="vit_tiny_patch16_224", arch_args=ARGS, plan="1,1", **FAST)
+    assert gene.ancestor["name"] == "Sequential"
+    levit = vit._create("levit_128s", num_classes=3)
+    gene = distill(
+        levit, str(folder), out=tmp_path / "levit", arch="vit_tiny_patch16_224", arch_args=ARGS, plan="1,1", feature=0.1, **FAST
+    )
+    assert gene.ancestor["architecture"] == "levit_128s"
+
+
+def test_evaluate_is_exact(folder, ancestor):
+    model = vit.open_model(ancestor)
+    from learngene.data import open_split
+
+    source = open_split(str(folder), LOADING, "test", "L")
+    data = ImageData(None, source, data_config(model), Recipe(batch_size=7), LOADING)
+    found = evaluate_model(model, data, device="cpu")
+    batch = next(iter(ImageData(None, source, data_config(model), Recipe(batch_size=99), LOADING).val_dataloader()))
+    with torch.no_grad():
+        logits = model(batch["image"])
+    assert found["top1"] == pytest.approx(float((logits.argmax(-1) == batch["target"]).float().mean()))
+    assert found["loss"] == pytest.approx(float(torch.nn.functional.cross_entropy(logits, batch["target"])), rel=1e-5)
+
+
+def test_training_learns(folder, tmp_path):
+    result = scratch(folder, tmp_path / "run", epochs=25, lr=0.5, hflip=0.0, crop_scale=0.9, batch_size=8, val_fraction=0.2)
+    assert result["val_top1"] >= 0.6  # three classes, so 0.33 is chance
