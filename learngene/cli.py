@@ -219,7 +219,6 @@ def _configure_logging(quiet: bool) -> None:
     logger = logging.getLogger("learngene")
     logger.setLevel(logging.WARNING if quiet else logging.INFO)
     logger.handlers.clear()
-    logger.propagate = False
     if sys.stderr.isatty():
         from rich.console import Console
         from rich.logging import RichHandler

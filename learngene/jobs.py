@@ -35,6 +35,7 @@ IGNORE_LABELS = "use matching data, finetune the ancestor on it first, or pass -
 def train_config(arguments: Mapping[str, Any], *options: Any) -> dict[str, Any]:
     """The resolved arguments of a command as plain values, in the order of its help."""
     plain = {k: str(v) if isinstance(v, (Path, StagePlan)) else v for k, v in arguments.items()}
+    plain = {k: type(v).__name__ if isinstance(v, nn.Module) else v for k, v in plain.items()}
     for group in options:
         plain |= asdict(group)
     return plain
@@ -79,20 +80,14 @@ def run_distillation(
     recipe: Recipe,
     loading: DataOptions,
     terms: DistillOptions,
-    config: Mapping[str, Any],
-    out: Path,
-    resume: bool,
-    overwrite: bool,
+    run: RunDirectory,
 ) -> Learngene:
     """See `learngene.distill`."""
     plan.first_layers  # noqa: B018  refuses an empty stage
     check_devices(recipe)
-    if isinstance(ancestor, nn.Module):
-        config = {**config, "ancestor": type(ancestor).__name__}
-    run = RunDirectory(out, config, resume=resume, overwrite=overwrite)
     if run.finished:
-        log.info("%s is finished; nothing to do", out)
-        return Learngene.load(out / "learngene.safetensors")
+        log.info("%s is finished; nothing to do", run.path)
+        return Learngene.load(run.path / "learngene.safetensors")
     if arch is not None:
         vit.anatomy(arch)
     teacher = vit.open_model(ancestor)
@@ -129,7 +124,7 @@ def run_distillation(
         metrics={**val_metrics(result), "cost": cost},
         versions=versions(),
     )
-    path = gene.save(out / "learngene.safetensors")
+    path = gene.save(run.path / "learngene.safetensors")
     run.finish(**val_metrics(result), **cost, learngene=path.name, stored_parameters=gene.parameters)
     log.info("wrote %s (%.2f MB, digest of the ancestor %s)", path, path.stat().st_size / 1e6, gene.ancestor["digest"][:12])
     return gene
@@ -221,18 +216,14 @@ def run_finetuning(
     recipe: Recipe,
     loading: DataOptions,
     terms: DistillOptions,
-    config: Mapping[str, Any],
-    out: Path,
-    resume: bool,
-    overwrite: bool,
+    run: RunDirectory,
 ) -> dict[str, Any]:
     """See `learngene.finetune`."""
     check_devices(recipe)
     if loading.unlabeled:
         raise LearngeneError("fine-tuning needs labels; drop --unlabeled, or use 'learngene distill'")
-    run = RunDirectory(out, config, resume=resume, overwrite=overwrite)
     if run.finished:
-        log.info("%s is finished; nothing to do", out)
+        log.info("%s is finished; nothing to do", run.path)
         return run.results
     changes = {**(arch_args or {}), "drop_path_rate": recipe.drop_path or None}
     opener = _opener(model, depth, plan, {k: v for k, v in changes.items() if v is not None})
@@ -258,14 +249,14 @@ def run_finetuning(
              len(vit.get_blocks(student)), vit.parameters(student) / 1e6, len(train), len(val))  # fmt: skip
     result = fit(module, images, run)
     describe_as_trained(student, model_data, license=opener.license)
-    save_timm_directory(student.cpu(), out / "model", class_names=train.classes, overwrite=True)
+    save_timm_directory(student.cpu(), run.path / "model", class_names=train.classes, overwrite=True)
     rows = [
         {k: row[k] for k in row if k in ("epoch", "images", "seconds") or k.startswith("val_")} for row in result["epochs_by_row"]
     ]
     results = run.finish(
         **val_metrics(result), **training_cost(result, flops), parameters=vit.parameters(student), model="model", epochs=rows
     )
-    log.info("wrote %s", out / "model")
+    log.info("wrote %s", run.path / "model")
     return results
 
 

@@ -53,9 +53,8 @@ def distill(
     recipe, loading, terms = divide(options, Recipe, DataOptions, DistillOptions)
     stage_plan = StagePlan.parse(plan)
     from learngene.jobs import run_distillation, train_config
+    from learngene.training import RunDirectory
 
-    arguments["plan"] = str(stage_plan)
-    config = train_config(arguments, recipe, loading, terms)
-    return run_distillation(
-        ancestor, data, arch, arch_args, stage_plan, from_ancestor, recipe, loading, terms, config, Path(out), resume, overwrite
-    )
+    config = train_config(arguments | {"plan": stage_plan}, recipe, loading, terms)
+    run = RunDirectory(out, config, resume=resume, overwrite=overwrite)
+    return run_distillation(ancestor, data, arch, arch_args, stage_plan, from_ancestor, recipe, loading, terms, run)

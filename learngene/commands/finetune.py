@@ -49,10 +49,9 @@ def finetune(
     arguments = {k: v for k, v in locals().items() if k not in ("options", "resume", "overwrite", "out")}
     recipe, loading, terms = divide({"ce": 1.0, **options}, Recipe, DataOptions, DistillOptions)
     stage_plan = None if plan is None else StagePlan.parse(plan)
-    arguments["plan"] = None if stage_plan is None else str(stage_plan)
     from learngene.jobs import run_finetuning, train_config
+    from learngene.training import RunDirectory
 
-    config = train_config(arguments, recipe, loading, terms)
-    return run_finetuning(
-        model, data, depth, stage_plan, arch_args, ancestor, recipe, loading, terms, config, Path(out), resume, overwrite
-    )
+    config = train_config(arguments | {"plan": stage_plan}, recipe, loading, terms)
+    run = RunDirectory(out, config, resume=resume, overwrite=overwrite)
+    return run_finetuning(model, data, depth, stage_plan, arch_args, ancestor, recipe, loading, terms, run)

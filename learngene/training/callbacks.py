@@ -47,8 +47,9 @@ class MetricsFile(Callback):
             **{k: float(v) for k, v in trainer.callback_metrics.items() if k.startswith("val_")},
         }
         self.rows.append(row)
-        if trainer.is_global_zero:
-            self.write()
+        if not trainer.is_global_zero:
+            return
+        self.write()
         shown = "  ".join(f"{k} {v:.4g}" for k, v in row.items() if k not in ("step", "images", "epoch"))
         log.info("epoch %d/%s  %s", row["epoch"], trainer.max_epochs if (trainer.max_epochs or -1) > 0 else "?", shown)
 
@@ -80,7 +81,7 @@ class LogLines(Callback):
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        if (batch_idx + 1) % self.every:
+        if (batch_idx + 1) % self.every or not trainer.is_global_zero:
             return
         module: Any = pl_module
         total = int(trainer.estimated_stepping_batches)

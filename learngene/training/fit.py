@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
+import os
 import shutil
 import sys
 import time
@@ -53,12 +54,12 @@ class RunDirectory:
     def __init__(self, path: str | Path, config: Mapping[str, Any], *, resume: bool = False, overwrite: bool = False) -> None:
         self.path = Path(path)
         self.config = json.loads(json.dumps(dict(config), default=str))
-        record = self._read()
-        if record is None:
-            check_free(self.path)
-        elif overwrite:
-            shutil.rmtree(self.path)
+        record = None if is_follower() else self._read()
+        self._discard = record is not None and overwrite
+        if self._discard:
             record = None
+        elif record is None and not is_follower():
+            check_free(self.path)
         self.finished = record is not None and record.get("status") == "finished"
         if record is not None:
             self._check(record, resume)
@@ -91,8 +92,12 @@ class RunDirectory:
         return self.path / self.CHECKPOINT
 
     def begin(self) -> None:
-        """Make the directory and write down what is going to be done."""
+        """Make the directory and write down what is going to be done. An earlier run is deleted only now."""
+        if is_follower():
+            return
         try:
+            if self._discard:
+                shutil.rmtree(self.path)
             self.path.mkdir(parents=True, exist_ok=True)
             write_text(self.path / self.CONFIG, yaml.safe_dump(self.config, sort_keys=False))
             self._write("running")
@@ -104,7 +109,8 @@ class RunDirectory:
     def finish(self, **results: Any) -> dict[str, Any]:
         """Record the results; from now on the run is finished."""
         self.results = json.loads(json.dumps(results, default=str))
-        self._write("finished")
+        if not is_follower():
+            self._write("finished")
         return self.results
 
     def _write(self, status: str) -> None:
@@ -115,6 +121,9 @@ class RunDirectory:
     @contextlib.contextmanager
     def logging(self) -> Iterator[None]:
         """Copy the log to ``log.txt`` while the run lasts."""
+        if is_follower():
+            yield
+            return
         handler = logging.FileHandler(self.path / self.LOG, encoding="utf-8")
         handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
         log.addHandler(handler)
@@ -127,6 +136,11 @@ class RunDirectory:
             log.setLevel(level)
             log.removeHandler(handler)
             handler.close()
+
+
+def is_follower() -> bool:
+    """Whether this is a process of a distributed run other than the first, which does all writing."""
+    return any(os.environ.get(name, "0") != "0" for name in ("LOCAL_RANK", "NODE_RANK", "GROUP_RANK", "SLURM_PROCID"))
 
 
 def fit(module: TrainingModule, data: ImageData, run: RunDirectory) -> dict[str, Any]:
@@ -146,6 +160,11 @@ def fit(module: TrainingModule, data: ImageData, run: RunDirectory) -> dict[str,
     if trainer.interrupted:
         raise KeyboardInterrupt
     last = metrics.rows[-1] if metrics.rows else {}
+    if recipe.steps is not None:  # the last step need not have been the end of an epoch
+        with _quiet_lightning():
+            last |= trainer.validate(module, datamodule=data, verbose=False)[0]
+    if is_follower():
+        sys.exit(0)  # the first process writes what all have trained
     return {**last, "precision": trainer.precision, "epochs_by_row": metrics.rows}
 
 
