@@ -173,7 +173,7 @@ def _special_types(command: str) -> dict[str, dict[str, Any]]:
     return {
         "plan": {"type": str | list[int] | None},
         "depth": {"type": int, "nargs": "+"} if many else {"type": int | None},
-        "arch_args": {"type": dict[str, Any] | None},
+        **dict.fromkeys(("arch_args", "distill"), {"type": dict[str, Any] | None}),
         "depths": {"type": list[int]},
         "seeds": {"type": list[int]},
         "starts": {"type": list[str]},

@@ -136,6 +136,9 @@ def test_bad_benchmarks(folder, gene, tmp_path):
         ({"gene": file, "depths": [2]}, "depth 2 is less than the 3 stages"),
         ({"gene": file, "starts": ["none"]}, "there is no start 'none'"),
         ({"gene": tmp_path / "no"}, "there is no file"),
+        ({"gene": file, "depths": [3], "val_split": "nowhere"}, "there is no folder 'nowhere'"),
+        ({"distill": {"ancestor": "no/where", "plan": "1,1,1"}, "depths": [3]}, "there is no model directory"),
+        ({"distill": {"ancestor": "no/where", "plan": "1,1,1", "epoch": 3}, "depths": [3]}, "unknown option 'epoch'"),
         ({"gene": file, "seeds": []}, "at least one start, one depth and one seed"),
     ):
         with pytest.raises(LearngeneError, match=message):

@@ -190,7 +190,10 @@ def test_learning_rate_rises_and_falls(folder, tmp_path, architecture):
 
 def test_two_processes_take_the_same_step_as_one(ancestor, tmp_path):
     """DDP with gloo: two ranks with half the batch each, and tied weights."""
-    runs = {"one": ["--batch-size", "32"], "two": ["--batch-size", "16", "--devices", "2", "--strategy", "ddp", "--accelerator", "cpu"]}
+    runs = {
+        "one": ["--batch-size", "32"],
+        "two": ["--batch-size", "16", "--devices", "2", "--strategy", "ddp", "--accelerator", "cpu"],
+    }
     words = ["distill", "--ancestor", str(ancestor), "--data", "fashion-mnist", "--unlabeled", "--plan", "2,1", "--steps", "3"]
     for name, extra in runs.items():
         command = [sys.executable, "-m", "learngene", *words, "--precision", "32-true", "--workers", "0", "--out", name, *extra]

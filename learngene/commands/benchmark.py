@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from learngene.plan import StagePlan
 from learngene.recipe import DataOptions, Recipe, divide
+
+if TYPE_CHECKING:
+    from learngene.data import Source
+    from learngene.gene import Learngene
 
 
 def benchmark(
@@ -59,10 +64,9 @@ def benchmark(
 
     from learngene.bench import grid, run_trial, summarize, write_report
     from learngene.commands.distill import distill as make_gene
-    from learngene.data import open_split, open_training
     from learngene.files import write_text
     from learngene.gene import Learngene
-    from learngene.jobs import image_mode, train_config
+    from learngene.jobs import train_config
     from learngene.starts import Family
     from learngene.training import RunDirectory
     from learngene.training.fit import check_devices
@@ -80,22 +84,19 @@ def benchmark(
     for depth in depths:
         StagePlan.balanced(depth, plan.stages)
     run.begin()
-    if learned is None:
-        learned = make_gene(**{"data": data, **(distill or {})}, out=out / "distill", resume=True)
-    import torch
-
-    with torch.device("meta"):
-        mode = image_mode(learned.architecture.build(2))
-    train, val = open_training(data, loading, mode)
-    test = _test_split(open_split, data, loading, mode)
-    if loading.in_memory:
-        train, val, test = train.in_memory(), val.in_memory(), test and test.in_memory()
+    try:
+        if learned is None:
+            learned = make_gene(**{"data": data, **(distill or {})}, out=out / "distill", resume=True)
+        train, val, test = _images(data, loading, learned)
+    except LearngeneError:
+        run.cancel()
+        raise
     family = Family(learned.architecture, train.num_classes or 0, train.classes, learned)
     rows = []
     for number, trial in enumerate(trials, start=1):
         log.info("trial %d/%d: %s", number, len(trials), trial.key)
         rows.append(run_trial(trial, family, train, val, test, recipe, loading, out / "trials" / trial.key))
-        write_text(out / "results.jsonl", "".join(json_line(row) for row in rows))
+        write_text(out / "results.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
     distillation = learned.metrics.get("cost")
     about = {
         "data": train.name.split(" (")[0],
@@ -111,25 +112,22 @@ def benchmark(
     return run.finish(rows=rows, table=table, distillation=distillation, report=str(report))
 
 
-def _test_split(open_split: Any, data: str, loading: DataOptions, mode: Any) -> Any:
-    """The test images, or none where the data has no test split; then trials are compared on validation images."""
-    from learngene.errors import LearngeneError
+def _images(data: str, loading: DataOptions, gene: Learngene) -> tuple[Source, Source, Source | None]:
+    """Training, validation and test images for a learngene's family; trials without test images are compared on val."""
+    import torch
 
-    try:
-        return open_split(data, loading, "test", mode)
-    except LearngeneError:
-        if loading.test_split:
-            raise
-        return None
+    from learngene.data import has_test_split, open_split, open_training
+    from learngene.jobs import image_mode
+
+    with torch.device("meta"):
+        mode = image_mode(gene.architecture.build(2))
+    train, val = open_training(data, loading, mode)
+    test = open_split(data, loading, "test", mode) if has_test_split(data, loading) else None
+    if loading.in_memory:
+        return train.in_memory(), val.in_memory(), test and test.in_memory()
+    return train, val, test
 
 
 def command_line(out: Path) -> str:
     """The command that runs this again."""
     return f"`learngene benchmark --config {shlex.quote(str(out / 'config.yaml'))} --out NEW`"
-
-
-def json_line(row: Mapping[str, Any]) -> str:
-    """One line of results.jsonl."""
-    import json
-
-    return json.dumps(row, default=str) + "\n"

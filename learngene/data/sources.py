@@ -119,6 +119,11 @@ def open_training(data: str, options: DataOptions, mode: Mode) -> tuple[Source, 
     return train.subset(kept, train.name), train.subset(held, f"{train.name} (validation cut)")
 
 
+def has_test_split(data: str, options: DataOptions) -> bool:
+    """Whether there are test images: a split that was named, a test folder, or the test part of a named data set."""
+    return bool(options.test_split or _present_split(data, "test"))
+
+
 def open_split(data: str, options: DataOptions, split: str, mode: Mode) -> Source:
     """The images to evaluate on: ``train``, ``val``, ``test``, or ``auto`` (test if there is one, else val).
 
@@ -129,7 +134,7 @@ def open_split(data: str, options: DataOptions, split: str, mode: Mode) -> Sourc
     if split == "auto":
         split = "test" if test else "val"
     if split == "test":
-        if not test:
+        if test is None:
             raise LearngeneError(
                 f"{data} has no test split (looked for {', '.join(_SPLIT_FOLDERS['test'])}); name it with --test-split, or use --split val"
             )

@@ -106,6 +106,12 @@ class RunDirectory:
                 f"the output directory '{self.path}' cannot be written ({error.strerror}); choose another --out"
             ) from None
 
+    def cancel(self) -> None:
+        """Take back `begin` after bad input that only showed then, unless something was trained meanwhile."""
+        left = [path for path in self.path.iterdir() if path.name not in (self.CONFIG, self.RUN)]
+        if not is_follower() and not left and self._read() is not None:
+            shutil.rmtree(self.path)
+
     def finish(self, **results: Any) -> dict[str, Any]:
         """Record the results; from now on the run is finished."""
         self.results = json.loads(json.dumps(results, default=str))
