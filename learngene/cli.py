@@ -108,7 +108,7 @@ def _parse(command: str, function: Callable[..., Any], words: list[str]) -> dict
 def _valued(parser: Any, words: list[str]) -> list[str]:
     """A switch without a value, ``--unlabeled``, means ``--unlabeled=true``."""
     switches = {f"--{action.dest}" for action in parser._actions if getattr(action, "_typehint", None) is bool}
-    following = [*words[1:], "--"]
+    following = [*words[1:], "--"][: len(words)]
     values = ("true", "false", "yes", "no")
     return [
         f"{word}=true" if word in switches and after.lower() not in values else word
@@ -124,9 +124,19 @@ def _required(function: Callable[..., Any]) -> list[str]:
 
 
 def _one_line(message: str) -> str:
-    """jsonargparse's complaint without its line breaks and its list of attempts."""
-    lines = [line.strip(" -") for line in message.splitlines() if line.strip()]
-    return re.sub(r"<class '(\w+)'>", r"\1", " ".join(lines)).replace("Parser key", "option").strip().rstrip(".")
+    """jsonargparse's complaint without its line breaks, its list of attempts, and Python's names for types."""
+    text = " ".join(line.strip(" -") for line in message.splitlines() if line.strip())
+    text = re.sub(r"<class '(\w+)'>", r"\1", text).replace("Parser key", "option")
+    text = re.sub(r"Does not validate .*?Subtypes: [\[(](.*?)[\])] Errors:.*Given value: (.*)", r"expected \1. Got value: \2", text)
+    text = re.sub(r"[Ee]xpected (?:an? )?(.*?)\. Got value: (.*)", r"expected \1, not '\2'", text)
+    text = (
+        text.replace("typing.", "").replace(", NoneType", " or nothing").replace("dict[str, Any]", "a mapping such as {key: value}")
+    )
+    return (
+        re.sub(r"expected int\b", "expected a whole number", re.sub(r"expected float\b", "expected a number", text))
+        .strip()
+        .rstrip(".")
+    )
 
 
 def build_parser(command: str, function: Callable[..., Any]) -> Any:
@@ -173,7 +183,7 @@ def _special_types(command: str) -> dict[str, dict[str, Any]]:
     return {
         "plan": {"type": str | list[int] | None},
         "depth": {"type": int, "nargs": "+"} if many else {"type": int | None},
-        **dict.fromkeys(("arch_args", "distill"), {"type": dict[str, Any] | None}),
+        **{key: {"type": dict[str, Any] | None} for key in ("arch_args", "distill")},
         "depths": {"type": list[int]},
         "seeds": {"type": list[int]},
         "starts": {"type": list[str]},

@@ -107,7 +107,6 @@ def run_distillation(
     )
     images = ImageData(train, val, model_data, recipe, loading)
     module = TrainingModule(auxnet, objective, recipe, num_classes=auxnet.num_classes, labelled=not loading.unlabeled)  # type: ignore[arg-type]
-    run.begin()
     log.info(
         "distilling %s (%.1f M parameters) into %s, plan %s: %d layers, %.2f M parameters stored; %d images, %d held out",
         name, vit.parameters(teacher) / 1e6, architecture.name, plan, plan.depth, vit.parameters(auxnet) / 1e6, len(train), len(val),
@@ -244,7 +243,6 @@ def run_finetuning(
         objective = Distillation(guide, **asdict(terms), label_smoothing=recipe.label_smoothing, student=student, layers=layers)
     images = ImageData(train, val, model_data, recipe, loading)
     module = TrainingModule(student, objective, recipe, num_classes=train.num_classes or 0)
-    run.begin()
     log.info("training %s, %d layers, %.2f M parameters; %d images, %d held out", vit.architecture_name(student),
              len(vit.get_blocks(student)), vit.parameters(student) / 1e6, len(train), len(val))  # fmt: skip
     result = fit(module, images, run)

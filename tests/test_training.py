@@ -21,6 +21,7 @@ from learngene.vit import data_config
 
 ARGS = {k: v for k, v in TINY_ARGS.items() if k != "num_classes"}
 LOADING = DataOptions(workers=0)
+TINY = "tiny"
 QUICK = {k: v for k, v in FAST.items() if k != "workers"}
 STRONG = {"mixup": 0.5, "cutmix": 0.5, "drop_path": 0.2, "auto_augment": "rand-m5-inc1", "ema": 0.9, "accumulate": 2, "repeats": 2}
 
@@ -126,7 +127,6 @@ def module_and_data(folder, recipe, model, objective=None):
 
 def trained(folder, out, recipe, model):
     run = RunDirectory(out, {})
-    run.begin()
     module, data = module_and_data(folder, recipe, model)
     return fit(module, data, run), module
 
@@ -178,7 +178,6 @@ def test_learning_rate_rises_and_falls(folder, tmp_path, architecture):
     model = architecture.build(2)
     module, data = module_and_data(folder, recipe, model, Spy())
     run = RunDirectory(tmp_path / "run", {})
-    run.begin()
     fit(module, data, run)
     peak, low = 0.032 * 16 / 512, 0.0032 * 16 / 512
     assert len(rates) == 12
@@ -283,11 +282,17 @@ def test_finetune_changes(folder, ancestor, gene, tmp_path):
         ({"model": "vit_tiny_patch16_224", "devices": "many"}, "give a number of devices"),
         ({"model": "vit_tiny_patch16_224", "epoch": 3}, "unknown option 'epoch'; did you mean 'epochs'"),
         ({"model": "vit_tiny_patch16_224", "lr": -1.0}, r"lr -1.0: it must be above 0"),
+        ({"model": TINY, "opt": "adamww"}, "opt 'adamww': timm does not know it"),
+        ({"model": TINY, "auto_augment": "none-such"}, "auto_augment 'none-such': timm does not know it"),
+        ({"model": TINY, "precision": "bf17"}, "training cannot be set up: .*bf17"),
+        ({"model": TINY, "strategy": "ddpp"}, "training cannot be set up: .*ddpp"),
         ({"model": "vit_tiny_patch16_224", "mixup": 0.5, "batch_size": 7}, "must be even"),
     ],
 )
 def test_bad_input_is_refused_before_anything_is_written(folder, tmp_path, arguments, message):
     model = arguments.pop("model")
+    if model == TINY:
+        model, arguments = "vit_tiny_patch16_224", {"arch_args": ARGS, "depth": 2, **arguments}
     with pytest.raises(LearngeneError, match=message):
         finetune(model, str(folder), out=tmp_path / "run", **{**FAST, **arguments})
     assert not (tmp_path / "run").exists()

@@ -80,7 +80,6 @@ def run_trial(
     images = ImageData(train, val, config, recipe, loading)
     flops = 3 * forward_flops(model, config["input_size"])
     before = evaluate_model(model, images)
-    run.begin()
     result = fit(TrainingModule(model, Supervised(recipe.label_smoothing), recipe, num_classes=family.num_classes), images, run)
     curve = [{"epoch": 0, "images": 0, "seconds": 0.0, "val_top1": before["top1"], "val_loss": before["loss"]}]
     curve += [{k: row[k] for k in ("epoch", "images", "seconds", "val_top1", "val_loss")} for row in result["epochs_by_row"]]

@@ -10,17 +10,19 @@ import shutil
 import sys
 import time
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import lightning as L
 import torch
 import yaml
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import Callback, EMAWeightAveraging, ModelCheckpoint, RichProgressBar
+from timm.optim import get_optimizer_info
 from torch import nn
 
-from learngene.data.module import ImageData
+from learngene.data.module import ImageData, train_transform
 from learngene.errors import LearngeneError
 from learngene.files import check_free, write_text
 from learngene.provenance import commit, hardware, versions
@@ -157,7 +159,9 @@ def fit(module: TrainingModule, data: ImageData, run: RunDirectory) -> dict[str,
     """
     recipe = module.recipe
     metrics = MetricsFile(run.path / run.METRICS)
+    _rehearse(module, data)
     trainer = _trainer(recipe, run, metrics)
+    run.begin()
     checkpoint = str(run.checkpoint) if run.checkpoint.exists() else None
     if checkpoint:
         log.info("resuming from %s", checkpoint)
@@ -174,6 +178,19 @@ def fit(module: TrainingModule, data: ImageData, run: RunDirectory) -> dict[str,
     return {**last, "precision": trainer.precision, "epochs_by_row": metrics.rows}
 
 
+def _rehearse(module: TrainingModule, data: ImageData) -> None:
+    """Raise for words in the recipe that timm does not know, before anything is written."""
+    attempts: dict[str, Callable[[], Any]] = {
+        "auto_augment": lambda: train_transform(data.config, module.recipe),
+        "opt": lambda: get_optimizer_info(module.recipe.opt),
+    }
+    for name, attempt in attempts.items():
+        try:
+            attempt()
+        except Exception as error:  # timm raises AssertionError, ValueError, KeyError, ...
+            raise LearngeneError(f"{name} '{getattr(module.recipe, name)}': timm does not know it ({error})") from None
+
+
 def _trainer(recipe: Recipe, run: RunDirectory, metrics: MetricsFile) -> L.Trainer:
     check_devices(recipe)
     terminal = sys.stderr.isatty()
@@ -183,7 +200,7 @@ def _trainer(recipe: Recipe, run: RunDirectory, metrics: MetricsFile) -> L.Train
     if recipe.ema:
         callbacks.append(EMAWeightAveraging(decay=recipe.ema))
     callbacks.append(ModelCheckpoint(run.path, filename="last", save_on_train_epoch_end=True, enable_version_counter=False))
-    with _quiet_lightning():
+    with _quiet_lightning(), _as_bad_input():
         return L.Trainer(
             accelerator=recipe.accelerator,
             devices=recipe.devices,
@@ -204,6 +221,17 @@ def _trainer(recipe: Recipe, run: RunDirectory, metrics: MetricsFile) -> L.Train
             default_root_dir=run.path,
             plugins=[AtomicCheckpointIO()],
         )
+
+
+@contextlib.contextmanager
+def _as_bad_input() -> Iterator[None]:
+    """Lightning's complaints about precision, strategy and the like, as ours."""
+    try:
+        yield
+    except (ValueError, TypeError, RuntimeError, MisconfigurationException) as error:
+        if isinstance(error, LearngeneError):
+            raise
+        raise LearngeneError(f"training cannot be set up: {str(error).splitlines()[0]}") from None
 
 
 def _logger(recipe: Recipe, run: RunDirectory) -> Any:
