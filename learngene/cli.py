@@ -90,7 +90,7 @@ def _parse(command: str, function: Callable[..., Any], words: list[str]) -> dict
     parser = build_parser(command, function)
     try:
         parsed = parser.parse_args(_valued(parser, words)).as_dict()
-    except ArgumentError as error:
+    except (ArgumentError, UnicodeDecodeError) as error:
         raise LearngeneError(f"{_one_line(str(error))}; see learngene {command} --help") from None
     except SystemExit as stop:  # --help and --print-config
         if stop.code:
@@ -181,7 +181,7 @@ def build_parser(command: str, function: Callable[..., Any]) -> Any:
 def _special_types(command: str) -> dict[str, dict[str, Any]]:
     many = command in ("spawn", "info")
     return {
-        "plan": {"type": str | list[int] | None},
+        "plan": {"type": str | list[int] | int | None},
         "depth": {"type": int, "nargs": "+"} if many else {"type": int | None},
         **{key: {"type": dict[str, Any] | None} for key in ("arch_args", "distill")},
         "depths": {"type": list[int]},

@@ -45,18 +45,22 @@ def atomic_directory(path: str | Path, *, overwrite: bool = False) -> Iterator[P
         yield scratch
         scratch.chmod(0o777 & ~_umask())
         if path.exists():
-            shutil.rmtree(path)
-        scratch.replace(path)
+            old = scratch.with_name(f"{scratch.name}.old")
+            path.rename(old)
+            scratch.replace(path)
+            shutil.rmtree(old)
+        else:
+            scratch.replace(path)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
 
 
-def check_free(path: str | Path, *, overwrite: bool = False) -> None:
+def check_free(path: str | Path, *, overwrite: bool = False, hint: str = "choose another --out, or pass --overwrite") -> None:
     """Raise unless ``path`` can become an output directory without losing anything."""
     path = Path(path)
     if path.is_dir():
         if any(path.iterdir()) and not overwrite:
-            raise LearngeneError(f"the output directory '{path}' is not empty; choose another --out, or pass --overwrite")
+            raise LearngeneError(f"the output directory '{path}' is not empty; {hint}")
     elif path.exists():
         raise LearngeneError(f"'{path}' is a file, not a directory; choose another --out")
 

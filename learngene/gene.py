@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,7 @@ from learngene.vit import Architecture
 
 FORMAT_VERSION = 1
 HEADER_KEY = "learngene"
+PICKLES = (b"PK", *(bytes([0x80, protocol]) for protocol in range(2, 6)))  # how torch.save's and pickle's files begin
 log = logging.getLogger(__name__)
 
 
@@ -180,9 +181,7 @@ class Learngene:
         keep = ("mean", "std", "interpolation", "crop_pct", "crop_mode")
         cfg = {k: self.data_config[k] for k in keep if k in self.data_config}
         size = get_model_input_config(model)["input_size"]
-        for key in ("mean", "std"):
-            if key in cfg and len(cfg[key]) != size[0]:  # another number of channels: the mean over the old ones
-                cfg[key] = (sum(cfg[key]) / len(cfg[key]),) * size[0]
+        cfg |= {key: vit.per_channel(cfg[key], size[0]) for key in ("mean", "std") if key in cfg}
         names = list(self.class_names) if inherit_head and self.class_names else None
         cfg |= {"input_size": tuple(size), "num_classes": getattr(model, "num_classes", None), "label_names": names}
         return vit.UNTRAINED | cfg | {"license": self.ancestor.get("license")}
@@ -237,10 +236,6 @@ class Learngene:
             reason = str(error) if isinstance(error, LearngeneError) else f"its header lacks or garbles {error}"
             raise LearngeneError(f"'{path}' cannot be used: {reason}") from None
 
-    def with_metrics(self, **metrics: Any) -> Learngene:
-        """The same learngene with more metrics in its header."""
-        return replace(self, metrics={**self.metrics, **metrics})
-
 
 def _digest(header: Mapping[str, Any], state: vit.State) -> str:
     return vit.digest({**state, "": torch.frombuffer(bytearray(json.dumps(header, sort_keys=True).encode()), dtype=torch.uint8)})
@@ -252,10 +247,6 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     if not path.is_file():
         raise LearngeneError(f"there is no file '{path}'; 'learngene distill' writes RUN/learngene.safetensors")
     try:
-        with path.open("rb") as file:
-            magic = file.read(2)
-        if magic in (b"PK", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05"):
-            raise LearngeneError(f"'{path}' is a pickle, which could run code when opened; a learngene is a safetensors file")
         with safe_open(path, framework="pt") as file:
             header = json.loads((file.metadata() or {}).get(HEADER_KEY, "null"))
             if not isinstance(header, dict):
@@ -264,4 +255,8 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     except (SafetensorError, OSError, ValueError) as error:
         if isinstance(error, LearngeneError):
             raise
+        if path.read_bytes()[:2] in PICKLES:
+            raise LearngeneError(
+                f"'{path}' is a pickle, which could run code when opened; a learngene is a safetensors file"
+            ) from None
         raise LearngeneError(f"'{path}' is damaged or not a learngene ({error}); fetch or distil it again") from None

@@ -64,10 +64,24 @@ def check_classes(model: nn.Module, name: str, source: Source, way_out: str) -> 
 
 def forward_flops(model: nn.Module, size: Sequence[int]) -> int:
     """FLOPs of one image, counted on a copy on the meta device; on CPU for models that cannot live there."""
+    twin = copy.deepcopy(model).requires_grad_(False)
     try:
-        return vit.flops(copy.deepcopy(model).to("meta"), size)
+        return vit.flops(copy.deepcopy(twin).to("meta"), size)
     except (NotImplementedError, RuntimeError):
-        return vit.flops(copy.deepcopy(model).cpu(), size)
+        return vit.flops(twin.cpu(), size)
+
+
+def check_device(device: str) -> None:
+    """Raise unless torch can put something on this device."""
+    try:
+        torch.empty(1, device=None if device == "auto" else device)
+    except (RuntimeError, AssertionError) as error:
+        raise LearngeneError(f"device '{device}' cannot be used ({str(error).splitlines()[0]}); use cpu or auto") from None
+
+
+def evaluation_config(config: Mapping[str, Any], loading: DataOptions) -> dict[str, Any]:
+    """A model's data config with what the data options change in it."""
+    return dict(config) | ({} if loading.crop_pct is None else {"crop_pct": loading.crop_pct})
 
 
 def run_distillation(
@@ -85,14 +99,16 @@ def run_distillation(
     """See `learngene.distill`."""
     plan.first_layers  # noqa: B018  refuses an empty stage
     check_devices(recipe)
+    if recipe.layer_decay is not None or recipe.freeze:
+        raise LearngeneError("layer_decay and freeze go by layer, but here layers share weights; use them in 'learngene finetune'")
     if run.finished:
         log.info("%s is finished; nothing to do", run.path)
         return Learngene.load(run.path / "learngene.safetensors")
     if arch is not None:
         vit.anatomy(arch)
     teacher = vit.open_model(ancestor)
-    auxnet, architecture, model_data = _build_student(teacher, arch, arch_args or {}, plan, recipe)
-    model_data |= {} if loading.crop_pct is None else {"crop_pct": loading.crop_pct}
+    auxnet, architecture, model_data = _build_student(teacher, arch, arch_args or {}, plan, recipe, terms)
+    model_data = evaluation_config(model_data, loading)
     if from_ancestor:
         _begin_from(teacher, auxnet, architecture, plan)
     train, val = open_training(data, loading, image_mode(auxnet))
@@ -105,6 +121,10 @@ def run_distillation(
     objective = Distillation(
         guide, **asdict(terms), label_smoothing=recipe.label_smoothing, student=auxnet, layers=plan.last_layers
     )
+    names = vit.label_names(teacher) or (None if loading.unlabeled else train.classes)
+    if names is not None and len(names) != auxnet.num_classes:
+        names = None  # a head that was taken off leaves its names behind
+    flops = 3 * forward_flops(auxnet, model_data["input_size"]) + _teacher_flops(guide, model_data)
     images = ImageData(train, val, model_data, recipe, loading)
     module = TrainingModule(auxnet, objective, recipe, num_classes=auxnet.num_classes, labelled=not loading.unlabeled)  # type: ignore[arg-type]
     log.info(
@@ -112,8 +132,7 @@ def run_distillation(
         name, vit.parameters(teacher) / 1e6, architecture.name, plan, plan.depth, vit.parameters(auxnet) / 1e6, len(train), len(val),
     )  # fmt: skip
     result = fit(module, images, run)
-    cost = training_cost(result, 3 * forward_flops(auxnet, model_data["input_size"]) + _teacher_flops(guide, model_data))
-    names = vit.label_names(teacher) or (None if loading.unlabeled else train.classes)
+    cost = training_cost(result, flops)
     gene = Learngene.extract(
         auxnet.cpu(),
         plan,
@@ -130,15 +149,17 @@ def run_distillation(
 
 
 def _build_student(
-    teacher: nn.Module, arch: str | None, arch_args: Mapping[str, Any], plan: StagePlan, recipe: Recipe
+    teacher: nn.Module, arch: str | None, arch_args: Mapping[str, Any], plan: StagePlan, recipe: Recipe, terms: DistillOptions
 ) -> tuple[nn.Module, Architecture, dict[str, Any]]:
     """The auxiliary net with random weights, its architecture, and the data config it will be trained with."""
     torch.manual_seed(recipe.seed)
-    classes = getattr(teacher, "num_classes", None) or arch_args.get("num_classes")
-    if not classes:
+    classes = getattr(teacher, "num_classes", None)
+    if not classes and (terms.kl or terms.hard):
         raise LearngeneError(
-            "the ancestor does not say how many classes it has (num_classes); give it a head, or set num_classes in --arch-args"
+            "the ancestor has no classes (num_classes), so its logits cannot be learned; finetune it first to give it a head, "
+            "or learn from its layers alone: --kl 0 --feature 1, with num_classes in --arch-args"
         )
+    classes = classes or arch_args.get("num_classes", 0)
     if arch is None:
         own = vit.architecture_of(teacher)
         try:
@@ -206,7 +227,7 @@ def training_cost(result: Mapping[str, Any], flops_per_image: int) -> dict[str, 
 
 
 def run_finetuning(
-    model: str | Path | nn.Module,
+    model: str | Path,
     data: str,
     depth: int | None,
     plan: StagePlan | None,
@@ -225,12 +246,12 @@ def run_finetuning(
         log.info("%s is finished; nothing to do", run.path)
         return run.results
     changes = {**(arch_args or {}), "drop_path_rate": recipe.drop_path or None}
+    _check_changes(changes)
     opener = _opener(model, depth, plan, {k: v for k, v in changes.items() if v is not None})
     train, val = open_training(data, loading, image_mode(opener.skeleton))
     torch.manual_seed(recipe.seed)
     student = opener.build(train)
-    model_data = vit.data_config(student)
-    model_data |= {} if loading.crop_pct is None else {"crop_pct": loading.crop_pct}
+    model_data = evaluation_config(vit.data_config(student), loading)
     objective: Supervised = Supervised(recipe.label_smoothing)
     flops = 3 * forward_flops(student, model_data["input_size"])
     if ancestor is not None:
@@ -258,6 +279,19 @@ def run_finetuning(
     return results
 
 
+def _check_changes(changes: Mapping[str, Any]) -> None:
+    """Raise for architecture arguments that have an option of their own, or that the data decides."""
+    ways = {
+        "num_classes": "the data decides it",
+        "depth": "use --depth",
+        "num_blocks": "use --depth",
+        "pretrained": "name a directory",
+    }
+    for name, way in ways.items():
+        if name in changes:
+            raise LearngeneError(f"'{name}' in --arch-args: {way}; drop it there")
+
+
 class _Opener:
     """A model to be built once the classes are known; ``skeleton`` (on the meta device) tells its input before that."""
 
@@ -265,10 +299,8 @@ class _Opener:
         self.skeleton, self.build, self.license = skeleton, build, license
 
 
-def _opener(model: str | Path | nn.Module, depth: int | None, plan: StagePlan | None, changes: Mapping[str, Any]) -> _Opener:
+def _opener(model: str | Path, depth: int | None, plan: StagePlan | None, changes: Mapping[str, Any]) -> _Opener:
     """Decide what MODEL is, and check it, before any image is read."""
-    if isinstance(model, nn.Module):
-        return _Opener(model, lambda train: model)
     path = Path(str(model).removeprefix("local-dir:"))
     if path.is_file():
         return _gene_opener(Learngene.load(path), depth, plan, changes)
@@ -285,7 +317,9 @@ def _opener(model: str | Path | nn.Module, depth: int | None, plan: StagePlan | 
         )
     name = str(model)
     known = vit.anatomy(name)
-    layers = depth or known.depth
+    layers = known.depth if depth is None else depth
+    if layers < 1:
+        raise LearngeneError(f"depth {depth}: a model has at least 1 layer")
     check_storable(name, layers)
     args = dict(changes)
     with torch.device("meta"):

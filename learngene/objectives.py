@@ -93,6 +93,11 @@ class Distillation(Supervised):
             self.project = _projections(student, ancestor, self.layers, self.ancestor_layers)
 
     @property
+    def compares_logits(self) -> bool:
+        """Whether the ancestor's classes are the student's."""
+        return bool(self.weights.keys() & {"kl", "hard"})
+
+    @property
     def ancestor(self) -> Ancestor:
         return self._held[0]
 
@@ -106,7 +111,7 @@ class Distillation(Supervised):
             losses["feature"] = self._feature_distance(features, guides)
         else:
             logits = model(images)
-            teacher = ancestor(images) if wanted.keys() & {"kl", "hard"} else logits
+            teacher = ancestor(images) if self.compares_logits else logits
         if "kl" in wanted:
             losses["kl"] = soft_kl(logits, teacher, self.temperature)
         if "hard" in wanted:

@@ -33,10 +33,12 @@ class StagePlan:
             raise LearngeneError(f"plan '{self}' has no layer; give at least one stage a 1")
 
     @classmethod
-    def parse(cls, plan: StagePlan | str | Sequence[int]) -> StagePlan:
-        """A plan from ``"3,3,4,3,3"``, a sequence of whole numbers, or a plan."""
+    def parse(cls, plan: StagePlan | str | int | Sequence[int]) -> StagePlan:
+        """A plan from ``"3,3,4,3,3"``, a sequence of whole numbers, or a plan; one number is one stage."""
         if isinstance(plan, StagePlan):
             return plan
+        if isinstance(plan, int):
+            return cls((plan,))
         if not isinstance(plan, str):
             return cls(tuple(plan))
         try:

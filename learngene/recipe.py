@@ -126,6 +126,7 @@ class DataOptions:
         split_seed: of that cut; the same for all runs that are to be compared.
         unlabeled: ignore the labels, for distilling on any images.
         in_memory: decode all images once and keep them.
+        num_classes: classes of a streamed data set that does not say so itself.
         num_samples: images in the training split of a streamed data set that does not say so itself.
         workers: processes that read images; auto is 0 for small images in memory, else one per core.
         crop_pct: share of the resized image that evaluation keeps; by default what the model says.
@@ -141,6 +142,7 @@ class DataOptions:
     split_seed: int = 0
     unlabeled: bool = False
     in_memory: bool = False
+    num_classes: int | None = None
     num_samples: int | None = None
     workers: int | Literal["auto"] = "auto"
     crop_pct: float | None = None
@@ -196,6 +198,10 @@ def divide(options: Mapping[str, Any], *kinds: type[Any]) -> list[Any]:
             near = get_close_matches(name, known, n=1)
             hint = f"; did you mean '{near[0]}'?" if near else f"; the options are {', '.join(sorted(known))}"
             raise LearngeneError(f"unknown option '{name}'{hint}")
+    for kind in kinds:
+        for field in fields(kind):
+            if field.type == "int" and field.name in options and type(options[field.name]) is not int:
+                raise LearngeneError(f"{field.name} {options[field.name]!r}: it must be a whole number")
     try:
         return [kind(**{k: v for k, v in options.items() if known[k] is kind}) for kind in kinds]
     except TypeError as error:

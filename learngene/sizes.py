@@ -36,7 +36,7 @@ class Sizes:
 
     def _build(self, depth: int) -> nn.Module:
         with torch.device("meta"):
-            return self.architecture.build(depth, **dict(self.overrides))
+            return self.architecture.build(depth, **dict(self.overrides)).requires_grad_(False)  # FLOPs of some need that
 
     @cached_property
     def _parameters(self) -> tuple[int, int]:

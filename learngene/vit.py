@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import inspect
 import io
 import json
 import logging
@@ -341,10 +340,13 @@ def data_config(model: nn.Module) -> dict[str, Any]:
     """How a model wants its images: ``input_size`` (C, H, W), ``mean``, ``std``, ``interpolation``, crop."""
     config = resolve_model_data_config(model)
     config["input_size"] = size = tuple(get_model_input_config(model)["input_size"])
-    for key in ("mean", "std"):  # timm's defaults are RGB's; another number of channels takes their mean
-        if len(config[key]) != size[0]:
-            config[key] = (sum(config[key]) / len(config[key]),) * size[0]
+    config |= {key: per_channel(config[key], size[0]) for key in ("mean", "std")}
     return json.loads(json.dumps(config))
+
+
+def per_channel(values: Sequence[float], channels: int) -> tuple[float, ...]:
+    """A mean or standard deviation per channel; for another number of channels than it has, the average of all."""
+    return tuple(values) if len(values) == channels else (sum(values) / len(values),) * channels
 
 
 def label_names(model: nn.Module) -> list[str] | None:
@@ -392,11 +394,6 @@ def flops(model: nn.Module, input_size: Sequence[int] | None = None) -> int:
     finally:
         model.train(training)
     return counter.get_total_flops()
-
-
-def accepts(function: Any, argument: str) -> bool:
-    """Whether a callable takes a keyword argument by this name."""
-    return argument in inspect.signature(function).parameters
 
 
 def adapt_state(architecture: Architecture, state: State, model: nn.Module, input_size: Sequence[int]) -> State:

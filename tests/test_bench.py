@@ -139,6 +139,9 @@ def test_bad_benchmarks(folder, gene, tmp_path):
         ({"gene": file, "depths": [3], "val_split": "nowhere"}, "there is no folder 'nowhere'"),
         ({"distill": {"ancestor": "no/where", "plan": "1,1,1"}, "depths": [3]}, "there is no model directory"),
         ({"distill": {"ancestor": "no/where", "plan": "1,1,1", "epoch": 3}, "depths": [3]}, "unknown option 'epoch'"),
+        ({"gene": file, "steps": 3}, "budgets are epochs"),
+        ({"gene": file, "devices": 2}, "on one device"),
+        ({"distill": {"plan": "1,1,1"}, "depths": [3]}, "lacks the ancestor"),
         ({"gene": file, "seeds": []}, "at least one start, one depth and one seed"),
     ):
         with pytest.raises(LearngeneError, match=message):

@@ -191,13 +191,13 @@ def test_too_many_corrupt_images_stop(tmp_path):
     ("make", "message"),
     [
         (lambda p: None, "there is no data at"),
-        (lambda p: p.mkdir(), "no images and no class folders"),
+        (lambda p: p.mkdir(), "no images in class folders"),
         (
             lambda p: (p / "only").mkdir(parents=True) or Image.new("L", (8, 8)).save(p / "only" / "a.png"),
             "1 class with images, training needs at least 2",
         ),
         (lambda p: p.mkdir() or Image.new("L", (8, 8)).save(p / "a.png"), "1 images but no class folders.*--unlabeled"),
-        (lambda p: [(p / c).mkdir(parents=True) for c in "ab"], "cannot be listed: Found 0 images"),
+        (lambda p: [(p / c).mkdir(parents=True) for c in "ab"], "no images in class folders"),
         (lambda p: p.write_text("x"), "is a file but not a .tar"),
     ],
 )
@@ -207,13 +207,73 @@ def test_bad_data_is_named(tmp_path, make, message):
         open_training(str(tmp_path / "data"), OPTIONS, "L")
 
 
-def test_other_classes_in_validation(tmp_path):
+def test_another_class_in_validation_or_test_is_refused(tmp_path):
+    for split in ("train", "val", "test"):
+        write_folder(tmp_path / split, 3)
+    for split in ("val", "test"):
+        (tmp_path / split / "shirt").rename(tmp_path / split / "coat")
+    with pytest.raises(LearngeneError, match=r"val' has a class 'coat' that is not among the 3 classes"):
+        open_training(str(tmp_path), OPTIONS, "L")
+    with pytest.raises(LearngeneError, match=r"test' has a class 'coat'"):
+        open_split(str(tmp_path), OPTIONS, "test", "L")
+
+
+def test_a_class_missing_from_the_test_split_shifts_no_label(tmp_path):
     write_folder(tmp_path / "train", 3)
-    write_folder(tmp_path / "val", 2)
-    (tmp_path / "val" / "shirt").rename(tmp_path / "val" / "coat")
-    train, val = open_training(str(tmp_path), OPTIONS, "L")
-    assert len(val) == 4  # images of classes that were never trained are left out
-    assert val.classes == train.classes
+    write_folder(tmp_path / "test", 2)
+    for path in (tmp_path / "test" / "bag").iterdir():
+        path.unlink()
+    test = open_split(str(tmp_path), OPTIONS, "auto", "L")
+    assert test.classes == CLASSES
+    assert sorted(set(test.targets)) == [1, 2]
+
+
+@pytest.mark.parametrize("names", [("bags", "test"), ("bags", "Test"), ("Train", "Test")])
+def test_test_images_never_leak_into_training(tmp_path, names):
+    for name in names:
+        write_folder(tmp_path / name, 3)
+    if names[0] == "Train":
+        train, val = open_training(str(tmp_path), OPTIONS, "L")
+        assert len(train) + len(val) == 9
+        assert len(open_split(str(tmp_path), OPTIONS, "auto", "L")) == 9
+    else:
+        for options in (OPTIONS, DataOptions(unlabeled=True)):
+            with pytest.raises(LearngeneError, match="there is no folder 'train' beside test"):
+                open_training(str(tmp_path), options, "L")
+
+
+def test_a_tar_of_several_splits_is_refused(folder, tmp_path):
+    with tarfile.open(tmp_path / "all.tar", "w") as tar:
+        tar.add(folder, ".")
+    with pytest.raises(LearngeneError, match=r"holds several splits \(test, train\), which would be mixed"):
+        open_training(str(tmp_path / "all.tar"), OPTIONS, "L")
+    (tmp_path / "bad.tar").write_bytes(b"junk" * 300)
+    with pytest.raises(LearngeneError, match="cannot be listed"):
+        open_training(str(tmp_path / "bad.tar"), OPTIONS, "L")
+
+
+def test_odd_folders_are_no_classes(tmp_path, caplog):
+    root = write_folder(tmp_path / "data", 6)
+    image = (root / "bag" / "000.png").read_bytes()
+    (root / "loose.png").write_bytes(image)
+    for odd in (root / ".ipynb_checkpoints", root / "bag" / "raw"):
+        odd.mkdir()
+        (odd / "x.png").write_bytes(image)
+    train, val = open_training(str(root), OPTIONS, "L")
+    assert train.classes == CLASSES
+    assert len(train) + len(val) == 18
+    assert "3 images" in caplog.text
+
+
+def test_a_corrupt_image_alone_in_its_batch_is_skipped(tmp_path):
+    from learngene.training import evaluate_model
+
+    root = write_folder(tmp_path / "data", 3)
+    (root / "shirt" / "002.png").write_bytes(b"\x89PNG\r\n\x1a\n\x00\x00\x00\x04IHDR")
+    train, _ = open_training(str(root), DataOptions(val_fraction=0.01), "L")
+    data = loader(None, train.subset(range(len(train)), "all"), Recipe(batch_size=1))
+    model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(784, 3))
+    assert evaluate_model(model, data)["images"] in (len(train) - 1, len(train))
 
 
 def test_unlabeled_takes_any_images(tmp_path):
@@ -254,10 +314,12 @@ def test_webdataset_stream(tmp_path):
         for s, n in (("train", 24), ("validation", 8))
     }
     (tmp_path / "_info.json").write_text(json.dumps({"splits": {k: {"name": k, **v} for k, v in info.items()}}))
-    options = DataOptions(data_root=str(tmp_path), val_split="validation", workers=1)
+    options = DataOptions(data_root=str(tmp_path), val_split="validation", workers=1, num_classes=3)
     train, val = open_training("wds/set", options, "L")
     data = loader(train, val, options=options)
     assert next(iter(data.train_dataloader()))["image"].shape == (8, 1, 28, 28)
     assert sum(len(b["target"]) for b in data.val_dataloader()) == 8
     with pytest.raises(LearngeneError, match="--val-split"):
+        open_training("wds/set", DataOptions(data_root=str(tmp_path), num_classes=3), "L")
+    with pytest.raises(LearngeneError, match="--num-classes"):
         open_training("wds/set", DataOptions(data_root=str(tmp_path)), "L")

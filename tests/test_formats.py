@@ -35,6 +35,9 @@ def test_directory_is_written_whole_or_not_at_all(architecture, tmp_path, monkey
     with pytest.raises(OSError, match="No space"):
         save_timm_directory(model, tmp_path / "d", overwrite=True)
     assert vit.label_names(vit.open_model(tmp_path / "d")) == list(CLASSES)
+    (tmp_path / "d" / "config.json").rename(tmp_path / "d" / "mine.json")
+    with pytest.raises(LearngeneError, match="is never overwritten"):
+        save_timm_directory(model, tmp_path / "d", overwrite=True)
     assert {p.name for p in tmp_path.iterdir()} == {"d"}
 
 

@@ -139,6 +139,18 @@ def test_a_pickle_is_refused_and_not_opened(tmp_path):
     assert not (tmp_path / "exploded").exists()
 
 
+def test_a_header_whose_length_looks_like_a_pickle_is_read(gene, tmp_path):
+    from dataclasses import replace
+
+    def save(note: int) -> int:
+        file = replace(gene, metrics={"note": "x" * note}).save(tmp_path / "g.safetensors")
+        return int.from_bytes(file.read_bytes()[:8], "little")
+
+    wanted = int.from_bytes(b"PK", "little")  # a multiple of 8, as header lengths are
+    assert save(wanted - save(0)) == wanted
+    assert Learngene.load(tmp_path / "g.safetensors").plan == gene.plan
+
+
 def test_other_things_offered_as_a_learngene(tmp_path):
     save_file({"x": torch.zeros(1)}, tmp_path / "plain.safetensors")
     with pytest.raises(LearngeneError, match="a safetensors file but not a learngene"):

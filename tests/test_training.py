@@ -78,6 +78,49 @@ def test_distillation_resumes_exactly_and_keeps_the_ancestor_out(folder, ancesto
     assert vit.digest(resumed.state) == vit.digest(whole.state)
 
 
+def test_resuming_after_the_last_epoch_keeps_the_average(folder, tmp_path, monkeypatch):
+    scratch(folder, tmp_path / "whole", ema=0.9)
+    with monkeypatch.context() as patch:
+        patch.setattr("learngene.jobs.save_timm_directory", lambda *args, **kwargs: (_ for _ in ()).throw(Stop))
+        with pytest.raises(Stop):
+            scratch(folder, tmp_path / "cut", ema=0.9)
+    scratch(folder, tmp_path / "cut", ema=0.9, resume=True)
+    assert weights(tmp_path / "cut") == weights(tmp_path / "whole")
+
+
+def test_images_are_counted_as_they_are_seen(folder, tmp_path):
+    assert scratch(folder, tmp_path / "run", epochs=2, accumulate=2)["images"] == 96
+
+
+def test_overwriting_never_deletes_the_input(folder, tmp_path):
+    scratch(folder, tmp_path / "run")
+    with pytest.raises(LearngeneError, match="--overwrite would delete model"):
+        finetune(tmp_path / "run" / "model", str(folder), out=tmp_path / "run", overwrite=True, **FAST)
+    assert (tmp_path / "run" / "model" / "config.json").exists()
+
+
+def test_ancestor_without_a_head_teaches_its_layers(folder, ancestor, tmp_path):
+    teacher = vit.open_model(ancestor)
+    teacher.reset_classifier(0)
+    common = {**FAST, "plan": "2,1", "unlabeled": True}
+    with pytest.raises(LearngeneError, match="the ancestor has no classes"):
+        distill(teacher, str(folder), out=tmp_path / "a", **common)
+    gene = distill(teacher, str(folder), out=tmp_path / "b", kl=0.0, feature=1.0, **common)
+    assert gene.num_classes == 0
+    assert gene.spawn(4, num_classes=7).head.weight.shape == (7, 16)
+
+
+def test_cait_and_other_families_distil(folder, tmp_path):
+    for name in ("cait_xxs24_224", "eva02_tiny_patch14_224", "xcit_nano_12_p16_224"):
+        size = 28 if "eva" in name else 32
+        args = {"img_size": size, "embed_dim": 32, "num_heads": 2, "in_chans": 1}
+        head = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(size * size, 3))
+        head.num_classes = 3
+        gene = distill(head, str(folder), out=tmp_path / name, arch=name, arch_args=args, plan="2,1", **FAST)
+        finetune(tmp_path / name / "learngene.safetensors", str(folder), depth=4, out=tmp_path / f"{name}-4", **FAST)
+        assert gene.metrics["cost"]["flops"] > 0
+
+
 def test_run_directory(folder, ancestor, tmp_path):
     gene = distill(ancestor, str(folder), out=tmp_path / "run", plan="2,1", **FAST)
     assert {p.name for p in (tmp_path / "run").iterdir()} == {
@@ -217,6 +260,7 @@ def test_no_weight_decay_on_norms_biases_and_position(folder, tmp_path, architec
 
 def test_layer_decay_and_freezing(folder, tmp_path, architecture):
     model = architecture.build(3)
+    assert "pos_embed" in model.no_weight_decay()
     before = {k: v.clone() for k, v in model.state_dict().items()}
     _, module = trained(folder, tmp_path / "run", Recipe(**QUICK, freeze=2, layer_decay=0.5, lr=0.05), model)
     changed = {k for k, v in model.state_dict().items() if not torch.equal(v, before[k])}
@@ -224,6 +268,8 @@ def test_layer_decay_and_freezing(folder, tmp_path, architecture):
     assert {"blocks.2.attn.qkv.weight", "head.weight"} <= changed
     scales = {g["lr_scale"] for g in module.trainer.optimizers[0].param_groups}
     assert {1.0, 0.5} <= scales
+    decayed = {id(p) for g in module.trainer.optimizers[0].param_groups if g["weight_decay"] for p in g["params"]}
+    assert id(model.pos_embed) not in decayed
     model = architecture.build(3)
     before = {k: v.clone() for k, v in model.state_dict().items()}
     trained(folder, tmp_path / "probe", Recipe(**QUICK, freeze=-1), model)
@@ -282,6 +328,10 @@ def test_finetune_changes(folder, ancestor, gene, tmp_path):
         ({"model": "vit_tiny_patch16_224", "devices": "many"}, "give a number of devices"),
         ({"model": "vit_tiny_patch16_224", "epoch": 3}, "unknown option 'epoch'; did you mean 'epochs'"),
         ({"model": "vit_tiny_patch16_224", "lr": -1.0}, r"lr -1.0: it must be above 0"),
+        ({"model": TINY, "epochs": 1.5}, "epochs 1.5: it must be a whole number"),
+        ({"model": TINY, "depth": 0}, "depth 0: a model has at least 1 layer"),
+        ({"model": TINY, "arch_args": {"num_classes": 3}}, "'num_classes' in --arch-args: the data decides it"),
+        ({"model": TINY, "arch_args": {"depth": 3}}, "'depth' in --arch-args: use --depth"),
         ({"model": TINY, "opt": "adamww"}, "opt 'adamww': timm does not know it"),
         ({"model": TINY, "auto_augment": "none-such"}, "auto_augment 'none-such': timm does not know it"),
         ({"model": TINY, "precision": "bf17"}, "training cannot be set up: .*bf17"),
@@ -311,6 +361,7 @@ def test_bad_distillations(folder, ancestor, tmp_path):
         ({"arch": "mixer_s32_224", "arch_args": {"img_size": 64}, "from_ancestor": True}, "do not fit"),
         ({"unlabeled": True, "ce": 1.0}, "needs labels"),
         ({"kl": 0.0}, "nothing to learn"),
+        ({"layer_decay": 0.8}, "layers share weights"),
     ]
     for options, message in cases:
         with pytest.raises(LearngeneError, match=message):

@@ -13,7 +13,7 @@ import torch
 from learngene import vit
 from learngene.data import ImageData, Source
 from learngene.errors import LearngeneError
-from learngene.jobs import forward_flops, training_cost
+from learngene.jobs import evaluation_config, forward_flops, training_cost
 from learngene.objectives import Supervised
 from learngene.provenance import commit, hardware, versions
 from learngene.recipe import DataOptions, Recipe
@@ -68,7 +68,7 @@ def run_trial(
     The row holds accuracy on validation images after each epoch (0 is before training), on test images once at the
     end, and the cost: images, optimizer steps, seconds and FLOPs of training (3 forward passes an image).
     """
-    recipe = dataclasses.replace(recipe, seed=trial.seed, epochs=trial.epochs)
+    recipe = dataclasses.replace(recipe, seed=trial.seed, epochs=trial.epochs, devices=1)
     run = RunDirectory(out, {**dataclasses.asdict(trial), **dataclasses.asdict(recipe)}, resume=True)
     if run.finished:
         return run.results
@@ -77,6 +77,7 @@ def run_trial(
     config = vit.data_config(model)
     if family.gene is not None:  # every start sees the same images
         config |= {k: v for k, v in family.gene.data_config.items() if k != "input_size"}
+    config = evaluation_config(config, loading)
     images = ImageData(train, val, config, recipe, loading)
     flops = 3 * forward_flops(model, config["input_size"])
     before = evaluate_model(model, images)

@@ -8,8 +8,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from learngene.errors import LearngeneError
 from learngene.plan import StagePlan
-from learngene.recipe import DataOptions, Recipe, divide
+from learngene.recipe import DataOptions, DistillOptions, Recipe, divide
 
 if TYPE_CHECKING:
     from learngene.data import Source
@@ -54,7 +55,6 @@ def benchmark(
     """
     arguments = {k: v for k, v in locals().items() if k not in ("options", "resume", "overwrite", "out")}
     recipe, loading = divide(options, Recipe, DataOptions)
-    from learngene.errors import LearngeneError
 
     if (gene is None) == (distill is None):
         raise LearngeneError(
@@ -72,6 +72,10 @@ def benchmark(
     from learngene.training.fit import check_devices
 
     log = logging.getLogger("learngene")
+    if recipe.steps is not None or recipe.devices not in ("auto", 1, "1"):
+        raise LearngeneError("a benchmark's budgets are epochs, and each trial runs on one device; drop steps and devices")
+    if distill is not None:
+        _check_distill(distill)
     trials = grid(starts, depths, recipe.epochs, seeds, scratch_epochs)
     check_devices(recipe)
     run = RunDirectory(out, train_config(arguments, recipe, loading), resume=resume, overwrite=overwrite)
@@ -110,6 +114,14 @@ def benchmark(
         for s in summarize(rows)
     ]  # fmt: skip
     return run.finish(rows=rows, table=table, distillation=distillation, report=str(report))
+
+
+def _check_distill(arguments: Mapping[str, Any]) -> None:
+    """Raise unless these are arguments of distill that leave the output to the benchmark."""
+    if "ancestor" not in arguments:
+        raise LearngeneError("distill lacks the ancestor: name a timm directory or model")
+    own = {"ancestor", "data", "arch", "arch_args", "plan", "from_ancestor"}
+    divide({k: v for k, v in arguments.items() if k not in own}, Recipe, DataOptions, DistillOptions)
 
 
 def _images(data: str, loading: DataOptions, gene: Learngene) -> tuple[Source, Source, Source | None]:

@@ -35,25 +35,20 @@ def evaluate(
         LearngeneError: the model or data cannot be opened, or the head is not for these classes.
     """
     (loading,) = divide(options, DataOptions)
-    import torch
-
     from learngene import vit
     from learngene.data import ImageData, open_split
     from learngene.errors import LearngeneError
-    from learngene.jobs import check_classes, image_mode
+    from learngene.jobs import check_classes, check_device, evaluation_config, image_mode
     from learngene.provenance import hardware, versions
     from learngene.training import evaluate_model
 
     if loading.unlabeled:
         raise LearngeneError("evaluating needs labels; drop --unlabeled")
-    try:
-        torch.empty(1, device=None if device == "auto" else device)
-    except (RuntimeError, AssertionError) as error:
-        raise LearngeneError(f"device '{device}' cannot be used ({str(error).splitlines()[0]}); use cpu or auto") from None
+    check_device(device)
     trained = vit.open_model(model)
-    source = open_split(data, loading, split, image_mode(trained))
+    source = open_split(data, loading, split, image_mode(trained), vit.label_names(trained))
     check_classes(trained, str(model), source, "finetune the model on this data first, or use data with its classes")
-    config = vit.data_config(trained) | ({} if loading.crop_pct is None else {"crop_pct": loading.crop_pct})
+    config = evaluation_config(vit.data_config(trained), loading)
     images = ImageData(None, source, config, Recipe(batch_size=batch_size), loading)
     result = evaluate_model(trained, images, device=device)
     return {

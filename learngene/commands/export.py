@@ -23,6 +23,8 @@ def export(model: str | Path, *, out: str | Path, tolerance: float = 1e-4, overw
     from learngene.errors import LearngeneError
 
     path = Path(out)
+    if path.is_dir():
+        raise LearngeneError(f"'{path}' is a directory; --out is the file to write, e.g. {path / 'model.onnx'}")
     if path.exists() and not overwrite:
         raise LearngeneError(f"'{path}' exists; choose another --out, or pass --overwrite")
     import logging

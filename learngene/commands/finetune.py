@@ -4,13 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from learngene.plan import StagePlan
 from learngene.recipe import DataOptions, DistillOptions, Recipe, divide
-
-if TYPE_CHECKING:
-    pass
 
 
 def finetune(

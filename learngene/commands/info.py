@@ -23,6 +23,9 @@ def info(source: str | Path, *, depth: Sequence[int] | None = None, latency: boo
     Raises:
         LearngeneError: the file is missing or damaged, or a depth does not fit.
     """
+    from learngene.jobs import check_device
+
+    check_device(device)
     path = Path(str(source).removeprefix("local-dir:"))
     return _directory_info(path, latency, device) if path.is_dir() else _gene_info(path, depth, latency, device)
 
@@ -62,13 +65,14 @@ def _gene_info(path: Path, depth: Sequence[int] | None, latency: bool, device: s
 
 def _directory_info(path: Path, latency: bool, device: str) -> dict[str, Any]:
     from learngene import vit
+    from learngene.jobs import forward_flops
     from learngene.sizes import Sizes
 
     model = vit.open_model(path)
     layers = len(vit.get_blocks(model)) if vit.is_supported(vit.architecture_name(model)) else None
     row: dict[str, Any] = {"depth": layers, "parameters": vit.parameters(model), "bytes": 4 * vit.parameters(model)}
     config = vit.data_config(model)
-    row["gflops"] = vit.flops(model.to("meta"), config["input_size"]) / 1e9
+    row["gflops"] = forward_flops(model, config["input_size"]) / 1e9
     if latency and layers:
         row["latency_ms"] = Sizes(vit.architecture_of(model)).latency_ms(layers, device)
     return {

@@ -62,10 +62,12 @@ def spawn(
     from learngene.files import check_free
     from learngene.formats import save_timm_directory
     from learngene.gene import Learngene
-    from learngene.sizes import Sizes
+    from learngene.jobs import check_device
+    from learngene.sizes import MAX_DEPTH, Sizes
     from learngene.vit import check_storable
 
     log = logging.getLogger("learngene")
+    check_device(device)
     learned = Learngene.load(gene)
     changes: dict[str, Any] = {
         k: v for k, v in {"num_classes": num_classes, "img_size": img_size, "in_chans": in_chans}.items() if v is not None
@@ -73,6 +75,8 @@ def spawn(
     if budgets:
         sizes = Sizes(learned.architecture, tuple(changes.items()))
         depth = sizes.deepest(learned.plan.stages, device=device, **budgets)
+        if depth == MAX_DEPTH:
+            log.warning("%d layers, the most that are tried, are still within the budget", MAX_DEPTH)
         log.info("the deepest within %s: %d layers", ", ".join(f"{k} {v:g}" for k, v in budgets.items()), depth)
     depths = sorted({depth} if isinstance(depth, int) else set(depth or ()))
     plans = [learned.plan_for(plan=plan)] if plan is not None else [learned.plan_for(d) for d in depths]

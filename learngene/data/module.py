@@ -21,7 +21,7 @@ from timm.data.auto_augment import posterize
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from learngene.data.sources import Source
+from learngene.data.sources import BROKEN_IMAGE, Source
 from learngene.errors import LearngeneError
 from learngene.recipe import DataOptions, Recipe
 
@@ -75,9 +75,10 @@ class Views(Dataset[dict[str, Any]]):
         if seed is not None:
             seed_view(seed)
         try:
-            image = self.transform(self.source.read(index))
-        except (OSError, SyntaxError, Image.DecompressionBombError) as error:  # PIL's words for a broken image
+            picture = self.source.read(index)
+        except BROKEN_IMAGE as error:
             return {"bad": f"{self.source.describe(index)} ({error})"}
+        image = self.transform(picture)
         target = -1 if self.source.targets is None else int(self.source.targets[index])
         return {"image": image, "target": target}
 
@@ -126,7 +127,7 @@ def train_transform(config: Mapping[str, Any], recipe: Recipe) -> Callable[[Imag
         auto_augment=recipe.auto_augment,
         re_prob=recipe.random_erasing,
         re_mode="pixel",
-        interpolation="random" if recipe.auto_augment else config.get("interpolation", "bicubic"),
+        interpolation=config.get("interpolation", "bicubic"),
         mean=config["mean"],
         std=config["std"],
     )
@@ -252,5 +253,5 @@ class ImageData(L.LightningDataModule):
             raise LearngeneError(
                 f"{len(self._bad)} images cannot be read, more than the {limit} allowed; mend them or raise --max-bad-images"
             )
-        if batch["image"] is None:
+        if batch["image"] is None and self.train is not None and self.trainer is not None and self.trainer.training:
             raise LearngeneError(f"none of the {len(batch['bad'])} images of a batch can be read; check the data set and the disk")

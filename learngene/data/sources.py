@@ -6,6 +6,7 @@ timm's ``create_dataset`` opens folders, tar files, ``torch/...``, ``hfds/...`` 
 from __future__ import annotations
 
 import logging
+import tarfile
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ import numpy as np
 from PIL import Image
 from timm.data import create_dataset
 from timm.data.readers.img_extensions import get_img_extensions
+from timm.utils.misc import natural_key
 
 from learngene.data.embedded import EMBEDDED, load_embedded
 from learngene.errors import LearngeneError
@@ -23,6 +25,7 @@ from learngene.recipe import DataOptions
 
 log = logging.getLogger(__name__)
 Mode = Literal["RGB", "L"]
+BROKEN_IMAGE = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)  # PIL's words for a file it cannot read
 STREAMS = ("wds/", "hfids/", "tfds/")
 _SPLIT_FOLDERS = {
     "train": ("train", "training"),
@@ -44,6 +47,7 @@ class Source:
         classes: class names by index, when known.
         stream: timm's iterable data set instead, for sources without random access.
         held: whether the images are decoded and in memory.
+        class_count: number of classes, for streams that know no names.
     """
 
     name: str
@@ -54,6 +58,7 @@ class Source:
     classes: tuple[str, ...] | None
     stream: Any = None
     held: bool = False
+    class_count: int | None = None
 
     def __len__(self) -> int:
         return self.length
@@ -61,6 +66,8 @@ class Source:
     @property
     def num_classes(self) -> int | None:
         """Number of classes, from the names or else the labels."""
+        if self.class_count is not None:
+            return self.class_count
         if self.classes is not None:
             return len(self.classes)
         return int(self.targets.max()) + 1 if self.targets is not None and len(self.targets) else None
@@ -85,10 +92,10 @@ class Source:
         if self.held:
             return self
 
-        def decode(index: int) -> np.ndarray | OSError:
+        def decode(index: int) -> np.ndarray | Exception:
             try:
                 return np.asarray(self.read(index))
-            except OSError as error:
+            except BROKEN_IMAGE as error:
                 return error
 
         with ThreadPoolExecutor() as pool:
@@ -96,8 +103,8 @@ class Source:
         return Source(self.name, len(self), lambda i: _from_memory(kept[i]), self.describe, self.targets, self.classes, held=True)
 
 
-def _from_memory(kept: np.ndarray | OSError) -> Image.Image:
-    if isinstance(kept, OSError):
+def _from_memory(kept: np.ndarray | Exception) -> Image.Image:
+    if isinstance(kept, Exception):
         raise kept
     return Image.fromarray(kept)
 
@@ -112,7 +119,7 @@ def open_training(data: str, options: DataOptions, mode: Mode) -> tuple[Source, 
     _check_classes(train, options)
     name = options.val_split or _present_split(data, "val")
     if name:
-        return train, _same_classes(train, _open(data, options, "val", name, mode, train.classes))
+        return train, _open(data, options, "val", name, mode, train.classes)
     if train.stream is not None:
         raise LearngeneError(f"{data} is streamed, so no validation split can be cut from it; name one with --val-split")
     kept, held = stratified_cut(train, options.val_fraction, options.split_seed)
@@ -124,8 +131,12 @@ def has_test_split(data: str, options: DataOptions) -> bool:
     return bool(options.test_split or _present_split(data, "test"))
 
 
-def open_split(data: str, options: DataOptions, split: str, mode: Mode) -> Source:
+def open_split(data: str, options: DataOptions, split: str, mode: Mode, classes: Sequence[str] | None = None) -> Source:
     """The images to evaluate on: ``train``, ``val``, ``test``, or ``auto`` (test if there is one, else val).
+
+    Args:
+        classes: names of the classes in the order of the labels; by default those of the training images. A folder
+            may lack some of them, but have no other.
 
     Raises:
         LearngeneError: as `open_training`, or there is no test split.
@@ -135,10 +146,11 @@ def open_split(data: str, options: DataOptions, split: str, mode: Mode) -> Sourc
         split = "test" if test else "val"
     if split == "test":
         if test is None:
-            raise LearngeneError(
-                f"{data} has no test split (looked for {', '.join(_SPLIT_FOLDERS['test'])}); name it with --test-split, or use --split val"
-            )
-        return _open(data, options, "test", test, mode)
+            looked = ", ".join(_SPLIT_FOLDERS["test"])
+            raise LearngeneError(f"{data} has no test split (looked for {looked}); name it with --test-split, or use --split val")
+        if classes is None and Path(data).is_dir():
+            classes = _open(data, options, "train", options.train_split, mode).classes
+        return _open(data, options, "test", test, mode, classes)
     if split not in ("train", "val"):
         raise LearngeneError(f"split '{split}': use auto, train, val or test")
     return open_training(data, options, mode)[split == "val"]
@@ -188,32 +200,92 @@ def _folder(root: Path, options: DataOptions, role: str, split: str, mode: Mode,
             f"there is no data at '{root}'; give a folder of class folders, a .tar file, '{EMBEDDED}', or torch/..., hfds/..., wds/..."
         )
     if root.is_dir():
-        found = _split_folder(root, role, split)
-        if found is None:
-            raise LearngeneError(f"there is no folder '{split}' in '{root}'; name the {role} split with --{role}-split")
-        root = found
+        root = _split_folder(root, role, split)
         if options.unlabeled:
             return _unlabeled(root, mode)
-        _check_folder(root)
-    elif root.suffix != ".tar":
+        names = _class_folders(root, classes)
+        kwargs: dict[str, Any] = {"class_map": {name: index for index, name in enumerate(names)}}
+    elif root.suffix == ".tar":
+        kwargs = {"cache_tarfiles": False}  # one open tar breaks across processes
+    else:
         raise LearngeneError(f"'{root}' is a file but not a .tar; give a folder of class folders or a .tar of them")
-    class_map = {name: index for index, name in enumerate(classes)} if classes and root.is_dir() else None
     try:
-        kwargs = {"class_map": class_map} if root.is_dir() else {"cache_tarfiles": False}  # one open tar breaks across processes
         reader = create_dataset("", str(root), search_split=False, **kwargs).reader
-    except (RuntimeError, OSError, AssertionError) as error:
+    except (RuntimeError, OSError, AssertionError, tarfile.TarError) as error:
         raise LearngeneError(f"the images in '{root}' cannot be listed: {error}") from None
-    tar = hasattr(reader, "targets")
-    targets = np.array(reader.targets if tar else [target for _, target in reader.samples], dtype=np.int64)
-    indices = reader.class_name_to_idx if tar else reader.class_to_idx
-    return _from_reader(reader, str(root), mode, None if options.unlabeled else targets, tuple(sorted(indices, key=indices.get)))
+    if root.is_dir():
+        targets = np.array([target for _, target in reader.samples], dtype=np.int64)
+    else:
+        _check_tar(root, reader)
+        targets = np.array(reader.targets, dtype=np.int64)
+        names = tuple(sorted(reader.class_name_to_idx, key=reader.class_name_to_idx.get))
+    return _from_reader(reader, str(root), mode, None if options.unlabeled else targets, names)
 
 
-def _split_folder(root: Path, role: str, split: str) -> Path | None:
-    for name in dict.fromkeys((split, *(_SPLIT_FOLDERS[role] if split in _SPLIT_FOLDERS[role] else ()))):
-        if (root / name).is_dir():
-            return root / name
-    return root if role == "train" and split == "train" else None
+def _split_folder(root: Path, role: str, split: str) -> Path:
+    """The folder of a split; the root itself for train, if it has no folder that is named like a split.
+
+    Raises:
+        LearngeneError: there is no such folder. Test images are never taken for training.
+    """
+    known = _SPLIT_FOLDERS[role]
+    found = _find_folder(root, (split, *(known if split in known else ())))
+    if found is not None:
+        return root / found
+    others = [name for names in _SPLIT_FOLDERS.values() for name in names if _find_folder(root, (name,))]
+    if role == "train" and split == "train" and not others:
+        return root
+    beside = f" beside {', '.join(others)}" if others else ""
+    raise LearngeneError(
+        f"there is no folder '{split}'{beside} in '{root}'; name the {role} split with --{role}-split ('.' is the root)"
+    )
+
+
+def _find_folder(root: Path, names: Sequence[str]) -> str | None:
+    """The first of some folder names that is there, in small or capital letters."""
+    if not root.is_dir():
+        return None
+    there = {child.name.lower(): child.name for child in root.iterdir() if child.is_dir()} | {".": "."}
+    return next(
+        (there[name.lower()] for name in names if name.lower() in there), next((n for n in names if (root / n).is_dir()), None)
+    )
+
+
+def _class_folders(root: Path, classes: Sequence[str] | None) -> tuple[str, ...]:
+    """Names of the class folders, in natural order, or the given classes if all folders are among them.
+
+    Raises:
+        LearngeneError: no class folders, or one that the given classes do not have.
+    """
+    extensions = get_img_extensions(as_set=True)
+    images = [path for path in root.rglob("*") if path.suffix.lower() in extensions]
+    inside = [path for path in images if path.parent.parent == root and not path.parent.name.startswith(".")]
+    found = sorted({path.parent.name for path in inside}, key=natural_key)
+    if not found:
+        what = f"{len(images)} images but no class folders" if images else "no images in class folders"
+        raise LearngeneError(
+            f"'{root}' holds {what}; put each class's images in a folder of its own, or pass --unlabeled to distil without labels"
+        )
+    if len(images) > len(inside):
+        odd = next(path for path in images if path not in set(inside))
+        log.warning("%d images in '%s' are in no class folder and left out, e.g. %s", len(images) - len(inside), root, odd)
+    unknown = [name for name in found if classes is not None and name not in classes]
+    if unknown:
+        raise LearngeneError(
+            f"'{root}' has a class '{unknown[0]}' that is not among the {len(classes or ())} classes trained on; "
+            f"use the same class folders in all splits"
+        )
+    return tuple(classes or found)
+
+
+def _check_tar(root: Path, reader: Any) -> None:
+    """Raise if a tar holds several splits: they would be mixed."""
+    parts = {part.lower() for sample in reader.samples for part in Path(sample[0].name).parts[:-2]}
+    splits = sorted(parts & {name for names in _SPLIT_FOLDERS.values() for name in names})
+    if len(splits) > 1:
+        raise LearngeneError(
+            f"'{root}' holds several splits ({', '.join(splits)}), which would be mixed; make one .tar of each, or unpack it"
+        )
 
 
 def _present_split(data: str, role: str) -> str | None:
@@ -222,20 +294,7 @@ def _present_split(data: str, role: str) -> str | None:
         return "test" if role == "test" else None
     if data.startswith("torch/"):
         return "validation" if role == "test" or data in ("torch/imagenet", "torch/places365") else None
-    root = Path(data)
-    return next((name for name in _SPLIT_FOLDERS[role] if (root / name).is_dir()), None)
-
-
-def _check_folder(root: Path) -> None:
-    """A clear word before timm's reader labels everything with one class."""
-    extensions = get_img_extensions(as_set=True)
-    folders = [child for child in sorted(root.iterdir()) if child.is_dir()]
-    if not folders:
-        loose = sum(child.suffix.lower() in extensions for child in root.iterdir())
-        what = f"{loose} images but no class folders" if loose else "no images and no class folders"
-        raise LearngeneError(
-            f"'{root}' holds {what}; put each class's images in a folder of its own, or pass --unlabeled to distil without labels"
-        )
+    return _find_folder(Path(data), _SPLIT_FOLDERS[role])
 
 
 def _unlabeled(root: Path, mode: Mode) -> Source:
@@ -284,7 +343,9 @@ def _named(data: str, options: DataOptions, role: str, split: str, mode: Mode) -
     if streamed:
         classes = getattr(dataset.reader, "class_to_idx", None)
         names = tuple(sorted(classes, key=classes.get)) if classes else None
-        return Source(name, len(dataset), _no_access, str, None, names, stream=dataset)
+        if names is None and options.num_classes is None and not options.unlabeled:
+            raise LearngeneError(f"{data} is streamed and does not say how many classes it has; name the number with --num-classes")
+        return Source(name, len(dataset), _no_access, str, None, names, stream=dataset, class_count=options.num_classes)
     if hasattr(dataset, "reader"):
         targets = None if options.unlabeled else np.array(list(dataset.reader.iter_targets()), dtype=np.int64)
         names = getattr(dataset.reader, "class_to_idx", None)
@@ -312,12 +373,3 @@ def _check_classes(source: Source, options: DataOptions) -> None:
         raise LearngeneError(
             f"{source.name} has {found} class with images, training needs at least 2; add class folders, or pass --unlabeled to distil without labels"
         )
-
-
-def _same_classes(train: Source, val: Source) -> Source:
-    if train.classes and val.classes and train.classes != val.classes:
-        odd = sorted(set(train.classes) ^ set(val.classes))[:3]
-        raise LearngeneError(
-            f"{val.name} has other classes than {train.name} (for one, {', '.join(odd)}); use the same class folders in both"
-        )
-    return val

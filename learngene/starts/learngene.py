@@ -16,5 +16,4 @@ def learngene(family: Family, depth: int, **overrides: Any) -> nn.Module:
     """
     if family.gene is None:
         raise LearngeneError("the start 'learngene' needs a learngene file; name one with gene")
-    names = family.class_names if family.class_names is not None else None
-    return family.gene.spawn(depth, num_classes=family.num_classes, class_names=names, **overrides)
+    return family.gene.spawn(depth, num_classes=family.num_classes, class_names=family.class_names, **overrides)

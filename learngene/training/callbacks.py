@@ -25,10 +25,16 @@ class MetricsFile(Callback):
         self.path = path
         self.rows: list[dict[str, Any]] = []
         self.seconds = 0.0
+        self.images = 0
         self._since = time.perf_counter()
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self._since = time.perf_counter()
+
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        self.images += len(batch["image"]) * trainer.world_size
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         now = time.perf_counter()
@@ -36,11 +42,10 @@ class MetricsFile(Callback):
         self._since = now
         module: Any = pl_module
         module.check_finite()  # before the checkpoint of this epoch is written
-        images = trainer.global_step * module.recipe.batch_size * module.recipe.accumulate * trainer.world_size
         row = {
             "epoch": trainer.current_epoch + 1,
             "step": trainer.global_step,
-            "images": images,
+            "images": self.images,
             "seconds": round(self.seconds, 3),
             "lr": trainer.optimizers[0].param_groups[0]["lr"],
             **{f"train_{name}": value for name, value in module.mean_losses().items()},
@@ -63,10 +68,10 @@ class MetricsFile(Callback):
         write_text(self.path, text.getvalue())
 
     def state_dict(self) -> dict[str, Any]:
-        return {"rows": self.rows, "seconds": self.seconds}
+        return {"rows": self.rows, "seconds": self.seconds, "images": self.images}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self.rows, self.seconds = list(state_dict["rows"]), state_dict["seconds"]
+        self.rows, self.seconds, self.images = list(state_dict["rows"]), state_dict["seconds"], state_dict["images"]
 
 
 class LogLines(Callback):

@@ -61,7 +61,9 @@ class RunDirectory:
         if self._discard:
             record = None
         elif record is None and not is_follower():
-            check_free(self.path)
+            check_free(self.path, hint="choose another --out (only an earlier run can be overwritten or resumed)")
+        if self._discard:
+            self._check_inputs()
         self.finished = record is not None and record.get("status") == "finished"
         if record is not None:
             self._check(record, resume)
@@ -72,6 +74,17 @@ class RunDirectory:
             return json.loads((self.path / self.RUN).read_text())
         except (OSError, ValueError):
             return None
+
+    def _check_inputs(self) -> None:
+        """Raise if overwriting would delete what the job is to read."""
+        home = self.path.resolve()
+        for name, value in self.config.items():
+            if isinstance(value, str) and Path(value.removeprefix("local-dir:")).exists():
+                used = Path(value.removeprefix("local-dir:")).resolve()
+                if used == home or home in used.parents:
+                    raise LearngeneError(
+                        f"--overwrite would delete {name} '{value}', which lies in '{self.path}'; choose another --out"
+                    )
 
     def _check(self, record: Mapping[str, Any], resume: bool) -> None:
         if not resume:
@@ -169,6 +182,9 @@ def fit(module: TrainingModule, data: ImageData, run: RunDirectory) -> dict[str,
         trainer.fit(module, datamodule=data, ckpt_path=checkpoint, weights_only=True if checkpoint else None)
     if trainer.interrupted:
         raise KeyboardInterrupt
+    for callback in trainer.callbacks:  # type: ignore[attr-defined]
+        if isinstance(callback, EMAWeightAveraging):  # Lightning leaves this out when there was nothing left to resume
+            callback._copy_average_to_current(module)
     last = metrics.rows[-1] if metrics.rows else {}
     if recipe.steps is not None:  # the last step need not have been the end of an epoch
         with _quiet_lightning():
@@ -331,6 +347,8 @@ def predict_batches(model: nn.Module, data: ImageData, device: torch.device) -> 
     with torch.inference_mode():
         for batch in data.val_dataloader():
             data.take_bad(batch)
+            if batch["image"] is None:
+                continue
             yield model(batch["image"].to(device)).float(), batch["target"].to(device)
 
 
@@ -349,5 +367,7 @@ def evaluate_model(model: nn.Module, data: ImageData, *, device: str = "auto") -
             totals[name] = totals.get(name, 0.0) + float(value) * len(targets)
         images += len(targets)
     seconds = time.perf_counter() - start
+    if not images:
+        raise LearngeneError(f"none of the images of {data.val.name} can be read; check the data set and the disk")
     means = {name: total / images for name, total in totals.items()}
     return {**means, "images": images, "images_per_second": images / seconds}

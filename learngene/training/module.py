@@ -9,7 +9,7 @@ import lightning as L
 import numpy as np
 import torch
 from timm.data import Mixup
-from timm.optim import create_optimizer_v2, param_groups_layer_decay
+from timm.optim import create_optimizer_v2
 from timm.scheduler.cosine_lr import CosineLRScheduler
 from torch import Tensor, nn
 from torchmetrics.functional.classification import multiclass_accuracy
@@ -104,11 +104,13 @@ class TrainingModule(L.LightningModule):
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         self.trainer.datamodule.take_bad(batch)  # type: ignore[attr-defined]
         images, targets = batch["image"], batch["target"]
+        if images is None:
+            return
         logits = self.model(images).float()
         values: dict[str, Tensor] = {}
         if self.labelled:
             values |= score(logits, targets)
-        if isinstance(self.objective, Distillation):
+        if isinstance(self.objective, Distillation) and self.objective.compares_logits:
             teacher = self.objective.ancestor.to(images.device)(images)
             values["kl"] = soft_kl(logits, teacher)
             values["agreement"] = (logits.argmax(-1) == teacher.argmax(-1)).float().mean()
@@ -122,11 +124,7 @@ class TrainingModule(L.LightningModule):
         steps = max(1, int(self.trainer.estimated_stepping_batches))
         scale = recipe.batch_size * self.trainer.world_size * recipe.accumulate / 512
         options: dict[str, Any] = {"opt": recipe.opt, "lr": recipe.lr * scale, "weight_decay": recipe.weight_decay}
-        if recipe.layer_decay is not None:
-            groups = param_groups_layer_decay(self.model, recipe.weight_decay, layer_decay=recipe.layer_decay)
-            optimizer = create_optimizer_v2(groups, **options | {"weight_decay": 0.0})
-        else:
-            optimizer = create_optimizer_v2(self.model, **options)
+        optimizer = create_optimizer_v2(self.model, **options, layer_decay=recipe.layer_decay)
         extra = list(self.objective.parameters())
         if extra:
             optimizer.add_param_group({"params": extra, "weight_decay": recipe.weight_decay})
