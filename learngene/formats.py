@@ -43,7 +43,9 @@ def save_timm_directory(
     if depth is not None:
         vit.check_storable(name, depth)
     if Path(directory).is_dir() and any(Path(directory).iterdir()) and not (Path(directory) / "config.json").is_file():
-        raise LearngeneError(f"'{directory}' holds something that is no timm directory, which is never overwritten; choose another --out")
+        raise LearngeneError(
+            f"'{directory}' holds something that is no timm directory, which is never overwritten; choose another --out"
+        )
     config = {"label_names": list(class_names)} if class_names else {}
     with atomic_directory(directory, overwrite=overwrite) as scratch:
         save_for_hf(model, str(scratch), model_config=config, safe_serialization=True)

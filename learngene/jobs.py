@@ -233,6 +233,7 @@ def run_finetuning(
     plan: StagePlan | None,
     arch_args: Mapping[str, Any] | None,
     ancestor: Any,
+    license: str | None,
     recipe: Recipe,
     loading: DataOptions,
     terms: DistillOptions,
@@ -267,7 +268,7 @@ def run_finetuning(
     log.info("training %s, %d layers, %.2f M parameters; %d images, %d held out", vit.architecture_name(student),
              len(vit.get_blocks(student)), vit.parameters(student) / 1e6, len(train), len(val))  # fmt: skip
     result = fit(module, images, run)
-    describe_as_trained(student, model_data, license=opener.license)
+    describe_as_trained(student, model_data, license=license or opener.license)
     save_timm_directory(student.cpu(), run.path / "model", class_names=train.classes, overwrite=True)
     rows = [
         {k: row[k] for k in row if k in ("epoch", "images", "seconds") or k.startswith("val_")} for row in result["epochs_by_row"]

@@ -19,6 +19,7 @@ def finetune(
     plan: str | Sequence[int] | StagePlan | None = None,
     arch_args: Mapping[str, Any] | None = None,
     ancestor: str | Path | None = None,
+    license: str | None = None,
     resume: bool = False,
     overwrite: bool = False,
     **options: Any,
@@ -33,6 +34,7 @@ def finetune(
         plan: layers per stage, for a learngene; by default the depth spread evenly.
         arch_args: arguments of the architecture as JSON; for a directory or learngene, changes such as '{"img_size": 384}'.
         ancestor: also learn from this model (kl, hard, ce and feature weigh the terms; ce is 1 unless set).
+        license: licence to state in the model's config, e.g. mit; by default that of the model it begins from.
         resume: go on with an interrupted run; a finished one is left as it is.
         overwrite: delete an earlier run in OUT first.
         **options: any field of `Recipe`, `DataOptions` and (with an ancestor) `DistillOptions`.
@@ -51,4 +53,4 @@ def finetune(
 
     config = train_config(arguments | {"plan": stage_plan}, recipe, loading, terms)
     run = RunDirectory(out, config, resume=resume, overwrite=overwrite)
-    return run_finetuning(model, data, depth, stage_plan, arch_args, ancestor, recipe, loading, terms, run)
+    return run_finetuning(model, data, depth, stage_plan, arch_args, ancestor, license, recipe, loading, terms, run)

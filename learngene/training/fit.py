@@ -59,15 +59,14 @@ class RunDirectory:
         record = None if is_follower() else self._read()
         self._discard = record is not None and overwrite
         if self._discard:
-            record = None
-        elif record is None and not is_follower():
-            check_free(self.path, hint="choose another --out (only an earlier run can be overwritten or resumed)")
-        if self._discard:
             self._check_inputs()
+            record = None
         self.finished = record is not None and record.get("status") == "finished"
+        self.results: dict[str, Any] = (record or {}).get("results", {})
         if record is not None:
             self._check(record, resume)
-        self.results: dict[str, Any] = (record or {}).get("results", {})
+        elif not self._discard and not is_follower():
+            check_free(self.path, hint="choose another --out (only an earlier run can be overwritten or resumed)")
 
     def _read(self) -> dict[str, Any] | None:
         try:
