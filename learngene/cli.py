@@ -227,7 +227,8 @@ def _formatter() -> Any:
 def _configure_logging(quiet: bool) -> None:
     """The package's log on stderr: rich on a terminal, plain lines in a redirected log."""
     logger = logging.getLogger("learngene")
-    logger.setLevel(logging.WARNING if quiet else logging.INFO)
+    level = logging.WARNING if quiet else logging.INFO
+    logger.setLevel(level)
     logger.handlers.clear()
     if sys.stderr.isatty():
         from rich.console import Console
@@ -238,6 +239,7 @@ def _configure_logging(quiet: bool) -> None:
         handler = logging.StreamHandler(sys.stderr)
         handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", datefmt="%H:%M:%S"))
         logger.addHandler(handler)
+    logger.handlers[0].setLevel(level)
 
 
 def _show(command: str, result: Any) -> None:

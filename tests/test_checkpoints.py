@@ -10,7 +10,7 @@ from learngene.assets import ancestor_directory, learngene_file
 from learngene.commands.demo import DEPTHS, DISTILL, FINETUNE
 from learngene.data.embedded import load_embedded
 from learngene.plan import StagePlan
-from learngene.recipe import DataOptions, DistillOptions, Recipe, divide
+from learngene.recipe import DataOptions, Recipe, divide
 
 
 def test_ancestor_knows_the_embedded_images():
@@ -44,7 +44,9 @@ def test_cards_state_what_is_there():
 
 
 def test_demo_settings_are_understood():
-    divide({k: v for k, v in DISTILL.items() if k != "plan"}, Recipe, DataOptions, DistillOptions)
+    from learngene.commands.benchmark import _check_distill
+
+    _check_distill({"ancestor": "x", **DISTILL})
     divide(FINETUNE, Recipe, DataOptions)
     assert len(DEPTHS) >= 3
     assert all(StagePlan.balanced(depth, StagePlan.parse(DISTILL["plan"]).stages) for depth in DEPTHS)

@@ -5,9 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-DISTILL: dict[str, Any] = {"plan": "2,2,2,2,2", "epochs": 4, "lr": 8e-3, "warmup_epochs": 0.5, "crop_scale": 0.6, "crop_pct": 1.0}
-FINETUNE: dict[str, Any] = {"epochs": 2, "lr": 4e-3, "warmup_epochs": 0.25, "crop_scale": 0.6, "crop_pct": 1.0}
-DEPTHS = (5, 7, 10)
+COMMON: dict[str, Any] = {"batch_size": 64, "lr": 8e-3, "warmup_epochs": 0.25, "hflip": 0.0, "crop_scale": 0.8, "crop_pct": 1.0}
+DISTILL: dict[str, Any] = {"plan": "2,2,2,2,2", "from_ancestor": True, "epochs": 3, **COMMON}
+FINETUNE: dict[str, Any] = {"epochs": 2, **COMMON}
+DEPTHS = (5, 7, 9)
 
 
 def demo(*, out: str | Path = "learngene-demo", overwrite: bool = False, seed: int = 0) -> dict[str, Any]:

@@ -75,10 +75,15 @@ class MetricsFile(Callback):
 
 
 class LogLines(Callback):
-    """Plain progress lines: step, loss terms, throughput, time left."""
+    """Plain progress lines: step, loss terms, throughput, time left.
 
-    def __init__(self, every: int) -> None:
-        self.every = every
+    Args:
+        every: steps between lines.
+        level: of the log; a terminal has a progress bar instead, and the lines go to ``log.txt`` alone.
+    """
+
+    def __init__(self, every: int, level: int = logging.INFO) -> None:
+        self.every, self.level = every, level
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self._started, self._first = time.perf_counter(), trainer.global_step
@@ -95,7 +100,7 @@ class LogLines(Callback):
         speed = done * module.recipe.batch_size * module.recipe.accumulate * trainer.world_size / seconds
         left = seconds / max(1, done) * (total - trainer.global_step)
         terms = "  ".join(f"{name} {value:.4f}" for name, value in module.mean_losses().items())
-        log.info("step %d/%d  %s  %.0f images/s  %s left", trainer.global_step, total, terms, speed, clock(left))
+        log.log(self.level, "step %d/%d  %s  %.0f images/s  %s left", trainer.global_step, total, terms, speed, clock(left))
 
 
 def clock(seconds: float) -> str:

@@ -148,8 +148,7 @@ class RunDirectory:
         handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
         log.addHandler(handler)
         level = log.level
-        if log.getEffectiveLevel() > logging.INFO:
-            log.setLevel(logging.INFO)
+        log.setLevel(logging.DEBUG)
         try:
             yield
         finally:
@@ -209,7 +208,7 @@ def _rehearse(module: TrainingModule, data: ImageData) -> None:
 def _trainer(recipe: Recipe, run: RunDirectory, metrics: MetricsFile) -> L.Trainer:
     check_devices(recipe)
     terminal = sys.stderr.isatty()
-    callbacks: list[Callback] = [metrics, LogLines(recipe.log_every)]
+    callbacks: list[Callback] = [metrics, LogLines(recipe.log_every, logging.DEBUG if terminal else logging.INFO)]
     if terminal:
         callbacks.append(RichProgressBar())
     if recipe.ema:
