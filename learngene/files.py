@@ -44,6 +44,8 @@ def atomic_directory(path: str | Path, *, overwrite: bool = False) -> Iterator[P
     try:
         yield scratch
         scratch.chmod(0o777 & ~_umask())
+        for file in scratch.rglob("*"):  # some writers keep files to their owner
+            file.chmod((0o777 if file.is_dir() else 0o666) & ~_umask())
         if path.exists():
             old = scratch.with_name(f"{scratch.name}.old")
             path.rename(old)

@@ -323,6 +323,7 @@ def _from_reader(reader: Any, name: str, mode: Mode, targets: np.ndarray | None,
 
 def _named(data: str, options: DataOptions, role: str, split: str, mode: Mode) -> Source:
     streamed = data.startswith(STREAMS)
+    name = f"{data} ({role if data.startswith('torch/') else split})"
     if data.startswith("torch/") and role == "test" and split == "test":
         split = "validation"  # timm's word for torchvision's train=False
     try:
@@ -338,8 +339,7 @@ def _named(data: str, options: DataOptions, role: str, split: str, mode: Mode) -
         )
     except Exception as error:  # readers raise anything: ImportError, HTTP errors, RuntimeError, ...
         root = f" under '{options.data_root}'" if options.data_root else "; name its folder with --data-root"
-        raise LearngeneError(f"{data} ({split}) cannot be opened{root} ({type(error).__name__}: {error})") from error
-    name = f"{data} ({split})"
+        raise LearngeneError(f"{name} cannot be opened{root} ({type(error).__name__}: {error})") from error
     if streamed:
         classes = getattr(dataset.reader, "class_to_idx", None)
         names = tuple(sorted(classes, key=classes.get)) if classes else None
