@@ -8,6 +8,7 @@ from pathlib import Path
 
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from learngene.bench.table import Row, Summary
 from learngene.files import atomic_file
@@ -48,6 +49,7 @@ def accuracy_by_epoch(rows: Sequence[Row], path: Path, *, title: str) -> Path:
             name = f"{'from scratch' if start == 'random' else start}, {epochs}"
             panel.plot([point["epoch"] for point in curves[0]], means, marker=".", color=color, label=name)
         panel.set(xlabel="epochs", title=f"{depth} layers")
+        panel.xaxis.set_major_locator(MaxNLocator(integer=True))
         panel.grid(alpha=0.25)
     panels[0].set_ylabel("validation top-1 (%)")
     panels[0].legend(frameon=False, fontsize="small")
