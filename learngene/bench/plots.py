@@ -30,7 +30,7 @@ def accuracy_by_depth(summaries: Sequence[Summary], path: Path, *, title: str) -
     axes.set(xlabel="depth (layers)", ylabel="top-1 accuracy (%)", title=title)
     axes.set_xticks(sorted({s.depth for s in summaries}))
     axes.grid(alpha=0.25)
-    axes.legend(frameon=False)
+    figure.legend(loc="outside lower center", ncols=min(3, len(lines)), frameon=False)
     return _save(figure, path)
 
 
@@ -46,13 +46,14 @@ def accuracy_by_epoch(rows: Sequence[Row], path: Path, *, title: str) -> Path:
             if not curves:
                 continue
             means = [100 * statistics.fmean(point["val_top1"] for point in points) for points in zip(*curves, strict=True)]
-            name = f"{'from scratch' if start == 'random' else start}, {epochs}"
+            name = f"{'from scratch' if start == 'random' else start}, {epochs} epochs"
             panel.plot([point["epoch"] for point in curves[0]], means, marker=".", color=color, label=name)
         panel.set(xlabel="epochs", title=f"{depth} layers")
         panel.xaxis.set_major_locator(MaxNLocator(integer=True))
         panel.grid(alpha=0.25)
     panels[0].set_ylabel("validation top-1 (%)")
-    panels[0].legend(frameon=False, fontsize="small")
+    names = {text: line for panel in panels for line, text in zip(*panel.get_legend_handles_labels(), strict=True)}
+    figure.legend(names.values(), names, loc="outside lower center", ncols=min(4, len(names)), frameon=False)
     figure.suptitle(title)
     return _save(figure, path)
 
