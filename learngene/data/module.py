@@ -139,7 +139,7 @@ def train_transform(config: Mapping[str, Any], recipe: Recipe) -> Callable[[Imag
 
 
 def _posterize(image: Image.Image, bits_to_keep: int, **options: Any) -> Image.Image:
-    """timm asks for 0 bits at the strongest setting, which Pillow refuses since version 12."""
+    """timm asks for 0 bits at the strongest setting, which newer Pillow refuses (13.0, for one)."""
     return posterize(image, max(1, bits_to_keep), **options)
 
 
