@@ -3,7 +3,6 @@
 import json
 import subprocess
 import sys
-import time
 
 import pytest
 import yaml
@@ -25,14 +24,9 @@ def fails(capsys, *words):
     return lines[0]
 
 
-def test_help_is_immediate():
-    best = 9.0
-    for _ in range(3):
-        start = time.perf_counter()
-        done = subprocess.run([sys.executable, "-m", "learngene", "--help"], capture_output=True, text=True, check=True, timeout=60)
-        best = min(best, time.perf_counter() - start)
+def test_help_names_every_command():
+    done = subprocess.run([sys.executable, "-m", "learngene", "--help"], capture_output=True, text=True, check=True, timeout=60)
     assert all(f"  {name} " in done.stdout for name in COMMANDS)
-    print(f"{best:.3f} s")
 
 
 @pytest.mark.parametrize("command", COMMANDS)

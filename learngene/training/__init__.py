@@ -1,6 +1,6 @@
 """One training loop for distilling, fine-tuning and training from scratch; they differ in their objective alone."""
 
-from learngene.training.fit import RunDirectory, evaluate_model, fit, predict_batches
+from learngene.training.fit import RunDirectory, evaluate_model, fit
 from learngene.training.module import TrainingModule
 
-__all__ = ["RunDirectory", "TrainingModule", "evaluate_model", "fit", "predict_batches"]
+__all__ = ["RunDirectory", "TrainingModule", "evaluate_model", "fit"]

@@ -128,8 +128,7 @@ class TrainingModule(L.LightningModule):
         extra = list(self.objective.parameters())
         if extra:
             optimizer.add_param_group({"params": extra, "weight_decay": recipe.weight_decay})
-        epochs = self.trainer.max_epochs or 1
-        warmup = round(steps * recipe.warmup_epochs / epochs) if recipe.steps is None else self._warmup_steps()
+        warmup = min(round(recipe.warmup_epochs * self._steps_per_epoch()), steps - 1)
         scheduler = CosineLRScheduler(
             optimizer,
             t_initial=max(1, steps - warmup),
@@ -138,13 +137,11 @@ class TrainingModule(L.LightningModule):
             warmup_prefix=True,
             t_in_epochs=False,
         )
-        scheduler.step_update(0)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
-    def _warmup_steps(self) -> int:
+    def _steps_per_epoch(self) -> float:
         images = self.trainer.datamodule.train_images  # type: ignore[attr-defined]
-        batch = self.recipe.batch_size * self.trainer.world_size * self.recipe.accumulate
-        return min(round(self.recipe.warmup_epochs * images / batch), (self.recipe.steps or 1) - 1)
+        return images / (self.recipe.batch_size * self.trainer.world_size * self.recipe.accumulate)
 
     def lr_scheduler_step(self, scheduler: Any, metric: Any) -> None:
         scheduler.step_update(self.global_step)
