@@ -17,12 +17,17 @@ def build_auxnet(architecture: Architecture, plan: StagePlan, **overrides: Any) 
     return tie(architecture.build(plan.depth, **overrides), plan)
 
 
-def tie(model: nn.Module, plan: StagePlan) -> nn.Module:
+def tie(model: nn.Module, plan: StagePlan, *, share_norms: bool = True) -> nn.Module:
     """Let all layers of a stage use the weights of its first layer. Changes ``model`` and returns it.
 
     One block object per layer stays (drop path is a layer's own, and gradient checkpointing counts layers); its
     submodules become references to those of the stage's first layer. Sharing bare parameters instead would be undone
     silently by ``load_state_dict(assign=True)`` and ``to_empty``.
+
+    Args:
+        model: a timm model with one uniform list of layers.
+        plan: layers per stage.
+        share_norms: off: each layer keeps normalisation of its own (the paper shares it).
 
     Raises:
         LearngeneError: the plan has not as many layers as the model, or a stage without any.
@@ -33,18 +38,25 @@ def tie(model: nn.Module, plan: StagePlan) -> nn.Module:
     first_layers = plan.first_layers
     for layer, stage in enumerate(plan.stage_of_layer):
         if layer != first_layers[stage]:
-            _share(blocks[first_layers[stage]], blocks[layer])
+            _share(blocks[first_layers[stage]], blocks[layer], share_norms)
     return model
 
 
-def _share(first: nn.Module, mate: nn.Module) -> None:
+def _share(first: nn.Module, mate: nn.Module, share_norms: bool) -> None:
     """Give ``mate`` the submodules and own tensors of ``first``; parts that drop paths stay its own."""
     for name, parameter in first.named_parameters(recurse=False):
         setattr(mate, name, parameter)
     for name, buffer in first.named_buffers(recurse=False):
         setattr(mate, name, buffer)
     for name, child in first.named_children():
+        if not share_norms and is_norm(child):
+            continue
         if any(isinstance(m, DropPath) for m in [*child.modules(), *mate.get_submodule(name).modules()]):
-            _share(child, mate.get_submodule(name))
+            _share(child, mate.get_submodule(name), share_norms)
         elif any(True for _ in child.state_dict()) or any(True for _ in child.buffers()):
             setattr(mate, name, child)
+
+
+def is_norm(module: nn.Module) -> bool:
+    """Whether a module is a normalisation layer (LayerNorm, RMSNorm, ...), by its name."""
+    return "norm" in type(module).__name__.lower()

@@ -183,10 +183,11 @@ def _special_types(command: str) -> dict[str, dict[str, Any]]:
     return {
         "plan": {"type": str | list[int] | int | None},
         "depth": {"type": int, "nargs": "+"} if many else {"type": int | None},
-        **{key: {"type": dict[str, Any] | None} for key in ("arch_args", "distill")},
+        **{key: {"type": dict[str, Any] | None} for key in ("arch_args", "distill", "start_args", "prepare", "datasets", "recipes")},
         "depths": {"type": list[int]},
         "seeds": {"type": list[int]},
-        "starts": {"type": list[str]},
+        "starts": {"type": list[str | dict[str, Any]]},
+        "tflops": {"type": list[float]},
         "scratch_epochs": {"type": list[int]},
     }
 

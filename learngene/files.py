@@ -57,6 +57,26 @@ def atomic_directory(path: str | Path, *, overwrite: bool = False) -> Iterator[P
         shutil.rmtree(scratch, ignore_errors=True)
 
 
+@contextlib.contextmanager
+def locked(path: str | Path, *, wait: bool = True) -> Iterator[bool]:
+    """Hold a lock file while the block runs; yields whether it was had. It is let go when the process ends, however it ends.
+
+    Args:
+        wait: until another process lets go of it; else give up at once and yield False.
+    """
+    import fcntl
+
+    path = Path(path)
+    _make_parent(path)
+    with path.open("a") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        except BlockingIOError:
+            yield False
+            return
+        yield True
+
+
 def check_free(path: str | Path, *, overwrite: bool = False, hint: str = "choose another --out, or pass --overwrite") -> None:
     """Raise unless ``path`` can become an output directory without losing anything."""
     path = Path(path)

@@ -72,10 +72,20 @@ class Learngene:
 
     @classmethod
     def extract(cls, auxnet: nn.Module, plan: StagePlan, **provenance: Any) -> Learngene:
-        """The learngene of an auxiliary net: each stage's first layer, and everything outside the layers."""
+        """The learngene of an auxiliary net: each stage's layer, and everything outside the layers.
+
+        What the layers of a stage do not share (norms, with ``share_norms`` off) is averaged over the stage.
+        """
         blocks = vit.find_blocks(auxnet)
-        state = vit.relayer(auxnet.state_dict(), plan.first_layers, blocks)
-        state = {name: tensor.detach().cpu().clone() for name, tensor in state.items()}
+        full = auxnet.state_dict()
+        state = {name: tensor.detach().cpu().clone() for name, tensor in vit.relayer(full, plan.first_layers, blocks).items()}
+        for name, tensor in state.items():
+            layer, _, rest = name.removeprefix(f"{blocks}.").partition(".")
+            if name.startswith(f"{blocks}.") and tensor.is_floating_point():
+                first = plan.first_layers[int(layer)]
+                mates = [full[f"{blocks}.{i}.{rest}"] for i in range(first, first + plan.repeats[int(layer)])]
+                if not all(torch.equal(mates[0], mate) for mate in mates):
+                    tensor.copy_(torch.stack(mates).mean(0))
         return cls(vit.architecture_of(auxnet), plan, state, **provenance)
 
     @property

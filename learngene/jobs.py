@@ -22,6 +22,8 @@ from learngene.objectives import Ancestor, Distillation, Supervised, match_layer
 from learngene.plan import StagePlan
 from learngene.provenance import versions
 from learngene.recipe import DataOptions, DistillOptions, Recipe
+from learngene.starts import begin, is_post_norm
+from learngene.starts import parse as parse_start
 from learngene.training import RunDirectory, TrainingModule, fit
 from learngene.training.fit import check_devices
 from learngene.vit import Architecture, check_storable
@@ -91,6 +93,9 @@ def run_distillation(
     arch_args: Mapping[str, Any] | None,
     plan: StagePlan,
     from_ancestor: bool,
+    start: str | None,
+    start_args: Mapping[str, Any] | None,
+    share_norms: bool,
     recipe: Recipe,
     loading: DataOptions,
     terms: DistillOptions,
@@ -104,10 +109,12 @@ def run_distillation(
     if run.finished:
         log.info("%s is finished; nothing to do", run.path)
         return Learngene.load(run.path / "learngene.safetensors")
+    check_start(start, start_args, from_ancestor)
     if arch is not None:
         vit.anatomy(arch)
     teacher = vit.open_model(ancestor)
-    auxnet, architecture, model_data = _build_student(teacher, arch, arch_args or {}, plan, recipe, terms)
+    begin_with = (start or "random", dict(start_args or {}))
+    auxnet, architecture, model_data = _build_student(teacher, arch, arch_args or {}, plan, begin_with, share_norms, recipe, terms)
     model_data = evaluation_config(model_data, loading)
     if from_ancestor:
         _begin_from(teacher, auxnet, architecture, plan)
@@ -124,7 +131,7 @@ def run_distillation(
     names = vit.label_names(teacher) or (None if loading.unlabeled else train.classes)
     if names is not None and len(names) != auxnet.num_classes:
         names = None  # a head that was taken off leaves its names behind
-    flops = 3 * forward_flops(auxnet, model_data["input_size"]) + _teacher_flops(guide, model_data)
+    flops = 3 * forward_flops(auxnet, model_data["input_size"]) + teacher_flops(guide, model_data)
     images = ImageData(train, val, model_data, recipe, loading)
     module = TrainingModule(auxnet, objective, recipe, num_classes=auxnet.num_classes, labelled=not loading.unlabeled)  # type: ignore[arg-type]
     log.info(
@@ -148,8 +155,26 @@ def run_distillation(
     return gene
 
 
+def check_start(start: str | None, start_args: Mapping[str, Any] | None, from_ancestor: bool = False) -> None:
+    """Raise for an unknown start, its options without it, or two ways to begin at once."""
+    if start is None:
+        if start_args:
+            raise LearngeneError("start_args are the options of a start; name it with --start")
+        return
+    if from_ancestor:
+        raise LearngeneError(f"--start {start} and --from-ancestor are two ways to begin; drop one")
+    parse_start(start, list(start_args or {}))
+
+
 def _build_student(
-    teacher: nn.Module, arch: str | None, arch_args: Mapping[str, Any], plan: StagePlan, recipe: Recipe, terms: DistillOptions
+    teacher: nn.Module,
+    arch: str | None,
+    arch_args: Mapping[str, Any],
+    plan: StagePlan,
+    begin_with: tuple[str, dict[str, Any]],
+    share_norms: bool,
+    recipe: Recipe,
+    terms: DistillOptions,
 ) -> tuple[nn.Module, Architecture, dict[str, Any]]:
     """The auxiliary net with random weights, its architecture, and the data config it will be trained with."""
     torch.manual_seed(recipe.seed)
@@ -176,7 +201,11 @@ def _build_student(
     if given != classes:
         raise LearngeneError(f"num_classes {given} in --arch-args, but the ancestor's head has {classes}; drop it")
     architecture = Architecture(architecture.name, {**architecture.args, "num_classes": classes})
-    auxnet = tie(architecture.build(plan.depth, drop_path_rate=recipe.drop_path or None), plan)
+    untied = architecture.build(plan.depth, drop_path_rate=recipe.drop_path or None)
+    name, options = begin_with
+    auxnet = tie(begin(untied, name, class_names=vit.label_names(teacher), **options), plan, share_norms=share_norms)
+    if is_post_norm(auxnet):
+        raise LearngeneError("a post-norm auxiliary net cannot be stored as a learngene; drop post-norm from --start")
     model_data = vit.data_config(auxnet)
     model_data |= {k: v for k, v in record.items() if k != "input_size" and len(record["mean"]) == model_data["input_size"][0]}
     return auxnet, architecture, model_data
@@ -207,7 +236,8 @@ def _ancestor_record(teacher: nn.Module, name: str) -> dict[str, Any]:
     }
 
 
-def _teacher_flops(guide: Ancestor, model_data: Mapping[str, Any]) -> int:
+def teacher_flops(guide: Ancestor, model_data: Mapping[str, Any]) -> int:
+    """FLOPs of the ancestor for one image: a forward pass at its own input size."""
     size = guide.input_size or model_data["input_size"]
     return forward_flops(guide.model, size)
 
@@ -222,6 +252,7 @@ def training_cost(result: Mapping[str, Any], flops_per_image: int) -> dict[str, 
         "images": images,
         "steps": result.get("step", 0),
         "seconds": result.get("seconds", 0.0),
+        "joules": result.get("joules"),
         "flops": images * flops_per_image,
     }
 
@@ -234,6 +265,8 @@ def run_finetuning(
     arch_args: Mapping[str, Any] | None,
     ancestor: Any,
     license: str | None,
+    start: str | None,
+    start_args: Mapping[str, Any] | None,
     recipe: Recipe,
     loading: DataOptions,
     terms: DistillOptions,
@@ -248,10 +281,17 @@ def run_finetuning(
         return run.results
     changes = {**(arch_args or {}), "drop_path_rate": recipe.drop_path or None}
     _check_changes(changes)
+    check_start(start, start_args)
     opener = _opener(model, depth, plan, {k: v for k, v in changes.items() if v is not None})
     train, val = open_training(data, loading, image_mode(opener.skeleton))
     torch.manual_seed(recipe.seed)
     student = opener.build(train)
+    if start is not None:
+        if not opener.fresh:
+            raise LearngeneError(f"--start {start} begins an architecture from its name, and '{model}' brings weights; drop one")
+        student = begin(student, start, class_names=train.classes, **dict(start_args or {}))
+        if is_post_norm(student):
+            raise LearngeneError("a post-norm model cannot be stored as a timm directory; compare it in 'learngene benchmark'")
     model_data = evaluation_config(vit.data_config(student), loading)
     objective: Supervised = Supervised(recipe.label_smoothing)
     flops = 3 * forward_flops(student, model_data["input_size"])
@@ -259,7 +299,7 @@ def run_finetuning(
         teacher = vit.open_model(ancestor)
         check_classes(teacher, str(ancestor), train, "use an ancestor with these classes, or none")
         guide = Ancestor(teacher, model_data)
-        flops += _teacher_flops(guide, model_data)
+        flops += teacher_flops(guide, model_data)
         count = len(vit.get_blocks(student))
         layers = StagePlan.balanced(count, min(5, count)).last_layers
         objective = Distillation(guide, **asdict(terms), label_smoothing=recipe.label_smoothing, student=student, layers=layers)
@@ -296,8 +336,8 @@ def _check_changes(changes: Mapping[str, Any]) -> None:
 class _Opener:
     """A model to be built once the classes are known; ``skeleton`` (on the meta device) tells its input before that."""
 
-    def __init__(self, skeleton: nn.Module, build: Any, license: str | None = None) -> None:
-        self.skeleton, self.build, self.license = skeleton, build, license
+    def __init__(self, skeleton: nn.Module, build: Any, license: str | None = None, *, fresh: bool = False) -> None:
+        self.skeleton, self.build, self.license, self.fresh = skeleton, build, license, fresh
 
 
 def _opener(model: str | Path, depth: int | None, plan: StagePlan | None, changes: Mapping[str, Any]) -> _Opener:
@@ -325,7 +365,7 @@ def _opener(model: str | Path, depth: int | None, plan: StagePlan | None, change
     args = dict(changes)
     with torch.device("meta"):
         skeleton = Architecture(name, args).build(layers)
-    return _Opener(skeleton, lambda train: Architecture(name, args).build(layers, num_classes=train.num_classes))
+    return _Opener(skeleton, lambda train: Architecture(name, args).build(layers, num_classes=train.num_classes), fresh=True)
 
 
 def _gene_opener(gene: Learngene, depth: int | None, plan: StagePlan | None, changes: Mapping[str, Any]) -> _Opener:

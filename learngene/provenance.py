@@ -56,3 +56,30 @@ def commit() -> str | None:
     except (OSError, subprocess.SubprocessError):
         return None
     return run[0].strip() + ("+" if run[1].strip() else "")
+
+
+def joules() -> float | None:
+    """Energy used so far by all GPUs (NVML, needs the package nvidia-ml-py) and processors (Linux RAPL); none if neither tells.
+
+    Only differences mean anything. Both count the whole device, whoever uses it.
+    """
+    readings = [*_gpu_joules(), *_processor_joules()]
+    return sum(readings) if readings else None
+
+
+def _gpu_joules() -> list[float]:
+    try:
+        import pynvml
+
+        pynvml.nvmlInit()
+        handles = [pynvml.nvmlDeviceGetHandleByIndex(i) for i in range(pynvml.nvmlDeviceGetCount())]
+        return [pynvml.nvmlDeviceGetTotalEnergyConsumption(handle) / 1e3 for handle in handles]
+    except Exception:  # not installed, no driver, or a GPU that does not say
+        return []
+
+
+def _processor_joules(root: Path = Path("/sys/class/powercap")) -> list[float]:
+    try:
+        return [int(path.read_text()) / 1e6 for path in sorted(root.glob("intel-rapl:?/energy_uj"))]
+    except (OSError, ValueError):  # for root alone on most systems
+        return []

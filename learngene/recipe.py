@@ -30,6 +30,8 @@ class Recipe:
         layer_decay: learning rate factor from each layer to the one below it, e.g. 0.75; for untied models.
         freeze: number of first layers kept as they are, embeddings included; -1 trains the head alone.
         ema: decay of the averaged weights that are validated and kept; 0 switches it off.
+        rifle: cycles of RIFLE (Li et al. 2020, arXiv 2007.03349): each begins with a fresh head and a full learning rate,
+            the first one apart; 0 is off.
         drop_path: largest rate of stochastic depth, rising linearly with the layer.
         mixup: alpha of mixup; 0 is off.
         cutmix: alpha of CutMix; 0 is off.
@@ -63,6 +65,7 @@ class Recipe:
     layer_decay: float | None = None
     freeze: int = 0
     ema: float = 0.0
+    rifle: int = 0
     drop_path: float = 0.0
     mixup: float = 0.0
     cutmix: float = 0.0
@@ -95,6 +98,7 @@ class Recipe:
         _above(self, "crop_scale", 0)
         _between(self, "crop_scale", 0, 1)
         _at_least(self, "freeze", -1)
+        _at_least(self, "rifle", 0)
         if self.steps is not None:
             _at_least(self, "steps", 1)
         if self.clip_grad is not None:
@@ -123,6 +127,7 @@ class DataOptions:
         val_split: name of the validation split; by default one that is there, else cut from train.
         test_split: name of the test split; by default one that is there, else the validation split.
         val_fraction: share of train to hold out when there is no validation split (seeded, stratified).
+        train_fraction: share of the training images to use, the same of every class (by split_seed); validation is cut off before.
         split_seed: of that cut; the same for all runs that are to be compared.
         unlabeled: ignore the labels, for distilling on any images.
         in_memory: decode all images once and keep them.
@@ -139,6 +144,7 @@ class DataOptions:
     val_split: str | None = None
     test_split: str | None = None
     val_fraction: float = 0.1
+    train_fraction: float = 1.0
     split_seed: int = 0
     unlabeled: bool = False
     in_memory: bool = False
@@ -151,6 +157,8 @@ class DataOptions:
     def __post_init__(self) -> None:
         _above(self, "val_fraction", 0)
         _between(self, "val_fraction", 0, 1, below=True)
+        _above(self, "train_fraction", 0)
+        _between(self, "train_fraction", 0, 1)
         if self.crop_pct is not None:
             _above(self, "crop_pct", 0)
             _between(self, "crop_pct", 0, 1)

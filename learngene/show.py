@@ -70,12 +70,12 @@ def export(result: Any) -> None:
 def benchmark(result: Mapping[str, Any]) -> None:
     """Mean and spread per start, depth and budget."""
     table = Table(title="top-1 accuracy, mean ± spread over seeds")
-    for column in ("depth", "start", "epochs", "seeds", "top-1 %", "before %", "TFLOPs", "seconds"):
+    for column in ("depth", "start", "budget", "seeds", "top-1 %", "before %", "TFLOPs", "seconds"):
         table.add_column(column, justify="left" if column == "start" else "right")
     for row in result["table"]:
         spread = "" if row["spread"] is None else f" ± {100 * row['spread']:.2f}"
         table.add_row(
-            str(row["depth"]), row["start"], str(row["epochs"]), str(row["seeds"]), f"{100 * row['top1']:.2f}{spread}",
+            str(row["depth"]), row["start"], row["budget"], str(len(row["seeds"])), f"{100 * row['mean']:.2f}{spread}",
             f"{100 * row['before']:.1f}", f"{row['flops'] / 1e12:.2f}", f"{row['seconds']:.1f}",
         )  # fmt: skip
     console = _console()

@@ -1,7 +1,8 @@
-"""Compare ways to begin a family of models: trials, what they cost, tables, plots and a report."""
+"""Compare ways to begin a family of models: what is compared, trials, what they cost, tables, plots and a report."""
 
+from learngene.bench.experiment import Experiment, Preparation, StartSpec, Trial
 from learngene.bench.report import write_report
 from learngene.bench.table import Summary, summarize
-from learngene.bench.trials import Trial, grid, run_trial
+from learngene.bench.trials import Images, build, run_trial
 
-__all__ = ["Summary", "Trial", "grid", "run_trial", "summarize", "write_report"]
+__all__ = ["Experiment", "Images", "Preparation", "StartSpec", "Summary", "Trial", "build", "run_trial", "summarize", "write_report"]

@@ -1,69 +1,108 @@
-"""Plots of a benchmark: accuracy against depth, and against epochs. PNG, by matplotlib without a display."""
+"""Plots of a benchmark. PNG, by matplotlib without a display."""
 
 from __future__ import annotations
 
 import statistics
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from learngene.bench.table import Row, Summary
+from learngene.bench.experiment import budget_name
+from learngene.bench.table import Line, Row
 from learngene.files import atomic_file
 
-COLORS = ("#0b6e4f", "#c8553d", "#3d5a80", "#e0a458", "#7d5ba6", "#6c757d")
+COLORS = ("#0b6e4f", "#c8553d", "#3d5a80", "#e0a458", "#7d5ba6", "#6c757d", "#2a9d8f", "#bc4b51", "#8cb369", "#5b8e7d")
+MODELS = range(1, 16)
 
 
-def accuracy_by_depth(summaries: Sequence[Summary], path: Path, *, title: str) -> Path:
+def accuracy_by_depth(lines: Sequence[Line], path: Path, *, title: str) -> Path:
     """A line per start and budget, mean over seeds with its spread."""
-    figure = Figure(figsize=(7, 4.2), layout="constrained")
-    axes = figure.subplots()
-    lines = list(dict.fromkeys((s.start, s.epochs) for s in sorted(summaries, key=lambda s: (s.start, s.epochs))))
-    for (start, epochs), color in zip(lines, _cycle(len(lines)), strict=True):
-        points = [s for s in summaries if (s.start, s.epochs) == (start, epochs)]
-        depths, means = [s.depth for s in points], [100 * s.mean for s in points]
-        spreads = [100 * (s.spread or 0.0) for s in points]
-        name = f"{'from scratch' if start == 'random' else start}, {epochs} epoch{'s' if epochs > 1 else ''}"
-        axes.errorbar(depths, means, yerr=spreads, marker="o", capsize=3, color=color, label=name)
+    figure, axes = _figure()
+    for line, color in _coloured(lines):
+        means = [100 * s.mean for s in line.summaries]
+        spreads = [100 * (s.spread or 0.0) for s in line.summaries]
+        axes.errorbar(line.depths, means, yerr=spreads, marker="o", capsize=3, color=color, label=line.name)
     axes.set(xlabel="depth (layers)", ylabel="top-1 accuracy (%)", title=title)
-    axes.set_xticks(sorted({s.depth for s in summaries}))
-    axes.grid(alpha=0.25)
-    figure.legend(loc="outside lower center", ncols=min(3, len(lines)), frameon=False)
-    return _save(figure, path)
+    axes.set_xticks(sorted({depth for line in lines for depth in line.depths}))
+    return _finish(figure, path)
 
 
-def accuracy_by_epoch(rows: Sequence[Row], path: Path, *, title: str) -> Path:
+def accuracy_by_cost(lines: Sequence[Line], path: Path, *, title: str) -> Path:
+    """Mean accuracy against the cost of one model when ten are made; budgets of one start are joined."""
+    figure, axes = _figure()
+    for start, color in _coloured(list(dict.fromkeys(line.start for line in lines))):
+        own = [line for line in lines if line.start == start]
+        costs = [line.total("flops", 10) / 10 / 1e12 for line in own]
+        name = "random (from scratch)" if start == "random" else start
+        marker = "o" if int(COLORS.index(color)) % 2 else "s"
+        axes.plot(costs, [100 * line.mean for line in own], marker=marker, color=color, label=name)
+    axes.set(xlabel="TFLOPs per model, preparing counted in, when ten are made", ylabel="top-1 accuracy (%)", title=title)
+    axes.set_xscale("log")
+    return _finish(figure, path)
+
+
+def accuracy_by_epoch(rows: Sequence[Row], lines: Sequence[Line], path: Path, *, title: str) -> Path:
     """A panel per depth: validation accuracy after each epoch, mean over seeds; epoch 0 is before training."""
-    depths = sorted({row["depth"] for row in rows})
-    figure = Figure(figsize=(3.6 * len(depths) + 0.6, 3.6), layout="constrained")
+    depths = sorted({depth for line in lines for depth in line.depths})
+    figure = Figure(figsize=(3.2 * len(depths) + 0.6, 4.2), layout="constrained")
     panels = figure.subplots(1, len(depths), sharey=True, squeeze=False)[0]
-    lines = sorted({(row["start"], row["epochs"]) for row in rows})
     for panel, depth in zip(panels, depths, strict=True):
-        for (start, epochs), color in zip(lines, _cycle(len(lines)), strict=True):
-            curves = [row["curve"] for row in rows if (row["start"], row["epochs"], row["depth"]) == (start, epochs, depth)]
-            if not curves:
-                continue
-            means = [100 * statistics.fmean(point["val_top1"] for point in points) for points in zip(*curves, strict=True)]
-            name = f"{'from scratch' if start == 'random' else start}, {epochs} epochs"
-            panel.plot([point["epoch"] for point in curves[0]], means, marker=".", color=color, label=name)
+        for line, color in _coloured(lines):
+            own = [row for row in rows if (row["start"], row["depth"]) == (line.start, depth)]
+            curves = [row["curve"] for row in own if budget_name(row["epochs"], row["tflops"]) == line.budget]
+            if curves:
+                means = [100 * statistics.fmean(point["val_top1"] for point in points) for points in zip(*curves, strict=False)]
+                epochs = [point["epoch"] for point in curves[0]][: len(means)]
+                panel.plot(epochs, means, marker=".", color=color, label=line.name)
         panel.set(xlabel="epochs", title=f"{depth} layers")
         panel.xaxis.set_major_locator(MaxNLocator(integer=True))
         panel.grid(alpha=0.25)
     panels[0].set_ylabel("validation top-1 (%)")
-    names = {text: line for panel in panels for line, text in zip(*panel.get_legend_handles_labels(), strict=True)}
-    figure.legend(names.values(), names, loc="outside lower center", ncols=min(4, len(names)), frameon=False)
     figure.suptitle(title)
-    return _save(figure, path)
+    return _finish(figure, path)
 
 
-def _cycle(count: int) -> list[str]:
-    return [COLORS[i % len(COLORS)] for i in range(count)]
+def break_even(lines: Sequence[Line], path: Path, *, title: str) -> Path:
+    """Training cost of a family against the number of its models, everything counted."""
+    return _by_models(lines, lambda line, n: line.total("flops", n) / 1e12, path, title, "TFLOPs in all")
 
 
-def _save(figure: Figure, path: Path) -> Path:
+def stored(lines: Sequence[Line], path: Path, *, title: str) -> Path:
+    """Parameters to be stored to begin a family, against the number of its models. One line per start."""
+    once = list({line.start: line for line in lines}.values())
+    return _by_models(once, lambda line, n: line.total("stored_parameters", n) / 1e6, path, title, "stored parameters (millions)")
+
+
+def _by_models(lines: Sequence[Line], value: Callable[[Line, int], float], path: Path, title: str, label: str) -> Path:
+    figure, axes = _figure()
+    for line, color in _coloured(lines):
+        name = line.start if "stored" in label else f"{line.name} ({100 * line.mean:.1f} %)"
+        axes.plot(MODELS, [value(line, n) for n in MODELS], color=color, label=name)
+    axes.set(xlabel="number of models", ylabel=label, title=title)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    return _finish(figure, path)
+
+
+def _figure() -> tuple[Figure, Any]:
+    figure = Figure(figsize=(7.5, 5), layout="constrained")
+    axes = figure.subplots()
+    axes.grid(alpha=0.25)
+    return figure, axes
+
+
+def _coloured(things: Sequence[Any]) -> list[tuple[Any, str]]:
+    return [(thing, COLORS[i % len(COLORS)]) for i, thing in enumerate(things)]
+
+
+def _finish(figure: Figure, path: Path) -> Path:
+    """One legend for all panels, and the file."""
+    found = {text: line for axes in figure.axes for line, text in zip(*axes.get_legend_handles_labels(), strict=True)}
+    figure.legend(found.values(), found, loc="outside lower center", ncols=3, frameon=False, fontsize="small")
     FigureCanvasAgg(figure)
     with atomic_file(path) as scratch:
-        figure.savefig(scratch, format="png", dpi=144)
+        figure.savefig(scratch, format="png", dpi=120)
     return path

@@ -1,130 +1,297 @@
-"""report.md: the table, the plots, the costs and the outcome in words, all computed from the rows."""
+"""report.md, report.html and plots: tables, costs and the outcome in words, all computed from the rows."""
 
 from __future__ import annotations
 
-import math
-import statistics
-from collections.abc import Mapping, Sequence
+import base64
+import html
+import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from learngene.bench.plots import accuracy_by_depth, accuracy_by_epoch
-from learngene.bench.table import Row, Summary, paired_differences, scratch_like, summarize
+from learngene.bench import plots
+from learngene.bench.table import Line, Row, Summary, break_even, compare, difference, lines, summarize
+from learngene.errors import LearngeneError
 from learngene.files import write_text
 
+TEN = 10  # models, as SWS counts
 
-def write_report(out: Path, rows: Sequence[Row], *, distillation: Mapping[str, Any] | None, about: Mapping[str, str]) -> Path:
-    """Write ``report.md``, ``accuracy-by-depth.png`` and ``accuracy-by-epoch.png`` into a benchmark's directory.
+
+def write_report(rows: Sequence[Row], out: Path, *, command: str | None = None) -> Path:
+    """Write ``report.md``, ``report.html`` (one self-contained page) and PNG plots into a directory.
 
     Args:
         rows: finished trials.
-        distillation: cost of the learngene (``images``, ``seconds``, ``flops``), if it is known.
-        about: lines for the head of the report (data, learngene, command, ...).
+        command: that runs the benchmark again.
+
+    Raises:
+        LearngeneError: no trial is finished.
     """
+    if not rows:
+        raise LearngeneError(f"no trial in '{out}' is finished, so there is nothing to report; run the benchmark on with --resume")
     summaries = summarize(rows)
-    measure = "validation" if rows[0]["test_top1"] is None else f"test ({rows[0]['test_images']} images, used once per trial)"
-    accuracy_by_depth(summaries, out / "accuracy-by-depth.png", title=f"{about['data']}: {measure.split(' ')[0]} accuracy")
-    accuracy_by_epoch(rows, out / "accuracy-by-epoch.png", title=about["data"])
-    parts = [
-        "# Benchmark: starts at equal fine-tuning budget",
-        "\n".join(f"- {name}: {value}" for name, value in {**about, **_machine(rows), "accuracy": f"top-1, {measure}"}.items()),
-        markdown_table(summaries),
-        "![accuracy by depth](accuracy-by-depth.png)",
-        "![accuracy by epoch](accuracy-by-epoch.png)",
-        "## What it cost",
-        costs_in_words(summaries, distillation),
-        "## In words",
-        outcome_in_words(summaries),
-    ]
-    write_text(out / "report.md", "\n\n".join(parts) + "\n")
+    parts = ["# Benchmark: ways to begin a ViT, at equal cost", _head(rows, command)]
+    groups = list(dict.fromkeys((s.data, s.recipe) for s in summaries))
+    for data, recipe in groups:
+        chosen = [s for s in summaries if (s.data, s.recipe) == (data, recipe)]
+        own = [row for row in rows if (row["data"], row["recipe"]) == (data, recipe)]
+        title = f"{data}, recipe {recipe}" if recipe else data
+        prefix = "" if len(groups) == 1 else re.sub(r"[^a-z0-9]+", "-", f"{data} {recipe}".lower()).strip("-") + "-"
+        parts += _section(title, prefix, chosen, own, out)
+    write_text(out / "report.md", text := "\n\n".join(parts) + "\n")
+    write_text(out / "report.html", to_html(text, out))
     return out / "report.md"
 
 
-def _machine(rows: Sequence[Row]) -> dict[str, str]:
-    machines = ", ".join(dict.fromkeys(row["hardware"] for row in rows))
-    used = rows[0]["versions"]
-    commits = ", ".join(dict.fromkeys(row["commit"] or "not a checkout" for row in rows))
-    seeds = ", ".join(str(seed) for seed in sorted({row["seed"] for row in rows}))
-    packages = ", ".join(f"{name} {version}" for name, version in used.items())
-    return {"hardware": machines, "versions": packages, "commit": commits, "seeds": seeds, "precision": rows[0]["precision"]}
+def _section(title: str, prefix: str, summaries: Sequence[Summary], rows: Sequence[Row], out: Path) -> list[str]:
+    found = lines(summaries)
+    shown = notable(found)
+    images = [
+        ("accuracy against depth", plots.accuracy_by_depth(shown, out / f"{prefix}accuracy-by-depth.png", title=title)),
+        ("accuracy against training cost", plots.accuracy_by_cost(found, out / f"{prefix}accuracy-by-cost.png", title=title)),
+        ("accuracy against epochs", plots.accuracy_by_epoch(rows, shown, out / f"{prefix}accuracy-by-epoch.png", title=title)),
+        ("cost of n models", plots.break_even(shown, out / f"{prefix}break-even.png", title=title)),
+        ("stored parameters for n models", plots.stored(shown, out / f"{prefix}stored.png", title=title)),
+    ]
+    pictures = [f"![{text}]({path.name})" for text, path in images]
+    return [
+        f"## {title}",
+        "### In words",
+        in_words(found),
+        *pictures[:2],
+        "### Against the learngene",
+        ablation_table(found),
+        "### What it costs",
+        cost_table(found),
+        *pictures[3:],
+        "### All results",
+        markdown_table(summaries),
+        pictures[2],
+    ]
+
+
+def _head(rows: Sequence[Row], command: str | None) -> str:
+    def distinct(values: Any) -> str:
+        return ", ".join(dict.fromkeys(str(v) for v in values))
+
+    tested = sorted({row["test_images"] for row in rows if row["test_top1"] is not None})
+    measure = f"test ({', '.join(map(str, tested))} images, used once per trial)" if tested else "validation"
+    about = {
+        "accuracy": f"top-1, {measure}; mean ± standard deviation over seeds",
+        "trials": f"{len(rows)}, seeds {', '.join(str(seed) for seed in sorted({row['seed'] for row in rows}))}",
+        "family": distinct(row["architecture"] for row in rows),
+        "command": f"`{command}`" if command else None,
+        "hardware": distinct(row["hardware"] for row in rows),
+        "versions": ", ".join(f"{name} {version}" for name, version in rows[0]["versions"].items()),
+        "commit": distinct(row["commit"] or "not a checkout" for row in rows),
+        "precision": distinct(row["precision"] for row in rows),
+        "costs": "FLOPs are counted, at 3 forward passes per training image, forward passes of an ancestor included; evaluating is left out",
+    }
+    return "\n".join(f"- {name}: {value}" for name, value in about.items() if value)
 
 
 def markdown_table(summaries: Sequence[Summary]) -> str:
     """A row per depth, budget and start."""
-    lines = [
-        "| depth | start | epochs | seeds | top-1 % | before training % | parameters | TFLOPs | images | seconds |",
+    head = [
+        "| depth | start | budget | seeds | top-1 % | before training % | parameters | TFLOPs | images | seconds |",
         "|---:|---|---:|---:|---:|---:|---:|---:|---:|---:|",
     ]
-    lines += [
-        f"| {s.depth} | {s.start} | {s.epochs} | {len(s.seeds)} | {s.accuracy()} | {100 * s.before:.1f} | {s.parameters:,} | "
+    return "\n".join(head + [
+        f"| {s.depth} | {s.start} | {s.budget} | {len(s.seeds)} | {s.accuracy()} | {100 * s.before:.1f} | {s.parameters:,} | "
         f"{s.flops / 1e12:.2f} | {s.images:,.0f} | {s.seconds:.1f} |"
         for s in summaries
+    ])  # fmt: skip
+
+
+def main_line(found: Sequence[Line]) -> Line | None:
+    """The learngene that all else is compared with: the start of that name, or the first of its kind, at its least budget."""
+    own = [line for line in found if line.summaries[0].kind == "learngene"]
+    named = [line for line in own if line.start == "learngene"]
+    return next(iter(named or own), None)
+
+
+def is_scratch(line: Line) -> bool:
+    """Whether a line is plain training from scratch: the start random, called ``random`` or ``random-...``."""
+    return line.summaries[0].kind == "random" and line.start.split("-")[0] == "random"
+
+
+def at_budget(found: Sequence[Line], other: Line) -> list[Line]:
+    """The lines with the same budget of fine-tuning, best first."""
+    return sorted((line for line in found if line.budget == other.budget), key=lambda line: -line.mean)
+
+
+def notable(found: Sequence[Line], limit: int = 7) -> list[Line]:
+    """The lines worth a plot: the learngene, all budgets from scratch, pre-training, and the best of the others."""
+    gene = main_line(found)
+    kept = [line for line in found if line is gene or is_scratch(line) or line.summaries[0].kind == "pretrained"]
+    others = sorted((line for line in found if line not in kept), key=lambda line: -line.mean)
+    return kept + others[: max(0, limit - len(kept))]
+
+
+def ablation_table(found: Sequence[Line]) -> str:
+    """Every other start minus the learngene, at its budget, paired by seed."""
+    gene = main_line(found)
+    if gene is None:
+        return "No learngene was among the starts."
+    head = [
+        f"At {gene.budget} of fine-tuning; differences are paired by seed, mean over the depths that both have.\n",
+        "| start | depths | top-1 % | minus learngene (points) | 95 % interval |",
+        "|---|---|---:|---:|---:|",
     ]
-    return "\n".join(lines)
-
-
-def costs_in_words(summaries: Sequence[Summary], distillation: Mapping[str, Any] | None) -> str:
-    """Totals over one model per depth, distillation counted in, and where the learngene breaks even."""
-    lines = ["Sums over one model of each depth (mean over seeds); FLOPs are 3 forward passes per training image."]
-    for start, epochs in dict.fromkeys((s.start, s.epochs) for s in summaries):
-        group = [s for s in summaries if (s.start, s.epochs) == (start, epochs)]
-        flops, images, seconds = (sum(getattr(s, key) for s in group) for key in ("flops", "images", "seconds"))
-        extra = ""
-        if start == "learngene" and distillation:
-            flops, images = flops + distillation["flops"], images + distillation["images"]
-            seconds += distillation["seconds"]
-            extra = (
-                f", of which distilling once (ancestor's forward passes counted in): {distillation['flops'] / 1e12:.2f} TFLOPs, "
-                f"{distillation['images']:,} images, {distillation['seconds']:.0f} s"
-            )
-        lines.append(
-            f"- {start}, {epochs} epochs, {len(group)} models: {flops / 1e12:.2f} TFLOPs, {images:,.0f} images, {seconds:.0f} s{extra}"
+    body = []
+    for line in at_budget(found, gene):
+        gap = compare(line, gene)
+        interval = f"{gap.mean - gap.half:+.2f} to {gap.mean + gap.half:+.2f}" if gap and gap.half is not None else "one seed"
+        same = line is gene or gap is None
+        body.append(
+            f"| {line.start} | {', '.join(map(str, line.depths))} | {100 * line.mean:.2f} | {'' if same else f'{gap.mean:+.2f}'} | "  # type: ignore[union-attr]
+            f"{'' if same else interval} |"
         )
-    return "\n".join(lines)
+    return "\n".join(head + body)
 
 
-def outcome_in_words(summaries: Sequence[Summary]) -> str:
+def cost_table(found: Sequence[Line]) -> str:
+    """Preparing once, one more model, and ten of them."""
+    head = [
+        "Preparing is what is trained once for all depths; a further model has preparations of its own, if any, and is fine-tuned. "
+        "Models are of the mean depth of each line. An ancestor's own training, and files that were there before, count as given.\n",
+        "| start | budget | preparing TFLOPs | each model TFLOPs | ten models TFLOPs | ten models images | ten models seconds | stored parameters for ten |",
+        "|---|---:|---:|---:|---:|---:|---:|---:|",
+    ]
+    return "\n".join(head + [
+        f"| {line.start} | {line.budget} | {line.shared('flops') / 1e12:.2f} | {line.each('flops') / 1e12:.2f} | "
+        f"{line.total('flops', TEN) / 1e12:.1f} | {line.total('images', TEN):,.0f} | {line.total('seconds', TEN):,.0f} | "
+        f"{line.total('stored_parameters', TEN):,.0f} |"
+        for line in found
+    ])  # fmt: skip
+
+
+def in_words(found: Sequence[Line]) -> str:
+    """What won, by how much, where it did not, when training from scratch catches up, and what it costs."""
+    gene = main_line(found)
+    ranked = at_budget(found, gene or found[0])
+    sentences = [_ranking(ranked)]
+    if gene is not None:
+        sentences += [_against_others(gene, ranked), *_against_scratch(gene, found), *_ratios(gene, found)]
+    fewest = min(len(s.seeds) for line in found for s in line.summaries)
+    if fewest < 3:
+        sentences.append(
+            f"With {fewest} seed{'s' if fewest > 1 else ''} this is an observation, not a claim: differences of about the spread between "
+            "seeds mean nothing."
+        )
+    return "\n".join(f"- {sentence}" for sentence in sentences if sentence)
+
+
+def _ranking(ranked: Sequence[Line]) -> str:
+    depths = set.intersection(*(set(line.depths) for line in ranked))
+    if not depths:
+        return ""
+    order = sorted(ranked, key=lambda line: -_mean_at(line, depths))
+    best, *others = order
+    text = (
+        f"At {best.budget} of fine-tuning, mean over depths {', '.join(map(str, sorted(depths)))}: **{best.start}** is first with "
+        f"{100 * _mean_at(best, depths):.2f} %"
+    )
+    if others:
+        gap = difference(best.by_seed(depths), others[0].by_seed(depths))
+        text += f", then {others[0].start} with {100 * _mean_at(others[0], depths):.2f} % (difference {gap}"
+        text += ")" if gap is None or gap.clear else "; not a clear winner)"
+        text += f"; last is {others[-1].start} with {100 * _mean_at(others[-1], depths):.2f} %" if len(others) > 1 else ""
+    return text + "."
+
+
+def _mean_at(line: Line, depths: set[int]) -> float:
+    chosen = [s.mean for s in line.summaries if s.depth in depths]
+    return sum(chosen) / len(chosen)
+
+
+def _against_others(gene: Line, ranked: Sequence[Line]) -> str:
+    gaps = [(line, gap) for line in ranked if line is not gene and (gap := compare(line, gene)) is not None]
+    if all(gap.half is None for _, gap in gaps):
+        return ""
+    better = [f"{line.start} ({gap})" for line, gap in gaps if gap.clear and gap.mean > 0]
+    level = [line.start for line, gap in gaps if not gap.clear]
+    behind = [line.start for line, gap in gaps if gap.clear and gap.mean < 0]
+    parts = [
+        f"clearly better than the start {gene.start}: {'; '.join(better) or 'none'}",
+        f"not to be told apart from it: {', '.join(level) or 'none'}",
+        f"clearly worse: {', '.join(behind) or 'none'}",
+    ]
+    return "At the same budget of fine-tuning, " + "; ".join(parts) + "."
+
+
+def _against_scratch(gene: Line, found: Sequence[Line]) -> list[str]:
     """Per depth: who is ahead at equal budget and by how much, and whether a longer scratch run catches up."""
+    scratch = [line for line in found if is_scratch(line) and "TFLOP" not in line.budget]
     sentences = []
-    for gene in (s for s in summaries if s.start == "learngene"):
-        scratch = scratch_like(summaries, gene)
-        equal = next((s for s in scratch if s.epochs == gene.epochs), None)
+    for own in gene.summaries:
+        same = [s for line in scratch for s in line.summaries if s.depth == own.depth]
+        equal = next((s for s in same if s.budget == own.budget), None)
         if equal is None:
             continue
-        sentences.append(f"- {gene.depth} layers, {gene.epochs} epochs: {_comparison(gene, equal)}")
-        longer = [s for s in scratch if s.epochs > gene.epochs]
-        if longer:
-            caught = next((s for s in longer if s.mean >= gene.mean), None)
-            last = longer[-1]
-            sentences.append(
-                f"  Training from scratch catches up at {caught.epochs} epochs ({caught.accuracy()} %)."
-                if caught
-                else f"  Training from scratch has not caught up at {last.epochs} epochs ({last.accuracy()} %)."
-            )
-    seeds = {len(s.seeds) for s in summaries}
-    if min(seeds) < 3:
+        gap = difference(dict(zip(own.seeds, own.top1, strict=True)), dict(zip(equal.seeds, equal.top1, strict=True)))
+        if gap is None:
+            continue
+        won = "the learngene is ahead" if gap.mean > 0 else "training from scratch is ahead" if gap.mean < 0 else "they are level"
+        text = f"{own.depth} layers, {own.budget}: {won}, {own.accuracy()} against {equal.accuracy()} % ({gap})."
+        longer = [s for s in same if s.size > own.size]
+        caught = next((s for s in longer if s.mean >= own.mean), None)
+        if caught:
+            text += f" Training from scratch catches up at {caught.budget} ({caught.accuracy()} %)."
+        elif longer:
+            text += f" Training from scratch has not caught up at {longer[-1].budget} ({longer[-1].accuracy()} %)."
+        sentences.append(text)
+    return sentences
+
+
+def _ratios(gene: Line, found: Sequence[Line]) -> list[str]:
+    """The three ratios that SWS claims (6.6x, 20x, 10x), counted here; and where the learngene breaks even."""
+    sentences = []
+    scratch = [line for line in found if is_scratch(line) and "TFLOP" not in line.budget]
+    if scratch:
+        level = next((line for line in scratch if line.mean >= gene.mean), scratch[-1])
+        reached = "which is as good" if level.mean >= gene.mean else "still worse, so this is a lower bound"
+        ratio = level.total("flops", TEN) / gene.total("flops", TEN)
+        even = break_even(gene, level)
         sentences.append(
-            f"\nWith {min(seeds)} seed{'s' if min(seeds) > 1 else ''} this is an observation, not a claim: differences of about the spread between seeds mean nothing."
+            f"Ten models cost {gene.total('flops', TEN) / 1e12:.1f} TFLOPs from the learngene ({100 * gene.mean:.2f} % on average), its "
+            f"distillation counted in, and {level.total('flops', TEN) / 1e12:.1f} from scratch at {level.budget} ({100 * level.mean:.2f} %, "
+            f"{reached}): a ratio of {ratio:.2f} (SWS claims 6.6). {_even_words(even, 'training from scratch')}"
         )
-    return "\n".join(sentences) or "No learngene was compared with training from scratch at the same budget."
-
-
-def _comparison(gene: Summary, scratch: Summary) -> str:
-    differences = paired_differences(gene, scratch)
-    difference = 100 * statistics.fmean(differences)
-    won = "the learngene is ahead" if difference > 0 else "training from scratch is ahead" if difference < 0 else "they are level"
-    text = f"{won}, {gene.accuracy()} against {scratch.accuracy()} % ({difference:+.2f} points"
-    if len(differences) > 1:
-        half = 100 * t_quantile(len(differences) - 1) * statistics.stdev(differences) / math.sqrt(len(differences))
-        text += (
-            f", 95 % interval of the paired difference {difference - half:+.2f} to {difference + half:+.2f}, n = {len(differences)}"
+    for line in (line for line in found if line.summaries[0].kind == "pretrained" and line.budget == gene.budget):
+        stored = line.total("stored_parameters", TEN) / gene.total("stored_parameters", TEN)
+        own, theirs = gene.shared("flops"), TEN * (line.each("flops") - gene.each("flops"))
+        text = (
+            f"Against {line.start} ({100 * line.mean:.2f} %): {stored:.1f} times fewer stored parameters for ten models (SWS claims about 20)"
         )
-    return text + ")."
+        if own > 0 and theirs > 0:
+            text += f", {theirs / own:.1f} times less training before fine-tuning (SWS claims about 10). "
+        sentences.append(text.rstrip(". ") + ". " + _even_words(break_even(gene, line), line.start))
+    return sentences
 
 
-def t_quantile(freedom: int) -> float:
-    """97.5 % quantile of Student's t (table; 1.96 beyond 30 degrees of freedom)."""
-    table: tuple[float, ...] = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228)
-    table += (2.201, 2.179, 2.160, 2.145, 2.131, 2.120, 2.110, 2.101, 2.093, 2.086)
-    table += (2.080, 2.074, 2.069, 2.064, 2.060, 2.056, 2.052, 2.048, 2.045, 2.042)
-    return table[freedom - 1] if freedom <= len(table) else 1.960
+def _even_words(models: int | None, other: str) -> str:
+    if models is None:
+        return f"The learngene never becomes cheaper than {other}."
+    return f"The learngene is cheaper than {other} from {models} model{'s' if models > 1 else ''} on."
+
+
+def to_html(markdown: str, folder: Path) -> str:
+    """One page without any other file: the pictures are inside it."""
+    from markdown_it import MarkdownIt
+
+    body = MarkdownIt("commonmark").enable("table").render(markdown)
+
+    def embed(match: re.Match[str]) -> str:
+        data = base64.b64encode((folder / html.unescape(match[1])).read_bytes()).decode()
+        return f'<img src="data:image/png;base64,{data}"'
+
+    body = re.sub(r'<img src="([^":]+\.png)"', embed, body)
+    return f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>learngene benchmark</title>\n<style>{STYLE}</style></head>\n<body>\n{body}</body></html>\n'
+
+
+STYLE = (
+    "body{font:16px/1.5 system-ui,sans-serif;max-width:60rem;margin:2rem auto;padding:0 1rem;color:#222}"
+    "table{border-collapse:collapse;font-size:.85rem;display:block;overflow-x:auto}td,th{padding:.2rem .6rem;border-bottom:1px solid #ddd}"
+    "img{max-width:100%}code{background:#f3f3f3}"
+)

@@ -1,28 +1,39 @@
-"""Rows to a table: mean and spread over seeds, and paired differences."""
+"""Rows to tables: mean and spread over seeds, paired differences, and what a family of n models costs."""
 
 from __future__ import annotations
 
+import math
+import re
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from learngene.bench.experiment import budget_name
+
 Row = Mapping[str, Any]
+PER_DEPTH = re.compile(r"-d\d\d+(-s\d+)?$")  # keys of preparations that serve one depth
 
 
 @dataclass(frozen=True)
 class Summary:
-    """All seeds of one start, depth and budget.
+    """All seeds of one start, depth and budget, on one data set with one recipe.
 
     Attributes:
+        kind: the start behind the name, e.g. ``weight-selection``.
         top1: test accuracy (validation where there is no test split) of each seed, shares.
         before: mean validation accuracy before training.
         flops, images, seconds: mean cost of training one model.
+        prepared: cost and stored parameters of each preparation, by key, of all seeds together.
     """
 
+    data: str
+    recipe: str
     start: str
+    kind: str
     depth: int
-    epochs: int
+    budget: str
+    size: float
     seeds: tuple[int, ...]
     top1: tuple[float, ...]
     before: float
@@ -30,6 +41,7 @@ class Summary:
     flops: float
     images: float
     seconds: float
+    prepared: Mapping[str, Mapping[str, Any]]
 
     @property
     def mean(self) -> float:
@@ -52,20 +64,24 @@ def accuracy_of(row: Row) -> float:
 
 
 def summarize(rows: Sequence[Row]) -> list[Summary]:
-    """One summary per start, depth and budget, in order of depth, budget and first appearance."""
-    groups: dict[tuple[int, int, str], list[Row]] = {}
-    for row in rows:
-        groups.setdefault((row["depth"], row["epochs"], row["start"]), []).append(row)
+    """One summary per data set, recipe, depth, budget and start; starts in order of first appearance, seeds in order."""
+    groups: dict[tuple[Any, ...], list[Row]] = {}
+    for row in sorted(rows, key=lambda row: row["seed"]):
+        size = (1, row["tflops"]) if row["tflops"] is not None else (0, row["epochs"])
+        groups.setdefault((row["data"], row["recipe"], row["depth"], size, row["start"]), []).append(row)
 
     def mean(group: Sequence[Row], key: str) -> float:
         return statistics.fmean(row[key] for row in group)
 
-    order = sorted(groups, key=lambda key: key[:2])
     return [
         Summary(
+            data,
+            recipe,
             start,
+            group[0]["kind"],
             depth,
-            epochs,
+            budget_name(group[0]["epochs"], group[0]["tflops"]),
+            size[1],
             tuple(row["seed"] for row in group),
             tuple(accuracy_of(row) for row in group),
             statistics.fmean(row["curve"][0]["val_top1"] for row in group),
@@ -73,17 +89,127 @@ def summarize(rows: Sequence[Row]) -> list[Summary]:
             mean(group, "flops"),
             mean(group, "images"),
             mean(group, "seconds"),
+            {key: cost for row in group for key, cost in row["prepared"].items()},
         )
-        for (depth, epochs, start), group in ((key, groups[key]) for key in order)
+        for (data, recipe, depth, size, start), group in sorted(groups.items(), key=lambda item: item[0][:4])
     ]
 
 
-def paired_differences(a: Summary, b: Summary) -> list[float]:
-    """Accuracy of ``a`` minus that of ``b``, seed by seed, for the seeds that both have."""
-    other = dict(zip(b.seeds, b.top1, strict=True))
-    return [value - other[seed] for seed, value in zip(a.seeds, a.top1, strict=True) if seed in other]
+@dataclass(frozen=True)
+class Line:
+    """One start at one budget over all depths: a line of a plot, a family of models.
+
+    Attributes:
+        summaries: by depth.
+    """
+
+    start: str
+    budget: str
+    size: float
+    summaries: tuple[Summary, ...]
+
+    @property
+    def name(self) -> str:
+        return f"{'random (from scratch)' if self.start == 'random' else self.start}, {self.budget}"
+
+    @property
+    def depths(self) -> tuple[int, ...]:
+        return tuple(s.depth for s in self.summaries)
+
+    @property
+    def mean(self) -> float:
+        """Accuracy, mean over depths and seeds."""
+        return statistics.fmean(s.mean for s in self.summaries)
+
+    def by_seed(self, depths: Iterable[int]) -> dict[int, float]:
+        """Accuracy of each seed that was run at all of some depths, mean over them."""
+        chosen = [dict(zip(s.seeds, s.top1, strict=True)) for s in self.summaries if s.depth in set(depths)]
+        seeds = set.intersection(*(set(found) for found in chosen)) if chosen else set()
+        return {seed: statistics.fmean(found[seed] for found in chosen) for seed in sorted(seeds)}
+
+    def shared(self, key: str) -> float:
+        """Cost (``flops``, ``images``, ``seconds``, ``stored_parameters``) of what is prepared once for all depths."""
+        return self._prepared(key, once=True)
+
+    def each(self, key: str) -> float:
+        """Mean cost of one more model: preparations of its own, and fine-tuning; for ``stored_parameters``, what it adds."""
+        own = self._prepared(key, once=False) / len(self.summaries)
+        return own + (0 if key == "stored_parameters" else statistics.fmean(getattr(s, key) for s in self.summaries))
+
+    def total(self, key: str, models: int) -> float:
+        """Cost of a family of so many models of the mean depth."""
+        return self.shared(key) + models * self.each(key)
+
+    def _prepared(self, key: str, *, once: bool) -> float:
+        """Sum over preparations; where each seed has its own, the mean over seeds."""
+        costs: dict[str, list[float]] = {}
+        for name, cost in {k: v for s in self.summaries for k, v in s.prepared.items()}.items():
+            if bool(PER_DEPTH.search(name)) != once:
+                costs.setdefault(re.sub(r"-s\d+$", "", name), []).append(cost[key] or 0)
+        return sum(statistics.fmean(values) for values in costs.values())
 
 
-def scratch_like(summaries: Sequence[Summary], other: Summary) -> list[Summary]:
-    """The random starts of the same depth, cheapest first."""
-    return sorted((s for s in summaries if s.start == "random" and s.depth == other.depth), key=lambda s: s.epochs)
+def lines(summaries: Sequence[Summary]) -> list[Line]:
+    """One per start and budget, in order of budget and appearance. The summaries are of one data set and recipe."""
+    groups: dict[tuple[str, str], list[Summary]] = {}
+    for s in summaries:
+        groups.setdefault((s.start, s.budget), []).append(s)
+    found = [Line(start, budget, group[0].size, tuple(sorted(group, key=lambda s: s.depth))) for (start, budget), group in groups.items()]
+    return sorted(found, key=lambda line: ("TFLOP" in line.budget, line.size))
+
+
+@dataclass(frozen=True)
+class Difference:
+    """Accuracy of one thing minus another, seed by seed, in points.
+
+    Attributes:
+        mean: over the seeds.
+        half: half the width of the 95 % interval by Student's t; none for a single seed.
+        count: of seeds.
+    """
+
+    mean: float
+    half: float | None
+    count: int
+
+    @property
+    def clear(self) -> bool:
+        """Whether the interval leaves 0 out."""
+        return self.half is not None and abs(self.mean) > self.half
+
+    def __str__(self) -> str:
+        if self.half is None:
+            return f"{self.mean:+.2f} points"
+        low, high = self.mean - self.half, self.mean + self.half
+        return f"{self.mean:+.2f} points, 95 % interval {low:+.2f} to {high:+.2f}, n = {self.count}"
+
+
+def difference(a: Mapping[int, float], b: Mapping[int, float]) -> Difference | None:
+    """Paired difference of accuracies by seed; none without a common seed."""
+    values = [100 * (a[seed] - b[seed]) for seed in a if seed in b]
+    if not values:
+        return None
+    half = t_quantile(len(values) - 1) * statistics.stdev(values) / math.sqrt(len(values)) if len(values) > 1 else None
+    return Difference(statistics.fmean(values), half, len(values))
+
+
+def compare(a: Line, b: Line) -> Difference | None:
+    """Paired by seed, mean over the depths that both have."""
+    depths = set(a.depths) & set(b.depths)
+    return difference(a.by_seed(depths), b.by_seed(depths)) if depths else None
+
+
+def break_even(a: Line, b: Line, key: str = "flops") -> int | None:
+    """The least number of models for which ``a`` is not dearer than ``b``; none if it never is."""
+    extra, saved = a.shared(key) - b.shared(key), b.each(key) - a.each(key)
+    if extra <= saved:
+        return 1
+    return math.ceil(extra / saved) if saved > 0 else None
+
+
+def t_quantile(freedom: int) -> float:
+    """97.5 % quantile of Student's t (table; 1.96 beyond 30 degrees of freedom)."""
+    table: tuple[float, ...] = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228)
+    table += (2.201, 2.179, 2.160, 2.145, 2.131, 2.120, 2.110, 2.101, 2.093, 2.086)
+    table += (2.080, 2.074, 2.069, 2.064, 2.060, 2.056, 2.052, 2.048, 2.045, 2.042)
+    return table[freedom - 1] if freedom <= len(table) else 1.960

@@ -1,97 +1,102 @@
-"""A trial: one start, depth, budget and seed, trained and tested once. Finished trials are never run again."""
+"""Run a trial: build, begin, train, test once. Finished trials are never run again."""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from learngene import vit
+from learngene.bench.experiment import StartSpec, Trial
+from learngene.bench.prepare import Prepared
 from learngene.data import ImageData, Source
-from learngene.errors import LearngeneError
 from learngene.jobs import evaluation_config, forward_flops, training_cost
 from learngene.objectives import Supervised
 from learngene.provenance import commit, hardware, versions
 from learngene.recipe import DataOptions, Recipe
-from learngene.starts import STARTS, Family
+from learngene.starts import SOURCES, begin
 from learngene.training import RunDirectory, TrainingModule, evaluate_model, fit
+from learngene.vit import Architecture
 
 
 @dataclass(frozen=True)
-class Trial:
-    """What is run once: ``start`` is a name in `learngene.starts.STARTS`, ``epochs`` the fine-tuning budget."""
+class Images:
+    """Training, validation and (perhaps) test images of one data set."""
 
-    start: str
-    depth: int
-    epochs: int
-    seed: int
-
-    @property
-    def key(self) -> str:
-        """The trial's folder."""
-        return f"{self.start}-d{self.depth:02d}-e{self.epochs}-s{self.seed}"
+    train: Source
+    val: Source
+    test: Source | None
+    loading: DataOptions
 
 
-def grid(
-    starts: Sequence[str], depths: Sequence[int], epochs: int, seeds: Sequence[int], scratch_epochs: Sequence[int] = ()
-) -> list[Trial]:
-    """All starts at the same budget, and random weights at longer ones too; seeds outermost, so that all grow alike.
+def build(
+    spec: StartSpec, family: Architecture, depth: int, images: Images, recipe: Recipe, sources: Mapping[str, Prepared]
+) -> nn.Module:
+    """The model of a trial before training; seed torch before.
+
+    Args:
+        sources: what each of the start's `StartSpec.sources` stands for.
 
     Raises:
-        LearngeneError: an unknown start, or nothing to run.
+        LearngeneError: the start does not fit the model.
     """
-    unknown = [start for start in starts if start not in STARTS]
-    if unknown:
-        raise LearngeneError(f"there is no start '{unknown[0]}'; the starts are {', '.join(sorted(STARTS))}")
-    if not (starts and depths and seeds):
-        raise LearngeneError("a benchmark needs at least one start, one depth and one seed")
-    budgets = [(start, epochs) for start in starts] + [("random", longer) for longer in scratch_epochs if longer != epochs]
-    return [Trial(start, depth, budget, seed) for seed in seeds for depth in depths for start, budget in budgets]
+    args = {**family.args, **spec.arch_args, "num_classes": images.train.num_classes}
+    model = Architecture(family.name, args).build(depth, drop_path_rate=recipe.drop_path or None)
+    options = {k: sources[str(v)].path if k in SOURCES else v for k, v in spec.options.items()}
+    return begin(model, spec.start, class_names=images.train.classes, **options)
 
 
 def run_trial(
     trial: Trial,
-    family: Family,
-    train: Source,
-    val: Source,
-    test: Source | None,
+    spec: StartSpec,
+    family: Architecture,
+    images: Images,
     recipe: Recipe,
-    loading: DataOptions,
+    sources: Mapping[str, Prepared],
     out: Path,
 ) -> dict[str, Any]:
     """Train and test one trial in ``out``; return its row. A finished one is read back, an interrupted one resumed.
 
     The row holds accuracy on validation images after each epoch (0 is before training), on test images once at the
-    end, and the cost: images, optimizer steps, seconds and FLOPs of training (3 forward passes an image).
+    end, the cost of training (images, optimizer steps, seconds, FLOPs at 3 forward passes an image, joules where the
+    device tells), and what had to be prepared, with its cost.
     """
-    recipe = dataclasses.replace(recipe, seed=trial.seed, epochs=trial.epochs, devices=1)
-    run = RunDirectory(out, {**dataclasses.asdict(trial), **dataclasses.asdict(recipe)}, resume=True)
+    recipe = dataclasses.replace(recipe, seed=trial.seed, devices=1, **spec.recipe)
+    torch.manual_seed(trial.seed)
+    model = build(spec, family, trial.depth, images, recipe, sources)
+    config = evaluation_config(vit.data_config(model), images.loading)
+    flops = 3 * forward_flops(model, config["input_size"])
+    recipe = dataclasses.replace(recipe, **_budget(trial, recipe, flops))
+    plain = {**dataclasses.asdict(trial), "options": {k: str(v) for k, v in spec.options.items()}, "arch_args": dict(spec.arch_args)}
+    run = RunDirectory(out, {**dataclasses.asdict(recipe), **{f"trial_{k}": v for k, v in plain.items()}}, resume=True)
     if run.finished:
         return run.results
-    torch.manual_seed(trial.seed)
-    model = STARTS[trial.start](family, trial.depth, drop_path_rate=recipe.drop_path or None)
-    config = vit.data_config(model)
-    if family.gene is not None:  # every start sees the same images
-        config |= {k: v for k, v in family.gene.data_config.items() if k != "input_size"}
-    config = evaluation_config(config, loading)
-    images = ImageData(train, val, config, recipe, loading)
-    flops = 3 * forward_flops(model, config["input_size"])
-    before = evaluate_model(model, images)
-    result = fit(TrainingModule(model, Supervised(recipe.label_smoothing), recipe, num_classes=family.num_classes), images, run)
+    data = ImageData(images.train, images.val, config, recipe, images.loading)
+    before = evaluate_model(model, data)
+    result = fit(
+        TrainingModule(model, Supervised(recipe.label_smoothing), recipe, num_classes=images.train.num_classes or 0), data, run
+    )
     curve = [{"epoch": 0, "images": 0, "seconds": 0.0, "val_top1": before["top1"], "val_loss": before["loss"]}]
     curve += [{k: row[k] for k in ("epoch", "images", "seconds", "val_top1", "val_loss")} for row in result["epochs_by_row"]]
-    tested = evaluate_model(model, ImageData(None, test, config, recipe, loading)) if test is not None else None
+    test = images.test
+    tested = evaluate_model(model, ImageData(None, test, config, recipe, images.loading)) if test is not None else None
     row = {
         **dataclasses.asdict(trial),
+        "kind": spec.start,
+        "data": trial.data or images.train.name.split(" (")[0],
+        "architecture": family.name,
         "val_top1": result["val_top1"],
         "test_top1": tested and tested["top1"],
         "test_images": tested and tested["images"],
         "parameters": vit.parameters(model),
         **training_cost(result, flops),
+        "flops_per_image": flops,
+        "prepared": {key: {**made.cost, "stored_parameters": made.stored} for key, made in _keys(spec, sources).items()},
         "curve": curve,
         "precision": result["precision"],
         "hardware": hardware(),
@@ -101,3 +106,25 @@ def run_trial(
     run.finish(**row)
     run.checkpoint.unlink(missing_ok=True)
     return run.results
+
+
+def _budget(trial: Trial, recipe: Recipe, flops: int) -> dict[str, Any]:
+    if trial.tflops is None:
+        return {"epochs": trial.epochs}
+    return {"steps": max(1, round(trial.tflops * 1e12 / (flops * recipe.batch_size * recipe.accumulate)))}
+
+
+def _keys(spec: StartSpec, sources: Mapping[str, Prepared]) -> dict[str, Prepared]:
+    """All that had to be prepared: by key, and files from elsewhere by their path."""
+    found: dict[str, Prepared] = {}
+
+    def add(key: str, made: Prepared) -> None:
+        found[key] = made
+        for below, under in made.below.items():
+            add(below, under)
+
+    for name in spec.sources():
+        made = sources[name]
+        inside = made.path.parent.parent.name == "prepared"
+        add(made.path.parent.name if inside else str(made.path), made)
+    return found

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
-import shlex
+import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from learngene.errors import LearngeneError
 from learngene.plan import StagePlan
-from learngene.recipe import DataOptions, DistillOptions, Recipe, divide
+from learngene.recipe import DataOptions, Recipe, divide
 
 if TYPE_CHECKING:
-    from learngene.data import Source
-    from learngene.gene import Learngene
+    from learngene.bench import Experiment, Images, StartSpec, Trial
+    from learngene.bench.prepare import Prepared
+    from learngene.training import RunDirectory
+    from learngene.vit import Architecture
+
+log = logging.getLogger("learngene")
 
 
 def benchmark(
@@ -23,123 +28,304 @@ def benchmark(
     out: str | Path,
     gene: str | Path | None = None,
     distill: Mapping[str, Any] | None = None,
+    arch: str | None = None,
+    arch_args: Mapping[str, Any] | None = None,
     depths: Sequence[int] = (6, 9, 12),
-    starts: Sequence[str] = ("learngene", "random"),
+    starts: Sequence[str | Mapping[str, Any]] = ("learngene", "random"),
+    prepare: Mapping[str, Any] | None = None,
     seeds: Sequence[int] = (0, 1, 2),
     scratch_epochs: Sequence[int] = (),
+    tflops: Sequence[float] = (),
+    datasets: Mapping[str, Any] | None = None,
+    recipes: Mapping[str, Any] | None = None,
+    test: bool = True,
+    shard: str | None = None,
     resume: bool = False,
     overwrite: bool = False,
     **options: Any,
 ) -> dict[str, Any]:
-    """Compare starts over depths and seeds at equal fine-tuning budget: OUT/results.jsonl, report.md, plots.
+    """Compare ways to begin a family of ViTs over depths, budgets and seeds: OUT/results.jsonl, report.md, report.html, plots.
 
     Args:
         data: labelled images (see distill); accuracy is on the test split, used once per trial, if there is one.
         out: directory to write.
-        gene: learngene file.
-        distill: instead of a gene, arguments of distill to make one first, e.g. {ancestor: DIR, plan: "2,2,2", epochs: 5};
+        gene: learngene file, for the start learngene.
+        distill: instead, arguments of distill to make one first, e.g. {ancestor: DIR, plan: "2,2,2", epochs: 5};
             its data is the benchmark's unless given.
+        arch: timm architecture of the family; by default that of the learngene.
+        arch_args: its arguments as JSON.
         depths: numbers of layers.
-        starts: names in learngene.starts.
+        starts: names in learngene.starts, or mappings such as {name: selected, start: weight-selection, ancestor: DIR,
+            layers: even, epochs: [8], recipe: {lr: 0.004}, arch_args: {pre_norm: true}, depths: [6]}.
+        prepare: training before the trials, by name, e.g. {tall: {finetune: {depth: 15, epochs: 9}}, gene: {distill: {...}},
+            direct: {finetune: {ancestor: DIR, kl: 1, ce: 0}, each: [depth], cost_of: gene}}. A start's gene, ancestor or
+            source may be such a name. Its cost is counted.
         seeds: each trial is run with each.
-        scratch_epochs: longer budgets for random weights, to see where training from scratch catches up.
-        resume: go on with an interrupted benchmark; finished trials are not run again.
+        scratch_epochs: longer budgets for the start random, to see where training from scratch catches up.
+        tflops: further budgets of all starts, in 1e12 floating point operations of training.
+        datasets: several data sets to train and test on, by name: {pets: {data: DIR}, cars: {data: DIR2, val_split: valid}}.
+        recipes: several recipes by name, as changes, e.g. {weak: {}, strong: {mixup: 0.8, epochs: 4}}.
+        test: off, compare on validation images and leave the test images for later.
+        shard: i/n, from 1: run only the i-th of n parts of the trials, so that n machines with one OUT share the work.
+        resume: go on with an interrupted benchmark; finished trials are not run again. A shard always does.
         overwrite: delete an earlier benchmark in OUT first.
         **options: any field of `Recipe` and `DataOptions`, for all trials; epochs is the budget.
 
     Returns:
-        ``rows`` (a trial each), ``table`` (mean and spread per start, depth and budget), ``distillation`` and ``report``.
+        ``rows`` (a trial each), ``table`` (mean and spread per start, depth and budget) and ``report``.
 
     Raises:
         LearngeneError: bad input, before anything is trained.
     """
-    arguments = {k: v for k, v in locals().items() if k not in ("options", "resume", "overwrite", "out")}
+    arguments = {k: v for k, v in locals().items() if k not in ("options", "resume", "overwrite", "out", "shard")}
     recipe, loading = divide(options, Recipe, DataOptions)
+    part = _parse_shard(shard)
+    if overwrite and shard is not None:
+        raise LearngeneError("--overwrite would delete what other shards have done; delete the directory first, then start the shards")
+    if recipe.steps is not None or recipe.devices not in ("auto", 1, "1"):
+        raise LearngeneError("a benchmark's budgets are epochs and tflops, and each trial runs on one device; drop steps and devices")
 
-    if (gene is None) == (distill is None):
-        raise LearngeneError(
-            "a benchmark compares a learngene: name its file with gene, or say how to make one with distill (not both)"
-        )
-    import logging
-
-    from learngene.bench import grid, run_trial, summarize, write_report
-    from learngene.commands.distill import distill as make_gene
-    from learngene.files import write_text
-    from learngene.gene import Learngene
     from learngene.jobs import train_config
-    from learngene.starts import Family
     from learngene.training import RunDirectory
     from learngene.training.fit import check_devices
 
-    log = logging.getLogger("learngene")
-    if recipe.steps is not None or recipe.devices not in ("auto", 1, "1"):
-        raise LearngeneError("a benchmark's budgets are epochs, and each trial runs on one device; drop steps and devices")
-    if distill is not None:
-        _check_distill(distill)
-    trials = grid(starts, depths, recipe.epochs, seeds, scratch_epochs)
+    specs = tuple(_spec(entry, gene, distill, recipe.epochs, scratch_epochs, tflops) for entry in starts)
+    experiment = _experiment(specs, depths, seeds, recipe, tflops, prepare, distill, datasets, recipes)
+    _check_stages(experiment, distill, gene)
     check_devices(recipe)
-    run = RunDirectory(out, train_config(arguments, recipe, loading), resume=resume, overwrite=overwrite)
+    run = RunDirectory(out, train_config(arguments, recipe, loading), resume=resume or part != (0, 1), overwrite=overwrite)
     if run.finished:
         log.info("%s is finished; nothing to do", out)
         return run.results
-    out = Path(out)
-    learned = Learngene.load(gene) if gene is not None else None
-    plan = learned.plan if learned else StagePlan.parse((distill or {}).get("plan", "3,3,4,3,3"))
-    for depth in depths:
-        StagePlan.balanced(depth, plan.stages)
+    family = _family(arch, arch_args, gene)
+    mode = _image_mode(family, experiment)
+    images = _all_images(data, loading, experiment, mode, test=test)
+    trials = experiment.trials()
+    mine = trials[part[0] :: part[1]]
+    _check_starts(experiment, mine, family, images, recipe)
     run.begin()
+    out = Path(out)
     try:
-        if learned is None:
-            learned = make_gene(**{"data": data, **(distill or {})}, out=out / "distill", resume=True)
-        train, val, test = _images(data, loading, learned)
+        sources = _sources(experiment, mine, family, data, loading, out)
     except LearngeneError:
         run.cancel()
         raise
-    family = Family(learned.architecture, train.num_classes or 0, train.classes, learned)
-    rows = []
-    for number, trial in enumerate(trials, start=1):
-        log.info("trial %d/%d: %s", number, len(trials), trial.key)
-        rows.append(run_trial(trial, family, train, val, test, recipe, loading, out / "trials" / trial.key))
-        write_text(out / "results.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
-    distillation = learned.metrics.get("cost")
-    about = {
-        "data": train.name.split(" (")[0],
-        "learngene": f"{learned.architecture.name}, plan {learned.plan}, {learned.parameters:,} parameters, from {learned.ancestor.get('name')}",
-        "command": command_line(out),
-    }
-    report = write_report(out, rows, distillation=distillation, about=about)
-    table = [
-        {"start": s.start, "depth": s.depth, "epochs": s.epochs, "seeds": len(s.seeds), "top1": s.mean, "spread": s.spread,
-         "before": s.before, "parameters": s.parameters, "flops": s.flops, "images": s.images, "seconds": s.seconds}
-        for s in summarize(rows)
-    ]  # fmt: skip
-    return run.finish(rows=rows, table=table, distillation=distillation, report=str(report))
+    family = family or _family(None, None, next(made.path for name, made in sources.items() if made.path.is_file()))
+    _run_all(experiment, mine, family, images, recipe, sources, out)
+    return _conclude(trials, run, out)
 
 
-def _check_distill(arguments: Mapping[str, Any]) -> None:
-    """Raise unless these are arguments of distill that leave the output to the benchmark."""
-    if "ancestor" not in arguments:
-        raise LearngeneError("distill lacks the ancestor: name a timm directory or model")
-    own = {"ancestor", "data", "arch", "arch_args", "plan", "from_ancestor"}
-    divide({k: v for k, v in arguments.items() if k not in own}, Recipe, DataOptions, DistillOptions)
+def _parse_shard(shard: str | None) -> tuple[int, int]:
+    """(index from 0, count)."""
+    first, slash, count = (shard or "1/1").partition("/")
+    if not (slash and first.isdigit() and count.isdigit() and 1 <= int(first) <= int(count)):
+        raise LearngeneError(f"shard '{shard}': write i/n with i from 1 to n, e.g. 2/8")
+    return int(first) - 1, int(count)
 
 
-def _images(data: str, loading: DataOptions, gene: Learngene) -> tuple[Source, Source, Source | None]:
-    """Training, validation and test images for a learngene's family; trials without test images are compared on val."""
+def _spec(
+    entry: Any, gene: Any, distill: Any, epochs: int, scratch_epochs: Sequence[int], tflops: Sequence[float]
+) -> StartSpec:
+    """A start's spec; the plain names ``learngene`` and ``random`` get the benchmark's learngene and scratch_epochs."""
+    from learngene.bench import StartSpec
+
+    if entry == "learngene":
+        if (gene is None) == (distill is None):
+            raise LearngeneError("the start learngene: name its file with gene, or say how to make one with distill (not both)")
+        entry = {"start": "learngene", "gene": str(gene or "distill")}
+    if entry == "random":
+        entry = {"start": "random", "epochs": list(dict.fromkeys([epochs, *scratch_epochs])), "tflops": list(tflops)}
+    return StartSpec.parse(entry)
+
+
+def _experiment(
+    specs: Any,
+    depths: Sequence[int],
+    seeds: Sequence[int],
+    recipe: Recipe,
+    tflops: Sequence[float],
+    prepare: Mapping[str, Any] | None,
+    distill: Mapping[str, Any] | None,
+    datasets: Mapping[str, Any] | None,
+    recipes: Mapping[str, Any] | None,
+) -> Experiment:
+    from learngene.bench import Experiment, Preparation
+
+    entries = {**({"distill": {"distill": distill}} if distill is not None else {}), **(prepare or {})}
+    for name, changes in (recipes or {}).items():
+        if "steps" in changes or "epochs" in changes:
+            raise LearngeneError(f"recipe {name}: budgets are epochs and tflops of the benchmark or of a start; drop it there")
+    return Experiment(
+        specs,
+        tuple(depths),
+        tuple(seeds),
+        (recipe.epochs,),
+        tuple(tflops),
+        {name: Preparation.parse(name, entry) for name, entry in entries.items()},
+        datasets or {"": {}},
+        recipes or {"": {}},
+    )
+
+
+def _check_stages(experiment: Experiment, distill: Mapping[str, Any] | None, gene: str | Path | None) -> None:
+    """Raise for a depth with fewer layers than the learngene of a start has stages."""
+    from learngene.gene import Learngene
+
+    for spec in experiment.starts:
+        named = spec.options.get("gene")
+        if named is None or "plan" in spec.options:
+            continue
+        preparation = experiment.prepare.get(str(named))
+        if preparation is not None:
+            plan = StagePlan.parse(preparation.arguments.get("plan", "3,3,4,3,3"))
+        else:
+            plan = Learngene.load(named).plan
+        for depth in spec.depths or experiment.depths:
+            StagePlan.balanced(depth, plan.stages)
+
+
+def _family(arch: str | None, arch_args: Mapping[str, Any] | None, gene: str | Path | None) -> Architecture | None:
+    from learngene.gene import Learngene
+    from learngene.vit import Architecture, anatomy
+
+    if arch is not None:
+        anatomy(arch)
+        return Architecture(arch, arch_args or {})
+    if arch_args:
+        raise LearngeneError("arch_args are those of an architecture; name it with arch")
+    return Learngene.load(gene).architecture if gene is not None else None
+
+
+def _image_mode(family: Architecture | None, experiment: Experiment) -> Any:
+    """Grey or RGB, as the family takes it; without one, as the ancestor does whose architecture the learngene will have."""
     import torch
 
-    from learngene.data import has_test_split, open_split, open_training
     from learngene.jobs import image_mode
+    from learngene.vit import Architecture, architecture_of, open_model
 
+    if family is not None:
+        with torch.device("meta"):
+            return image_mode(family.build(2))
+    first = next((p.arguments for p in experiment.prepare.values() if p.kind == "distill"), None)
+    if first is None:
+        raise LearngeneError("name the family's architecture with arch, or a learngene to take it from")
+    own = architecture_of(open_model(first["ancestor"])) if first.get("arch") is None else Architecture(first["arch"], {})
     with torch.device("meta"):
-        mode = image_mode(gene.architecture.build(2))
-    train, val = open_training(data, loading, mode)
-    test = open_split(data, loading, "test", mode) if has_test_split(data, loading) else None
-    if loading.in_memory:
-        return train.in_memory(), val.in_memory(), test and test.in_memory()
-    return train, val, test
+        return image_mode(Architecture(own.name, {**own.args, **(first.get("arch_args") or {})}).build(2))
 
 
-def command_line(out: Path) -> str:
-    """The command that runs this again."""
-    return f"`learngene benchmark --config {shlex.quote(str(out / 'config.yaml'))} --out NEW`"
+def _all_images(data: str, loading: DataOptions, experiment: Experiment, mode: Any, *, test: bool) -> dict[str, Images]:
+    """Images of each data set, by name; trials without test images are compared on validation images."""
+    from learngene.bench import Images
+    from learngene.data import has_test_split, open_split, open_training
+
+    found = {}
+    for name, changes in experiment.datasets.items():
+        own = dict(changes)
+        place = own.pop("data", data)
+        (options,) = divide({**dataclasses.asdict(loading), **own}, DataOptions)
+        train, val = open_training(place, options, mode)
+        tested = open_split(place, options, "test", mode, train.classes) if test and has_test_split(place, options) else None
+        if options.in_memory:
+            train, val, tested = train.in_memory(), val.in_memory(), tested and tested.in_memory()
+        found[name] = Images(train, val, tested, options)
+    return found
+
+
+def _check_starts(
+    experiment: Experiment, trials: Sequence[Trial], family: Architecture | None, images: Mapping[str, Images], recipe: Recipe
+) -> None:
+    """Build every start that needs no preparation once at each depth, so that what does not fit is refused now."""
+    from learngene.bench import build
+    from learngene.bench.prepare import outside
+
+    sources: dict[str, Prepared] = {}
+    seen = set()
+    for trial in trials:
+        spec = experiment.spec(trial.start)
+        if family is None or (trial.start, trial.depth) in seen or any(name in experiment.prepare for name in spec.sources()):
+            continue
+        seen.add((trial.start, trial.depth))
+        for name in spec.sources():
+            sources.setdefault(name, outside(name))
+        try:
+            build(spec, family, trial.depth, images[trial.data], recipe, sources)
+        except LearngeneError as error:
+            raise LearngeneError(f"start {spec.name}, depth {trial.depth}: {error}") from None
+
+
+def _sources(
+    experiment: Experiment, trials: Sequence[Trial], family: Architecture | None, data: str, loading: DataOptions, out: Path
+) -> dict[str, Prepared]:
+    """What each start's source stands for: by name for files, by key of the preparation for the rest."""
+    from learngene.bench.prepare import outside, prepare
+    from learngene.commands.distill import distill
+    from learngene.commands.finetune import finetune
+
+    defaults = {"data": data, **{k: v for k, v in dataclasses.asdict(loading).items() if k != "train_fraction"}}
+    commands = {"distill": distill, "finetune": finetune}
+    made = prepare(experiment, experiment.needed(trials), commands, defaults, family, out / "prepared")
+    files = {n for t in trials for n in experiment.spec(t.start).sources() if n not in experiment.prepare}
+    return {**made, **{name: outside(name) for name in files}}
+
+
+def _run_all(
+    experiment: Experiment,
+    trials: Sequence[Trial],
+    family: Architecture,
+    images: Mapping[str, Images],
+    recipe: Recipe,
+    sources: Mapping[str, Prepared],
+    out: Path,
+) -> None:
+    """Run the trials in order; one that another process is running is left to it."""
+    from learngene.bench import run_trial
+    from learngene.files import locked
+
+    for number, trial in enumerate(trials, start=1):
+        spec = experiment.spec(trial.start)
+        changed = dataclasses.replace(recipe, **experiment.recipes[trial.recipe])
+        own = {n: sources[experiment.prepare[n].key(trial.depth, trial.seed) if n in experiment.prepare else n] for n in spec.sources()}
+        if _is_finished(out / "trials" / trial.key):
+            continue
+        log.info("trial %d/%d: %s", number, len(trials), trial.key)
+        with locked(out / "trials" / f"{trial.key}.lock", wait=False) as mine:
+            if mine:
+                run_trial(trial, spec, family, images[trial.data], changed, own, out / "trials" / trial.key)
+            else:
+                log.info("another process is running %s; left to it", trial.key)
+        _write_rows(out)
+
+
+def _is_finished(trial: Path) -> bool:
+    try:
+        return json.loads((trial / "run.json").read_text())["status"] == "finished"
+    except OSError:
+        return False
+
+
+def _write_rows(out: Path) -> list[dict[str, Any]]:
+    """Gather the rows of all finished trials, whoever ran them, into results.jsonl."""
+    from learngene.files import write_text
+
+    records = [json.loads(path.read_text()) for path in sorted((out / "trials").glob("*/run.json"))]
+    rows = [record["results"] for record in records if record["status"] == "finished"]
+    write_text(out / "results.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
+    return rows
+
+
+def _conclude(trials: Sequence[Trial], run: RunDirectory, out: Path) -> dict[str, Any]:
+    """Write the report; the benchmark is finished when all of its trials are."""
+    from learngene.bench import summarize, write_report
+
+    rows = _write_rows(out)
+    report = write_report(rows, out, command=f"learngene benchmark --config {out / 'config.yaml'} --out NEW")
+    table = [
+        {k: v for k, v in dataclasses.asdict(s).items() if k != "prepared"} | {"mean": s.mean, "spread": s.spread}
+        for s in summarize(rows)
+    ]
+    results = {"rows": rows, "table": table, "report": str(report)}
+    if len(rows) < len(trials):
+        log.info("%d of %d trials are finished; the report is of these", len(rows), len(trials))
+        return results
+    return run.finish(**results)

@@ -24,6 +24,9 @@ def distill(
     arch_args: Mapping[str, Any] | None = None,
     plan: str | Sequence[int] | StagePlan = "3,3,4,3,3",
     from_ancestor: bool = False,
+    start: str | None = None,
+    start_args: Mapping[str, Any] | None = None,
+    share_norms: bool = True,
     resume: bool = False,
     overwrite: bool = False,
     **options: Any,
@@ -39,6 +42,9 @@ def distill(
         arch_args: arguments of the architecture as JSON, e.g. '{"img_size": 28, "patch_size": 4}'.
         plan: layers per stage of the auxiliary net.
         from_ancestor: begin each stage with the ancestor layer at its middle, where the shapes fit.
+        start: how the auxiliary net's weights begin, e.g. mimetic or weight-selection (learngene.starts); by default at random.
+        start_args: options of that start, e.g. '{"ancestor": "my-vit"}'.
+        share_norms: off, each layer of the auxiliary net has norms of its own, averaged over the stage in the learngene.
         resume: go on with an interrupted run; a finished one is left as it is.
         overwrite: delete an earlier run in OUT first.
         **options: any field of `Recipe`, `DataOptions` and `DistillOptions`.
@@ -57,4 +63,5 @@ def distill(
 
     config = train_config(arguments | {"plan": stage_plan}, recipe, loading, terms)
     run = RunDirectory(out, config, resume=resume, overwrite=overwrite)
-    return run_distillation(ancestor, data, arch, arch_args, stage_plan, from_ancestor, recipe, loading, terms, run)
+    begin_with = (from_ancestor, start, start_args, share_norms)
+    return run_distillation(ancestor, data, arch, arch_args, stage_plan, *begin_with, recipe, loading, terms, run)

@@ -20,6 +20,8 @@ def finetune(
     arch_args: Mapping[str, Any] | None = None,
     ancestor: str | Path | None = None,
     license: str | None = None,
+    start: str | None = None,
+    start_args: Mapping[str, Any] | None = None,
     resume: bool = False,
     overwrite: bool = False,
     **options: Any,
@@ -35,6 +37,9 @@ def finetune(
         arch_args: arguments of the architecture as JSON; for a directory or learngene, changes such as '{"img_size": 384}'.
         ancestor: also learn from this model (kl, hard, ce and feature weigh the terms; ce is 1 unless set).
         license: licence to state in the model's config, e.g. mit; by default that of the model it begins from.
+        start: how an architecture's weights begin: random, trunc-normal, xavier, ds-init, mimetic, small-embedding,
+            weight-selection, ... (learngene.starts), or several, applied in turn: xavier+mimetic.
+        start_args: options of the start as JSON, e.g. '{"ancestor": "my-vit", "layers": "even"}'.
         resume: go on with an interrupted run; a finished one is left as it is.
         overwrite: delete an earlier run in OUT first.
         **options: any field of `Recipe`, `DataOptions` and (with an ancestor) `DistillOptions`.
@@ -53,4 +58,4 @@ def finetune(
 
     config = train_config(arguments | {"plan": stage_plan}, recipe, loading, terms)
     run = RunDirectory(out, config, resume=resume, overwrite=overwrite)
-    return run_finetuning(model, data, depth, stage_plan, arch_args, ancestor, license, recipe, loading, terms, run)
+    return run_finetuning(model, data, depth, stage_plan, arch_args, ancestor, license, start, start_args, recipe, loading, terms, run)

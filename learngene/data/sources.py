@@ -119,11 +119,28 @@ def open_training(data: str, options: DataOptions, mode: Mode) -> tuple[Source, 
     _check_classes(train, options)
     name = options.val_split or _present_split(data, "val")
     if name:
-        return train, _open(data, options, "val", name, mode, train.classes)
+        return training_share(train, options), _open(data, options, "val", name, mode, train.classes)
     if train.stream is not None:
         raise LearngeneError(f"{data} is streamed, so no validation split can be cut from it; name one with --val-split")
     kept, held = stratified_cut(train, options.val_fraction, options.split_seed)
-    return train.subset(kept, train.name), train.subset(held, f"{train.name} (validation cut)")
+    return training_share(train.subset(kept, train.name), options), train.subset(held, f"{train.name} (validation cut)")
+
+
+def training_share(train: Source, options: DataOptions) -> Source:
+    """The first ``train_fraction`` of every class in a seeded order, so that smaller shares lie inside larger ones.
+
+    Raises:
+        LearngeneError: the images are streamed.
+    """
+    if options.train_fraction == 1:
+        return train
+    if train.stream is not None:
+        raise LearngeneError(f"train_fraction {options.train_fraction}: {train.name} is streamed; leave it at 1")
+    targets = train.targets if train.targets is not None else np.zeros(len(train), dtype=np.int64)
+    order = np.random.default_rng(options.split_seed).permutation(len(train))
+    members = [order[targets[order] == label] for label in np.unique(targets)]
+    kept = np.concatenate([m[: max(1, round(len(m) * options.train_fraction))] for m in members])
+    return train.subset(np.sort(kept), train.name)
 
 
 def has_test_split(data: str, options: DataOptions) -> bool:

@@ -1,18 +1,92 @@
-"""Every way to begin a descendant's weights. One function each, all with one signature; add new ones to ``STARTS``.
+"""Every way to begin a model's weights: functions ``start(model, **options) -> model`` that write into a timm ViT.
 
-A start is called as ``start(family, depth, **overrides)`` and returns a plain timm model of that depth, where a
-`Family` says what all depths share. ``overrides`` are arguments of the timm model (``drop_path_rate``, ...).
+Add a new one to ``STARTS``. Starts compose from left to right: ``begin(model, "trunc-normal+mimetic", std=0.01)``.
 """
 
-from collections.abc import Callable
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Sequence
+from typing import Any
 
 from torch import nn
 
-from learngene.starts.family import Family
+from learngene.errors import LearngeneError
+from learngene.starts.depth_scaled import ds_init, ds_init_code
 from learngene.starts.learngene import learngene
-from learngene.starts.random import random
+from learngene.starts.mimetic import mimetic, sinusoidal_position
+from learngene.starts.pretrained import pretrained
+from learngene.starts.random import branch_variances, random, trunc_normal, xavier
+from learngene.starts.selection import depth_selection, weight_selection
+from learngene.starts.small_embedding import is_post_norm, post_norm, small_embedding
 
 Start = Callable[..., nn.Module]
-STARTS: dict[str, Start] = {"learngene": learngene, "random": random}
+STARTS: dict[str, Start] = {
+    "random": random,
+    "trunc-normal": trunc_normal,
+    "xavier": xavier,
+    "ds-init": ds_init,
+    "ds-init-code": ds_init_code,
+    "mimetic": mimetic,
+    "sinusoidal-position": sinusoidal_position,
+    "small-embedding": small_embedding,
+    "post-norm": post_norm,
+    "weight-selection": weight_selection,
+    "depth-selection": depth_selection,
+    "pretrained": pretrained,
+    "learngene": learngene,
+}
+SOURCES = ("gene", "ancestor", "source")  # options that name trained weights
 
-__all__ = ["STARTS", "Family", "Start"]
+
+def parse(start: str, options: Sequence[str] = ()) -> list[tuple[str, Start]]:
+    """The functions of ``name+name``, after checking that each option belongs to one of them and none is missing.
+
+    Raises:
+        LearngeneError: an unknown start or option, or a missing one.
+    """
+    functions = []
+    for name in start.split("+"):
+        if name not in STARTS:
+            raise LearngeneError(f"there is no start '{name}'; the starts are {', '.join(STARTS)}")
+        functions.append((name, STARTS[name]))
+    takes = {name: options_of(function) for name, function in functions}
+    for option in options:
+        if not any(option in known for known in takes.values()):
+            known = sorted({key for own in takes.values() for key in own}) or ["none"]
+            raise LearngeneError(f"the start '{start}' has no option '{option}'; it has {', '.join(known)}")
+    for name, own in takes.items():
+        for option, required in own.items():
+            if required and option not in options:
+                raise LearngeneError(f"the start '{name}' needs the option '{option}'")
+    return functions
+
+
+def options_of(function: Start) -> dict[str, bool]:
+    """Options of a start, and whether each must be given."""
+    parameters = inspect.signature(function).parameters.values()
+    return {p.name: p.default is p.empty for p in parameters if p.kind is p.KEYWORD_ONLY and p.name != "class_names"}
+
+
+def begin(model: nn.Module, start: str, *, class_names: Sequence[str] | None = None, **options: Any) -> nn.Module:
+    """Apply a start, or several joined by ``+``, to a model. Seed torch before.
+
+    Args:
+        model: a timm ViT, as built.
+        start: names in ``STARTS``.
+        class_names: the classes to be learned; starts that bring a trained head keep it only for these.
+        **options: of the starts.
+
+    Raises:
+        LearngeneError: an unknown start or option, or one that does not fit the model, with the reason.
+    """
+    for _, function in parse(start, list(options)):
+        taken = inspect.signature(function).parameters
+        given = {k: v for k, v in options.items() if k in taken}
+        if "class_names" in taken:
+            given["class_names"] = class_names
+        model = function(model, **given)
+    return model
+
+
+__all__ = ["SOURCES", "STARTS", "Start", "begin", "branch_variances", "is_post_norm", "parse"]

@@ -1,19 +1,61 @@
-"""Spawn from a learngene (SWS, arXiv 2404.16897): stages in order, spread evenly."""
+"""Begin from a learngene (SWS, arXiv 2404.16897), in order or, to see what the order is worth, at random."""
 
-from typing import Any
+from __future__ import annotations
 
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal
+
+import torch
 from torch import nn
 
+from learngene import vit
 from learngene.errors import LearngeneError
-from learngene.starts.family import Family
+from learngene.gene import Learngene
+from learngene.starts.loading import load_weights
+
+Order = Literal["stages", "shuffled", "random"]
 
 
-def learngene(family: Family, depth: int, **overrides: Any) -> nn.Module:
-    """A descendant of the family's learngene.
+def learngene(
+    model: nn.Module,
+    *,
+    gene: str | Path | Learngene,
+    order: Order = "stages",
+    plan: str | Sequence[int] | None = None,
+    class_names: Sequence[str] | None = None,
+) -> nn.Module:
+    """Repeat each stage's layer over the model's layers; with ``order`` stages this is `Learngene.spawn`.
+
+    Args:
+        gene: learngene, or its file.
+        order: ``stages`` in order; ``shuffled``: the same repeats, whole stages in random order; ``random``: the same
+            repeats, every layer anywhere (the paper's random-assigned expansion). Drawn from torch's generator.
+        plan: layers per stage; by default the model's depth spread evenly, extras to the earliest stages.
+        class_names: the classes to be learned, where known.
 
     Raises:
-        LearngeneError: the family has no learngene, or fewer layers are asked for than it has stages.
+        LearngeneError: another family, fewer layers than stages, or an unknown order.
     """
-    if family.gene is None:
-        raise LearngeneError("the start 'learngene' needs a learngene file; name one with gene")
-    return family.gene.spawn(depth, num_classes=family.num_classes, class_names=family.class_names, **overrides)
+    learned = gene if isinstance(gene, Learngene) else Learngene.load(gene)
+    blocks = vit.find_blocks(model)
+    depth = len(model.get_submodule(blocks))  # type: ignore[arg-type]
+    stages = learned.plan_for(depth, plan).stage_of_layer
+    state = vit.relayer(learned.state, arrange(stages, order), blocks)
+    return load_weights(model, state, data_config=learned.data_config, names=learned.class_names, class_names=class_names)
+
+
+def arrange(stages: Sequence[int], order: Order) -> list[int]:
+    """The stage of each layer in another order.
+
+    >>> arrange((0, 0, 1), "stages")
+    [0, 0, 1]
+    """
+    if order == "stages":
+        return list(stages)
+    if order == "shuffled":
+        rank = torch.randperm(max(stages) + 1).tolist()
+        return sorted(stages, key=lambda stage: rank[stage])
+    if order == "random":
+        return [stages[i] for i in torch.randperm(len(stages)).tolist()]
+    raise LearngeneError(f"order '{order}': use stages, shuffled or random")

@@ -14,6 +14,7 @@ from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 from lightning.pytorch.callbacks import Callback
 
 from learngene.files import atomic_file, write_text
+from learngene.provenance import joules
 
 log = logging.getLogger("learngene")
 
@@ -26,10 +27,12 @@ class MetricsFile(Callback):
         self.rows: list[dict[str, Any]] = []
         self.seconds = 0.0
         self.images = 0
+        self.joules: float | None = None
         self._since = time.perf_counter()
+        self._energy = joules()
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        self._since = time.perf_counter()
+        self._since, self._energy = time.perf_counter(), joules()
 
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -40,6 +43,7 @@ class MetricsFile(Callback):
         now = time.perf_counter()
         self.seconds += now - self._since
         self._since = now
+        self._count_energy()
         module: Any = pl_module
         module.check_finite()  # before the checkpoint of this epoch is written
         row = {
@@ -58,6 +62,12 @@ class MetricsFile(Callback):
         shown = "  ".join(f"{k} {v:.4g}" for k, v in row.items() if k not in ("step", "images", "epoch"))
         log.info("epoch %d/%s  %s", row["epoch"], trainer.max_epochs if (trainer.max_epochs or -1) > 0 else "?", shown)
 
+    def _count_energy(self) -> None:
+        now = joules()
+        if now is not None and self._energy is not None:
+            self.joules = (self.joules or 0.0) + max(0.0, now - self._energy)  # counters start over now and then
+        self._energy = now
+
     def write(self) -> None:
         """The whole file, atomically."""
         columns = list(dict.fromkeys(key for row in self.rows for key in row))
@@ -68,10 +78,11 @@ class MetricsFile(Callback):
         write_text(self.path, text.getvalue())
 
     def state_dict(self) -> dict[str, Any]:
-        return {"rows": self.rows, "seconds": self.seconds, "images": self.images}
+        return {"rows": self.rows, "seconds": self.seconds, "images": self.images, "joules": self.joules}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.rows, self.seconds, self.images = list(state_dict["rows"]), state_dict["seconds"], state_dict["images"]
+        self.joules = state_dict.get("joules")
 
 
 class LogLines(Callback):

@@ -189,7 +189,8 @@ def fit(module: TrainingModule, data: ImageData, run: RunDirectory) -> dict[str,
             last |= trainer.validate(module, datamodule=data, verbose=False)[0]
     if is_follower():
         sys.exit(0)  # the first process writes what all have trained
-    return {**last, "precision": trainer.precision, "epochs_by_row": metrics.rows}
+    seen = {"images": metrics.images, "step": trainer.global_step, "joules": metrics.joules}
+    return {**last, **seen, "precision": trainer.precision, "epochs_by_row": metrics.rows}
 
 
 def _rehearse(module: TrainingModule, data: ImageData) -> None:

@@ -1,0 +1,230 @@
+"""What a benchmark's YAML says: starts, what must be trained for them first, and the grid of trials."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+from learngene.errors import LearngeneError
+from learngene.recipe import DataOptions, DistillOptions, Recipe, divide
+from learngene.starts import SOURCES, parse
+
+EACH = ("depth", "seed")
+
+
+@dataclass(frozen=True)
+class StartSpec:
+    """One way to begin, under a name of its own.
+
+    Attributes:
+        name: in tables and folders.
+        start: names in `learngene.starts.STARTS`, joined by ``+``.
+        options: of the start; ``gene``, ``ancestor`` and ``source`` may name a `Preparation`.
+        arch_args: architecture arguments that differ from the family's, e.g. ``{"pre_norm": true}``.
+        recipe: fields of `Recipe` that differ from the benchmark's, e.g. ``{"lr": 0.004}``.
+        epochs, tflops: budgets of this start, instead of the benchmark's.
+        depths: only these, if given.
+    """
+
+    name: str
+    start: str
+    options: Mapping[str, Any] = field(default_factory=dict)
+    arch_args: Mapping[str, Any] = field(default_factory=dict)
+    recipe: Mapping[str, Any] = field(default_factory=dict)
+    epochs: tuple[int, ...] = ()
+    tflops: tuple[float, ...] = ()
+    depths: tuple[int, ...] = ()
+
+    @classmethod
+    def parse(cls, entry: str | Mapping[str, Any]) -> StartSpec:
+        """From a start's name, or a mapping; what is not a field of its own is an option of the start.
+
+        Raises:
+            LearngeneError: an unknown start, option or recipe field.
+        """
+        given = {"start": entry} if isinstance(entry, str) else dict(entry)
+        start = given.pop("start", given.get("name"))
+        if not isinstance(start, str):
+            raise LearngeneError(f"the start {dict(entry)} does not say which; add start: NAME")  # type: ignore[arg-type]
+        own = {f.name for f in fields(cls)} - {"start", "options"}
+        kept = {k: given.pop(k) for k in list(given) if k in own}
+        parse(start, list(given))
+        spec = cls(str(kept.pop("name", start)), start, given, **{k: tuple(v) if isinstance(v, list) else v for k, v in kept.items()})
+        if not spec.name.replace("-", "").replace("_", "").replace("+", "").replace(".", "").isalnum():
+            raise LearngeneError(f"the name '{spec.name}' of a start names a folder; use letters, digits, '-', '_', '+' and '.'")
+        divide(spec.recipe, Recipe)
+        return spec
+
+    def sources(self) -> list[str]:
+        """What the start takes trained weights from: files, directories, or names of preparations."""
+        return [str(self.options[key]) for key in SOURCES if key in self.options]
+
+
+@dataclass(frozen=True)
+class Preparation:
+    """Training before the trials: a learngene to distil, or models to train, whose cost counts.
+
+    Attributes:
+        name: what starts call it.
+        kind: ``distill`` or ``finetune``.
+        arguments: of that command, without ``out``.
+        each: train one for each ``depth`` and/or each ``seed`` of the trials; else one for all.
+        cost_of: another preparation: train for as many FLOPs as that one took.
+    """
+
+    name: str
+    kind: str
+    arguments: Mapping[str, Any]
+    each: tuple[str, ...] = ()
+    cost_of: str | None = None
+
+    @classmethod
+    def parse(cls, name: str, entry: Mapping[str, Any]) -> Preparation:
+        """From ``{distill: {...}}`` or ``{finetune: {...}, each: [depth], cost_of: NAME}``."""
+        given = dict(entry)
+        kinds = [k for k in ("distill", "finetune") if k in given]
+        if len(kinds) != 1:
+            raise LearngeneError(f"prepare {name}: say how with either distill or finetune and its arguments")
+        arguments = dict(given.pop(kinds[0]))
+        each, cost_of = tuple(given.pop("each", ())), given.pop("cost_of", None)
+        if given:
+            raise LearngeneError(f"prepare {name}: unknown key '{next(iter(given))}'; it takes distill, finetune, each, cost_of")
+        if set(each) - set(EACH):
+            raise LearngeneError(f"prepare {name}: each {list(each)}: use depth and seed")
+        _check_arguments(name, kinds[0], arguments)
+        return cls(name, kinds[0], arguments, each, cost_of)
+
+    def key(self, depth: int, seed: int) -> str:
+        """The folder of the one that serves a trial."""
+        return self.name + (f"-d{depth:02d}" if "depth" in self.each else "") + (f"-s{seed}" if "seed" in self.each else "")
+
+
+_OWN = {
+    "distill": {"ancestor", "data", "arch", "arch_args", "plan", "from_ancestor", "start", "start_args", "share_norms"},
+    "finetune": {"model", "data", "depth", "plan", "arch_args", "ancestor", "start", "start_args"},
+}
+
+
+def _check_arguments(name: str, kind: str, arguments: Mapping[str, Any]) -> None:
+    """Raise unless these are arguments of the command that leave the output to the benchmark."""
+    if kind == "distill" and "ancestor" not in arguments:
+        raise LearngeneError(f"prepare {name}: distill lacks the ancestor: name a timm directory or model")
+    rest = {k: v for k, v in arguments.items() if k not in _OWN[kind]}
+    divide(rest, Recipe, DataOptions, DistillOptions)
+
+
+@dataclass(frozen=True)
+class Trial:
+    """What is trained and tested once: names of a data set, a recipe and a start, a depth, a budget and a seed.
+
+    Either ``epochs`` or ``tflops`` is the budget of fine-tuning.
+    """
+
+    start: str
+    depth: int
+    seed: int
+    epochs: int | None = None
+    tflops: float | None = None
+    data: str = ""
+    recipe: str = ""
+
+    @property
+    def budget(self) -> str:
+        """``2 epochs`` or ``1.5 TFLOPs``."""
+        return budget_name(self.epochs, self.tflops)
+
+    @property
+    def key(self) -> str:
+        """The trial's folder."""
+        budget = f"e{self.epochs}" if self.tflops is None else f"t{self.tflops:g}"
+        return "-".join(filter(None, (self.data, self.recipe, self.start, f"d{self.depth:02d}", budget, f"s{self.seed}")))
+
+
+def budget_name(epochs: int | None, tflops: float | None) -> str:
+    """A budget in words."""
+    return f"{tflops:g} TFLOPs" if tflops is not None else f"{epochs} epoch{'' if epochs == 1 else 's'}"
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """All of a benchmark but the images and the files.
+
+    Attributes:
+        starts: what is compared.
+        prepare: by name.
+        depths, seeds: of the trials.
+        epochs, tflops: budgets of all starts.
+        datasets: data options by name of the data set; one with no name is the usual case.
+        recipes: changed fields of `Recipe` by name; one with no name is the usual case.
+    """
+
+    starts: tuple[StartSpec, ...]
+    depths: tuple[int, ...]
+    seeds: tuple[int, ...]
+    epochs: tuple[int, ...]
+    tflops: tuple[float, ...] = ()
+    prepare: Mapping[str, Preparation] = field(default_factory=dict)
+    datasets: Mapping[str, Mapping[str, Any]] = field(default_factory=lambda: {"": {}})
+    recipes: Mapping[str, Mapping[str, Any]] = field(default_factory=lambda: {"": {}})
+
+    def __post_init__(self) -> None:
+        if not (self.starts and self.depths and self.seeds and (self.epochs or self.tflops)):
+            raise LearngeneError("a benchmark needs at least one start, one depth, one seed and one budget")
+        names = [spec.name for spec in self.starts]
+        twice = sorted({name for name in names if names.count(name) > 1})
+        if twice:
+            raise LearngeneError(f"two starts are called '{twice[0]}'; give each a name of its own")
+        if min(self.depths) < 1:
+            raise LearngeneError(f"depth {min(self.depths)}: a model has at least 1 layer")
+        for preparation in self.prepare.values():
+            if preparation.cost_of is not None and preparation.cost_of not in self.prepare:
+                raise LearngeneError(f"prepare {preparation.name}: there is no preparation '{preparation.cost_of}' to take the cost of")
+        for changes in self.recipes.values():
+            divide(changes, Recipe)
+
+    def spec(self, name: str) -> StartSpec:
+        """The start of a trial."""
+        return next(spec for spec in self.starts if spec.name == name)
+
+    def trials(self) -> list[Trial]:
+        """The grid, each trial once; seeds outermost, so that all grow alike."""
+        grid = [
+            Trial(spec.name, depth, seed, epochs, tflops, data, recipe)
+            for seed in self.seeds
+            for data in self.datasets
+            for recipe in self.recipes
+            for depth in self.depths
+            for spec in self.starts
+            if not spec.depths or depth in spec.depths
+            for epochs, tflops in self._budgets(spec)
+        ]
+        return list(dict.fromkeys(grid))
+
+    def _budgets(self, spec: StartSpec) -> list[tuple[int | None, float | None]]:
+        epochs, tflops = (spec.epochs, spec.tflops) if spec.epochs or spec.tflops else (self.epochs, self.tflops)
+        return [(count, None) for count in epochs] + [(None, float(count)) for count in tflops]
+
+    def needed(self, trials: Sequence[Trial]) -> list[tuple[Preparation, int, int]]:
+        """Which preparations these trials need, with the depth and seed they are for; what others build on comes first."""
+        found: dict[str, tuple[Preparation, int, int]] = {}
+
+        def add(name: str, depth: int, seed: int) -> None:
+            preparation = self.prepare.get(name)
+            if preparation is None or preparation.key(depth, seed) in found:
+                return
+            for below in [*builds_on(preparation.arguments), *filter(None, [preparation.cost_of])]:
+                add(below, depth, seed)
+            found[preparation.key(depth, seed)] = (preparation, depth, seed)
+
+        for trial in trials:
+            for name in self.spec(trial.start).sources():
+                add(name, trial.depth, trial.seed)
+        return list(found.values())
+
+
+def builds_on(arguments: Mapping[str, Any]) -> list[str]:
+    """The trained weights a preparation builds on; names of other preparations among them."""
+    inner = arguments.get("start_args") or {}
+    named = [arguments.get("ancestor"), arguments.get("model"), *(inner.get(key) for key in SOURCES)]
+    return [str(name) for name in named if name is not None]

@@ -1,0 +1,124 @@
+"""Take weights from a larger trained model: some of its layers, or some of every tensor's rows and columns."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from learngene import vit
+from learngene.errors import LearngeneError
+from learngene.starts.loading import Trained, inherit_normalisation, load_weights
+
+Layers = Literal["first", "last", "even"]
+
+
+def depth_selection(
+    model: nn.Module, *, ancestor: Trained, layers: Layers = "even", class_names: Sequence[str] | None = None
+) -> nn.Module:
+    """Some layers of an ancestor of the same width; everything else as it is.
+
+    Args:
+        ancestor: a timm model, as `learngene.distill` takes it.
+        layers: ``first``, ``last``, or ``even``: evenly spaced, both ends included. For a model deeper than its
+            ancestor only ``even`` works, and repeats layers.
+        class_names: the classes to be learned, where known.
+
+    Raises:
+        LearngeneError: another family or width, or too few layers.
+    """
+    trained = vit.open_model(ancestor)
+    blocks = same_family(model, trained, "depth-selection")
+    chosen = choose_layers(_count(trained, blocks), _count(model, blocks), layers)
+    state = vit.relayer(trained.state_dict(), chosen, blocks)
+    return load_weights(
+        model, state, data_config=vit.data_config(trained), names=vit.label_names(trained), class_names=class_names
+    )
+
+
+def weight_selection(model: nn.Module, *, ancestor: Trained, layers: Layers = "first") -> nn.Module:
+    """Some rows and columns of every tensor of a larger ancestor (Xu et al. 2024, arXiv 2311.18823).
+
+    The released code's rule: of the layers the first N; of every dimension of t elements, s are taken by
+    `selected_indices`; the head is left out. That wants an ancestor at least as deep and wide; ``even`` goes beyond the
+    paper and spaces or repeats the ancestor's layers.
+
+    Raises:
+        LearngeneError: another family, or a smaller ancestor.
+    """
+    trained = vit.open_model(ancestor)
+    blocks = same_family(model, trained, "weight-selection")
+    chosen = choose_layers(_count(trained, blocks), _count(model, blocks), layers)
+    larger = vit.relayer(trained.state_dict(), chosen, blocks)
+    own = model.state_dict()
+    heads = vit.classifier_names(model)
+    fresh = {k for k in own if k.rpartition(".")[0] in heads}
+    lacking = sorted(k for k in own.keys() - fresh if k not in larger)
+    if lacking:
+        raise LearngeneError(f"weight-selection: the ancestor has no '{lacking[0]}'; use an ancestor of the same family")
+    state = {k: select(larger[k], own[k].shape, k) for k in own if k not in fresh}
+    vit.load_strict(model, state, fresh)
+    inherit_normalisation(model, vit.data_config(trained))
+    return model
+
+
+def selected_indices(large: int, small: int) -> Tensor:
+    """Which of ``large`` elements make the ``small``: every (large/small)-th if that is whole, else evenly spaced and rounded.
+
+    >>> selected_indices(6, 3).tolist(), selected_indices(5, 3).tolist()
+    ([0, 2, 4], [0, 2, 4])
+    """
+    if large % small == 0:
+        return torch.arange(small) * (large // small)
+    return torch.round(torch.linspace(0, large - 1, small)).long()
+
+
+def select(tensor: Tensor, shape: Sequence[int], name: str) -> Tensor:
+    """`selected_indices` in every dimension."""
+    if tensor.ndim != len(shape) or any(t < s for t, s in zip(tensor.shape, shape, strict=False)):
+        raise LearngeneError(
+            f"weight-selection: the ancestor's '{name}' is {tuple(tensor.shape)}, too small for {tuple(shape)}; use a larger ancestor"
+        )
+    for dim, size in enumerate(shape):
+        tensor = tensor.index_select(dim, selected_indices(tensor.shape[dim], size))
+    return tensor
+
+
+def choose_layers(available: int, wanted: int, layers: Layers) -> list[int]:
+    """Indices of ``wanted`` layers out of ``available``.
+
+    >>> choose_layers(8, 3, "even"), choose_layers(3, 5, "even"), choose_layers(8, 3, "last")
+    ([0, 4, 7], [0, 0, 1, 2, 2], [5, 6, 7])
+    """
+    if layers not in ("first", "last", "even"):
+        raise LearngeneError(f"layers '{layers}': use first, last or even")
+    if layers == "even":
+        if wanted == 1:
+            return [0]
+        return [round(i * (available - 1) / (wanted - 1)) for i in range(wanted)]
+    if wanted > available:
+        raise LearngeneError(
+            f"layers '{layers}': the model has {wanted} layers, its ancestor only {available}; use a deeper ancestor, or layers: even"
+        )
+    return list(range(wanted)) if layers == "first" else list(range(available - wanted, available))
+
+
+def same_family(model: nn.Module, trained: nn.Module, start: str) -> str:
+    """Name of the list of layers, if both models call it the same.
+
+    Raises:
+        LearngeneError: they do not.
+    """
+    blocks, theirs = vit.find_blocks(model), vit.find_blocks(trained)
+    if blocks != theirs:
+        raise LearngeneError(
+            f"the start '{start}' needs an ancestor of the same family; {vit.architecture_name(trained)} keeps its layers in "
+            f"'{theirs}', {vit.architecture_name(model)} in '{blocks}'"
+        )
+    return blocks
+
+
+def _count(model: nn.Module, blocks: str) -> int:
+    return len(model.get_submodule(blocks))  # type: ignore[arg-type]
