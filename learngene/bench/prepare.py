@@ -50,7 +50,7 @@ def prepare(
     family: Architecture | None,
     out: Path,
 ) -> dict[str, Prepared]:
-    """Train all that are needed, in order; finished ones are read back. By key of the preparation.
+    """Train all that are needed, by key; finished ones are read back. Several processes share the work (see `files.locked`).
 
     Args:
         commands: ``distill`` and ``finetune``.
@@ -59,27 +59,58 @@ def prepare(
         out: a folder of run directories.
     """
     made: dict[str, Prepared] = {}
-    for number, (preparation, depth, seed) in enumerate(needed, start=1):
-        key = preparation.key(depth, seed)
-        general = GENERAL if "data" in preparation.arguments else tuple(defaults)
-        arguments = {k: defaults[k] for k in general if k not in preparation.arguments}
-        arguments |= _resolve(preparation.arguments, experiment, made, depth, seed)
-        if preparation.kind == "finetune":
-            arguments = _for_depth(arguments, family, preparation, depth)
-        elif family is not None and "arch" not in arguments:
-            own = arguments.get("arch_args") or {}
-            arguments |= {"arch": family.name, "arch_args": {**family.args, **own}}
-        if "seed" in preparation.each:
-            arguments["seed"] = seed
-        if preparation.cost_of is not None:
-            budget = made[experiment.prepare[preparation.cost_of].key(depth, seed)].cost["flops"]
-            arguments["steps"] = steps_for(budget, arguments, depth)
-        log.info("preparing %d/%d: %s", number, len(needed), key)
-        with locked(out / f"{key}.lock"):
-            commands[preparation.kind](**arguments, out=out / key, resume=True)
-        below = {made_key: made[made_key] for made_key in _below(preparation, experiment, depth, seed)}
-        made[key] = replace(_read(preparation, out / key), below=below)
+    while len(made) < len(needed):
+        ready = [item for item in needed if item[0].key(*item[1:]) not in made]
+        ready = [item for item in ready if all(key in made for key in _before(item[0], experiment, *item[1:]))]
+        before = len(made)
+        for preparation, depth, seed in ready:
+            key = preparation.key(depth, seed)
+            with locked(out / f"{key}.lock", wait=False) as mine:
+                if not mine:  # another process is at it: see to the others first
+                    continue
+                log.info("preparing %s (%d of %d done)", key, len(made), len(needed))
+                arguments = _arguments(preparation, experiment, made, defaults, family, depth, seed)
+                commands[preparation.kind](**arguments, out=out / key, resume=True)
+            below = {name: made[name] for name in _below(preparation, experiment, depth, seed)}
+            made[key] = replace(_read(preparation, out / key), below=below)
+        if len(made) == before:
+            preparation, depth, seed = ready[0]
+            log.info("waiting for another process to prepare %s", preparation.key(depth, seed))
+            with locked(out / f"{preparation.key(depth, seed)}.lock"):
+                pass
     return made
+
+
+def _arguments(
+    preparation: Preparation,
+    experiment: Experiment,
+    made: Mapping[str, Prepared],
+    defaults: Mapping[str, Any],
+    family: Architecture | None,
+    depth: int,
+    seed: int,
+) -> dict[str, Any]:
+    """All arguments of the command but ``out``."""
+    general = GENERAL if "data" in preparation.arguments else tuple(defaults)
+    arguments = {k: defaults[k] for k in general if k not in preparation.arguments}
+    arguments |= _resolve(preparation.arguments, experiment, made, depth, seed)
+    if preparation.kind == "finetune":
+        arguments = _for_depth(arguments, family, preparation, depth)
+    elif family is not None and "arch" not in arguments:
+        own = arguments.get("arch_args") or {}
+        arguments |= {"arch": family.name, "arch_args": {**family.args, **own}}
+    if "seed" in preparation.each:
+        arguments["seed"] = seed
+    if preparation.cost_of is not None:
+        budget = made[experiment.prepare[preparation.cost_of].key(depth, seed)].cost["flops"]
+        arguments["steps"] = steps_for(budget, arguments, depth)
+    return arguments
+
+
+def _before(preparation: Preparation, experiment: Experiment, depth: int, seed: int) -> list[str]:
+    """Keys of all that must be there first."""
+    cost = [experiment.prepare[preparation.cost_of].key(depth, seed)] if preparation.cost_of else []
+    return [*_below(preparation, experiment, depth, seed), *cost]
 
 
 def _below(preparation: Preparation, experiment: Experiment, depth: int, seed: int) -> list[str]:

@@ -247,7 +247,7 @@ def _against_scratch(gene: Line, found: Sequence[Line]) -> list[str]:
 def _ratios(gene: Line, found: Sequence[Line]) -> list[str]:
     """The three ratios that SWS claims (6.6x, 20x, 10x), counted here; and where the learngene breaks even."""
     sentences = []
-    scratch = [line for line in found if is_scratch(line) and "TFLOP" not in line.budget]
+    scratch = [line for line in found if is_scratch(line) and "TFLOP" not in line.budget and set(line.depths) >= set(gene.depths)]
     if scratch:
         level = next((line for line in scratch if line.mean >= gene.mean), scratch[-1])
         reached = "which is as good" if level.mean >= gene.mean else "still worse, so this is a lower bound"

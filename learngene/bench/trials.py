@@ -99,6 +99,7 @@ def run_trial(
         "prepared": {key: {**made.cost, "stored_parameters": made.stored} for key, made in _keys(spec, sources).items()},
         "curve": curve,
         "precision": result["precision"],
+        "threads": torch.get_num_threads(),
         "hardware": hardware(),
         "versions": versions(),
         "commit": commit(),
