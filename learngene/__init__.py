@@ -3,8 +3,8 @@
     from learngene import Learngene
     model = Learngene.load("learngene.safetensors").spawn(depth=9, num_classes=37)
 
-Every CLI command is also a function here: `distill`, `spawn`, `finetune`, `evaluate`, `benchmark`, `info`, `export`,
-`demo`. Importing this package imports nothing heavy; its names are loaded when they are used.
+Every CLI command is also a function here: `distill`, `spawn`, `finetune`, `evaluate`, `benchmark`, `report`, `relearn`,
+`attention`, `info`, `export`, `demo`. Importing this package imports nothing heavy; its names are loaded when they are used.
 """
 
 from importlib import import_module
@@ -12,6 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
 
+COMMANDS = (
+    "distill", "spawn", "finetune", "evaluate", "benchmark", "report", "relearn", "attention", "info", "export", "demo",
+)  # fmt: skip
 _HOMES = {
     "StagePlan": "plan",
     "LearngeneError": "errors",
@@ -19,7 +22,7 @@ _HOMES = {
     "build_auxnet": "auxnet",
     "tie": "auxnet",
     "Learngene": "gene",
-    **dict.fromkeys(("distill", "spawn", "finetune", "evaluate", "benchmark", "info", "export", "demo"), "commands"),
+    **dict.fromkeys(COMMANDS, "commands"),
 }
 __all__ = [*_HOMES, "__version__"]
 
@@ -27,6 +30,7 @@ if TYPE_CHECKING:
     from learngene.auxnet import build_auxnet as build_auxnet
     from learngene.auxnet import tie as tie
     from learngene.commands import (  # type: ignore[no-redef]  # noqa: F401
+        attention,
         benchmark,
         demo,
         distill,
@@ -34,6 +38,8 @@ if TYPE_CHECKING:
         export,
         finetune,
         info,
+        relearn,
+        report,
         spawn,
     )
     from learngene.errors import LearngeneError as LearngeneError

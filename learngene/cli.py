@@ -22,12 +22,19 @@ COMMANDS = {
     "finetune": "train a descendant, or an architecture from random weights",
     "evaluate": "top-1, top-5, loss and throughput of a model",
     "benchmark": "compare starts over depths, budgets and seeds",
+    "report": "a benchmark's report, page and plots from its results",
+    "relearn": "reset one layer of a trained model and see how soon it is back",
+    "attention": "attention maps of models side by side",
     "info": "what a learngene or model holds, and what each depth costs",
     "export": "write a model as ONNX",
     "demo": "the whole pipeline on the embedded images, in minutes",
 }
-POSITIONAL = {"spawn": "gene", "finetune": "model", "evaluate": "model", "info": "source", "export": "model"}
-JSON_COMMANDS = ("info", "evaluate", "benchmark")
+POSITIONAL = {"spawn": "gene", "finetune": "model", "evaluate": "model", "info": "source", "export": "model"} | {
+    "report": "results",
+    "relearn": "models",
+    "attention": "models",
+}
+JSON_COMMANDS = ("info", "evaluate", "benchmark", "report", "relearn")
 HELP = "learngene: one big ViT, many sizes of it.\n\nusage: learngene COMMAND [options]   (learngene COMMAND --help lists them)\n\n"
 
 
@@ -99,7 +106,7 @@ def _parse(command: str, function: Callable[..., Any], words: list[str]) -> dict
     parsed.pop("config", None)
     positional = POSITIONAL.get(command)
     for name in filter(None, (positional, *_required(function))):
-        if parsed.get(name) is None:
+        if parsed.get(name) in (None, []):
             shown = name.upper() if name == positional else f"--{name.replace('_', '-')}"
             raise LearngeneError(f"{shown} is missing; see learngene {command} --help")
     return parsed
@@ -149,7 +156,9 @@ def build_parser(command: str, function: Callable[..., Any]) -> Any:
         "distill": (Recipe, DataOptions, DistillOptions),
         "finetune": (Recipe, DataOptions, DistillOptions),
         "benchmark": (Recipe, DataOptions),
+        "relearn": (Recipe, DataOptions),
         "evaluate": (DataOptions,),
+        "attention": (DataOptions,),
     }.get(command, ())
     usage = f"learngene {command} {POSITIONAL.get(command, '').upper()} [options]".replace("  ", " ")
     parser = ArgumentParser(
@@ -160,7 +169,7 @@ def build_parser(command: str, function: Callable[..., Any]) -> Any:
     special = _special_types(command)
     helps = _argument_helps(function)
     if positional:
-        parser.add_argument(positional, type=str, nargs="?", help=helps[positional])
+        parser.add_argument(positional, type=str, nargs="*" if positional == "models" else "?", help=helps[positional])
     import inspect
 
     for name, parameter in inspect.signature(function).parameters.items():
@@ -173,6 +182,8 @@ def build_parser(command: str, function: Callable[..., Any]) -> Any:
         parser.add_class_arguments(group, fail_untyped=True)
     if command == "finetune":
         parser.set_defaults(ce=1.0)
+    if command == "relearn":
+        parser.set_defaults(lr=4e-3)
     if command in JSON_COMMANDS:
         parser.add_argument("--json", type=bool, default=False, help="Print one JSON document instead of a table.")
     return parser
@@ -183,12 +194,19 @@ def _special_types(command: str) -> dict[str, dict[str, Any]]:
     return {
         "plan": {"type": str | list[int] | int | None},
         "depth": {"type": int, "nargs": "+"} if many else {"type": int | None},
-        **{key: {"type": dict[str, Any] | None} for key in ("arch_args", "distill", "start_args", "prepare", "datasets", "recipes")},
+        **{
+            key: {"type": dict[str, Any] | None} for key in ("arch_args", "distill", "start_args", "prepare", "datasets", "recipes")
+        },
         "depths": {"type": list[int]},
         "seeds": {"type": list[int]},
         "starts": {"type": list[str | dict[str, Any]]},
         "tflops": {"type": list[float]},
         "scratch_epochs": {"type": list[int]},
+        "layers": {"type": list[int] | None} if command == "relearn" else {"type": int, "nargs": "+"},
+        "shares": {"type": list[float]},
+        "modes": {"type": list[str]},
+        "controls": {"type": list[str]},
+        "original_images": {"type": list[int]},
     }
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console
@@ -65,6 +66,23 @@ def spawn(result: list[Any]) -> None:
 def export(result: Any) -> None:
     """The file."""
     print(result)
+
+
+attention = export
+
+
+def report(result: Mapping[str, Any]) -> None:
+    """The files."""
+    print(result["report"], result["html"], sep="\n")
+
+
+def relearn(result: Mapping[str, Any]) -> None:
+    """The report itself: table and words are in it."""
+    from rich.markdown import Markdown
+
+    text = Path(result["report"]).read_text(encoding="utf-8")
+    _console().print(Markdown(text[text.index("## In words") : text.index("![")]))
+    _console().print(result["report"], highlight=False)
 
 
 def benchmark(result: Mapping[str, Any]) -> None:

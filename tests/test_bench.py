@@ -1,60 +1,105 @@
 """The benchmark: trials are resumed, never run twice, and the numbers are computed as said."""
 
 import json
+import re
 
 import pytest
-from conftest import FAST
+from conftest import FAST, TINY_ARGS
 
-from learngene import LearngeneError, benchmark, vit
-from learngene.bench import grid, summarize
-from learngene.bench.report import costs_in_words, markdown_table, outcome_in_words, t_quantile
-from learngene.bench.table import paired_differences
+from learngene import LearngeneError, benchmark, report
+from learngene.bench import Experiment, Preparation, StartSpec, summarize
+from learngene.bench.report import cost_table, in_words, markdown_table
+from learngene.bench.table import break_even, compare, lines, t_quantile
+from learngene.cli import main
+from learngene.files import locked
 
 OPTIONS = {**FAST, "depths": [3, 4], "seeds": [0, 1], "scratch_epochs": [2], "in_memory": True}
 
 
-def row(start, depth, epochs, seed, top1):
+GENE = {"gene": {"images": 400, "steps": 9, "seconds": 10.0, "flops": 5e12, "joules": None, "stored_parameters": 700}}
+
+
+def row(start, depth, epochs, seed, top1, *, kind=None, prepared=None, flops=2e12):
     return {
-        "start": start, "depth": depth, "epochs": epochs, "seed": seed, "val_top1": 0.1, "test_top1": top1, "test_images": 50,
-        "parameters": 1000, "flops": 2e12, "images": 100, "seconds": 3.0, "curve": [{"epoch": 0, "val_top1": 0.2}],
+        "start": start, "kind": kind or start, "depth": depth, "epochs": epochs, "tflops": None, "seed": seed, "data": "photos",
+        "recipe": "", "val_top1": 0.1, "test_top1": top1, "test_images": 50, "parameters": 1000, "flops": flops * epochs / 2,
+        "images": 50 * epochs, "seconds": 1.5 * epochs, "curve": [{"epoch": 0, "val_top1": 0.2}, {"epoch": 1, "val_top1": 0.3}],
+        "prepared": prepared or {}, "architecture": "vit", "hardware": "here", "versions": {"torch": "2"}, "commit": "c0ffee",
+        "precision": "32-true",
     }  # fmt: skip
 
 
+def own(name, depth):
+    return {f"{name}-d{depth:02d}": {**GENE["gene"], "stored_parameters": 1000}}
+
+
 ROWS = [
-    *(row("learngene", 6, 2, seed, value) for seed, value in enumerate((0.80, 0.82, 0.84))),
+    *(row("learngene", 6, 2, seed, value, prepared=GENE) for seed, value in enumerate((0.80, 0.82, 0.84))),
     *(row("random", 6, 2, seed, value) for seed, value in enumerate((0.60, 0.61, 0.65))),
     *(row("random", 6, 9, seed, value) for seed, value in enumerate((0.83, 0.84, 0.85))),
+    *(row("pretrained", 6, 2, seed, value, prepared=own("pre", 6)) for seed, value in enumerate((0.81, 0.82, 0.83))),
 ]
 
 
+def line(name, size=2):
+    return next(found for found in lines(summarize(ROWS)) if (found.start, found.size) == (name, size))
+
+
 def test_mean_spread_and_pairs():
-    gene, scratch, longer = summarize(ROWS)
-    assert (gene.start, scratch.start, longer.epochs) == ("learngene", "random", 9)
+    gene, scratch, _, longer = summarize(ROWS)
+    assert (gene.start, scratch.start, longer.budget) == ("learngene", "random", "9 epochs")
     assert gene.mean == pytest.approx(0.82)
     assert gene.spread == pytest.approx(0.02)
     assert gene.accuracy() == "82.00 ± 2.00"
-    assert paired_differences(gene, scratch) == pytest.approx([0.20, 0.21, 0.19])
-    assert "| 6 | learngene | 2 | 3 | 82.00 ± 2.00 | 20.0 | 1,000 | 2.00 | 100 | 3.0 |" in markdown_table([gene])
+    gap = compare(line("learngene"), line("random"))
+    assert gap.mean == pytest.approx(20.0)
+    assert gap.half == pytest.approx(4.303 * 1.0 / 3**0.5, rel=1e-3)
+    assert gap.clear
+    assert "| 6 | learngene | 2 epochs | 3 | 82.00 ± 2.00 | 20.0 | 1,000 | 2.00 | 100 | 3.0 |" in markdown_table([gene])
 
 
 def test_words_come_from_the_numbers():
-    words = outcome_in_words(summarize(ROWS))
+    words = in_words(lines(summarize(ROWS)))
+    assert "**learngene** is first with 82.00 %, then pretrained with 82.00 % (difference +0.00 points" in words
+    assert "not a clear winner" in words
     assert "the learngene is ahead, 82.00 ± 2.00 against 62.00 ± 2.65 % (+20.00 points" in words
-    assert "95 % interval of the paired difference +17.52 to +22.48, n = 3" in words
+    assert "95 % interval +17.52 to +22.48, n = 3" in words
     assert "catches up at 9 epochs (84.00 ± 1.00 %)" in words
+    assert "clearly worse: random" in words
     assert "not a claim" not in words
     worse = [r | {"test_top1": 0.5} if r["start"] == "learngene" else r for r in ROWS]
-    assert "training from scratch is ahead" in outcome_in_words(summarize(worse))
+    assert "training from scratch is ahead" in in_words(lines(summarize(worse)))
     few = [r for r in ROWS if r["seed"] == 0]
-    assert "With 1 seed this is an observation, not a claim" in outcome_in_words(summarize(few))
+    assert "With 1 seed this is an observation, not a claim" in in_words(lines(summarize(few)))
     never = [r | {"test_top1": 0.7} if r["epochs"] == 9 else r for r in ROWS]
-    assert "has not caught up at 9 epochs" in outcome_in_words(summarize(never))
+    assert "has not caught up at 9 epochs" in in_words(lines(summarize(never)))
+    assert "still worse, so this is a lower bound" in in_words(lines(summarize(never)))
 
 
-def test_costs_count_distillation_once():
-    words = costs_in_words(summarize(ROWS), {"flops": 5e12, "images": 400, "seconds": 10.0})
-    assert "- learngene, 2 epochs, 1 models: 7.00 TFLOPs, 500 images, 13 s, of which distilling once" in words
-    assert "- random, 2 epochs, 1 models: 2.00 TFLOPs, 100 images, 3 s" in words
+def test_costs_and_break_even_by_hand():
+    gene, scratch, longer, pre = line("learngene"), line("random"), line("random", 9), line("pretrained")
+    assert gene.total("flops", 10) == 5e12 + 10 * 2e12
+    assert scratch.total("flops", 10) == 10 * 2e12
+    assert pre.total("flops", 10) == 10 * (5e12 + 2e12)
+    assert gene.total("stored_parameters", 10) == 700
+    assert pre.total("stored_parameters", 10) == 10 * 1000
+    assert (gene.total("images", 3), pre.total("images", 3)) == (400 + 300, 3 * 500)
+    assert break_even(gene, longer) == 1  # 5 + 2 n against 9 n
+    assert break_even(gene, pre) == 1
+    assert break_even(gene, scratch) is None
+    words = in_words(lines(summarize(ROWS)))
+    assert "a ratio of 3.60 (SWS claims 6.6)" in words  # 90 / 25
+    assert "14.3 times fewer stored parameters" in words
+    assert "10.0 times less training before fine-tuning" in words
+    assert "| learngene | 2 epochs | 5.00 | 2.00 | 25.0 | 1,400 | 40 | 700 |" in cost_table(lines(summarize(ROWS)))
+
+
+def test_a_learngene_for_each_seed_is_counted_once():
+    prepared = [{f"gene-s{seed}": {**GENE["gene"], "flops": (4 + seed) * 1e12}} for seed in range(3)]
+    rows = [row("learngene", depth, 2, seed, 0.8, prepared=prepared[seed]) for depth in (6, 9) for seed in range(3)]
+    (found,) = lines(summarize(rows))
+    assert found.shared("flops") == pytest.approx(5e12)
+    assert found.total("flops", 2) == pytest.approx(9e12)
 
 
 def test_student_t():
@@ -63,12 +108,66 @@ def test_student_t():
     assert t_quantile(400) == 1.960
 
 
+def experiment(starts, **changes):
+    given = {"depths": (6, 9), "seeds": (0, 1), "epochs": (2,), "tflops": (), "prepare": {}, **changes}
+    given["prepare"] = {name: Preparation.parse(name, entry) for name, entry in given["prepare"].items()}
+    return Experiment(tuple(StartSpec.parse(start) for start in starts), **given)
+
+
 def test_grid():
-    trials = grid(["learngene", "random"], [6, 9], 2, [0, 1], [2, 8])
-    assert len(trials) == len(set(trials)) == 2 * 2 * 2 + 2 * 2
-    assert trials[0].key == "learngene-d06-e2-s0"
-    with pytest.raises(LearngeneError, match=r"no start 'magic'; the starts are learngene, random"):
-        grid(["magic"], [6], 2, [0])
+    random = {"start": "random", "epochs": [2, 8]}
+    trials = experiment(["mimetic", random, {"name": "short", "start": "xavier", "depths": [6]}], tflops=(0.5,)).trials()
+    assert len(trials) == len(set(trials)) == 2 * 2 * (2 + 2) + 2 * 2
+    assert trials[0].key == "mimetic-d06-e2-s0"
+    assert trials[1].key == "mimetic-d06-t0.5-s0"
+    assert {t.seed for t in trials[:10]} == {0}
+    split = experiment(["random"], datasets={"a": {}, "b": {}}, recipes={"weak": {}, "strong": {"mixup": 0.8}}).trials()
+    assert len(split) == 2 * 2 * 2 * 2
+    assert split[0].key == "a-weak-random-d06-e2-s0"
+
+
+def test_what_is_needed_comes_in_order_and_once():
+    prepare = {
+        "direct": {"finetune": {"ancestor": "x", "kl": 1.0, "ce": 0.0}, "each": ["depth"], "cost_of": "gene"},
+        "gene": {"distill": {"ancestor": "tall"}, "each": ["seed"]},
+        "tall": {"finetune": {"depth": 9}},
+        "idle": {"finetune": {"depth": 9}},
+    }
+    starts = [{"name": "direct", "start": "pretrained", "source": "direct"}, {"start": "learngene", "gene": "gene"}]
+    found = experiment(starts, prepare=prepare)
+    keys = [p.key(depth, seed) for p, depth, seed in found.needed(found.trials())]
+    assert keys == ["tall", "gene-s0", "direct-d06", "direct-d09", "gene-s1"]
+
+
+def test_a_path_may_name_depth_and_seed():
+    spec = StartSpec.parse({"start": "pretrained", "source": "runs/d{depth:02d}-s{seed}/model"})
+    assert spec.sources(6, 1) == {"source": "runs/d06-s1/model"}
+    with pytest.raises(LearngeneError, match="in braces, nothing else"):
+        StartSpec.parse({"start": "pretrained", "source": "runs/{width}"}).sources(6, 1)
+
+
+def test_bad_experiments():
+    for starts, changes, message in (
+        (["magic"], {}, "no start 'magic'"),
+        ([{"start": "mimetic", "a9": 1}], {}, "no option 'a9'"),
+        ([{"name": "x"}], {}, "no start 'x'"),
+        ([{"start": 3}], {}, "does not say which"),
+        ([{"start": "random", "recipe": {"lrr": 1}}], {}, "unknown option 'lrr'; did you mean 'lr'"),
+        ([{"name": "a/b", "start": "random"}], {}, "names a folder"),
+        (["random", "random"], {}, "two starts are called 'random'"),
+        ([{"start": "random", "epochs": "many"}], {}, "are numbers above 0"),
+        (["random"], {"depths": ()}, "at least one start, one depth"),
+        (["random"], {"depths": (0,)}, "at least 1 layer"),
+        (["random"], {"prepare": {"g": {"train": {}}}}, "either distill or finetune"),
+        (["random"], {"prepare": {"g": {"distill": {}}}}, "lacks the ancestor"),
+        (["random"], {"prepare": {"g": {"finetune": {"epoch": 3}}}}, "unknown option 'epoch'"),
+        (["random"], {"prepare": {"g": {"finetune": {}, "each": ["width"]}}}, "use depth and seed"),
+        (["random"], {"prepare": {"g": {"finetune": {}, "cost_of": "h"}}}, "no preparation 'h'"),
+        (["random"], {"prepare": {"g": {"finetune": {}, "once": 1}}}, "unknown key 'once'"),
+        (["random"], {"recipes": {"strong": {"mixups": 1}}}, "unknown option 'mixups'"),
+    ):
+        with pytest.raises(LearngeneError, match=message):
+            experiment(starts, **changes)
 
 
 def stable(result):
@@ -115,20 +214,129 @@ def test_rows_are_counted_by_hand(folder, gene, tmp_path):
     result = benchmark(str(folder), out=tmp_path / "b", gene=file, **{**OPTIONS, "depths": [4], "seeds": [3], "scratch_epochs": []})
     first = result["rows"][0]
     assert (first["start"], first["depth"], first["seed"], first["images"], first["steps"]) == ("learngene", 4, 3, 48, 3)
-    assert first["flops"] == 3 * 48 * vit.flops(gene.architecture.build(4).to("meta"))
+    tokens, width, classes = 16, 16, 3  # 28 px in patches of 7
+    layer = 2 * tokens * width * (3 * width + width + 4 * width + 4 * width) + 2 * 2 * tokens**2 * width
+    forward = 2 * tokens * 49 * width + 4 * layer + 2 * width * classes
+    assert first["flops"] == 3 * 48 * forward
     assert first["test_images"] == 24
     assert [point["epoch"] for point in first["curve"]] == [0, 1]
+    assert first["prepared"] == {str(file): {**NOTHING, "stored_parameters": gene.parameters}}
+
+
+NOTHING = {"images": 0, "steps": 0, "seconds": 0.0, "flops": 0, "joules": None}
 
 
 def test_distils_first_when_asked(folder, ancestor, tmp_path):
     options = {**OPTIONS, "depths": [3], "seeds": [0], "scratch_epochs": []}
     recipe = {"ancestor": str(ancestor), "plan": "1,1,1", **FAST}
     result = benchmark(str(folder), out=tmp_path / "b", distill=recipe, **options)
-    assert result["distillation"]["images"] == 48
-    assert "of which distilling once" in (tmp_path / "b" / "report.md").read_text()
+    (row, _) = result["rows"]
+    assert row["prepared"]["distill"]["images"] == 48
+    assert row["prepared"]["distill"]["flops"] > 0
+    assert (tmp_path / "b" / "prepared" / "distill" / "learngene.safetensors").exists()
 
 
-def test_bad_benchmarks(folder, gene, tmp_path):
+FAMILY = {"arch": "vit_tiny_patch16_224", "arch_args": {k: v for k, v in TINY_ARGS.items() if k != "num_classes"}}
+
+
+def test_preparations_budgets_data_sets_and_recipes(folder, ancestor, tmp_path):
+    """Everything a config can say, once, at the smallest size."""
+    plain = {**FAST, "epochs": 1}
+    prepare = {
+        "gene": {"distill": {"ancestor": str(ancestor), "plan": "1,1,1", **plain}},
+        "mimetic-gene": {"distill": {"ancestor": "tall", "plan": "2,1", "start": "mimetic", "share_norms": False, **plain}},
+        "direct": {"finetune": {"ancestor": str(ancestor), "kl": 1.0, "ce": 0.0, **FAST}, "each": ["depth"], "cost_of": "gene"},
+        "tall": {"finetune": {"depth": 5, **plain}},
+    }
+    starts = [
+        {"start": "learngene", "gene": "gene"},
+        {"name": "over-tall", "start": "learngene", "gene": "mimetic-gene", "recipe": {"lr": 0.002}},
+        {"name": "direct", "start": "pretrained", "source": "direct"},
+        {"name": "chosen", "start": "depth-selection", "ancestor": "tall", "layers": "last", "tflops": [1e-4]},
+        {"name": "tiny", "start": "post-norm+small-embedding"},
+    ]
+    options = {
+        "depths": [3],
+        "seeds": [0],
+        "starts": starts,
+        "prepare": prepare,
+        "test": False,
+        "in_memory": True,
+        **FAMILY,
+        **FAST,
+    }
+    more = {"datasets": {"all": {}, "half": {"train_fraction": 0.5}}, "recipes": {"weak": {}, "strong": {"mixup": 0.5}}}
+    result = benchmark(str(folder), out=tmp_path / "b", **more, **options)
+    rows = {(r["data"], r["recipe"], r["start"]): r for r in result["rows"]}
+    assert len(rows) == 2 * 2 * 5
+    assert all(r["test_top1"] is None for r in rows.values())
+    one = rows["all", "weak", "direct"]
+    gene = rows["all", "weak", "learngene"]["prepared"]["gene"]
+    assert one["prepared"]["direct-d03"]["flops"] == pytest.approx(gene["flops"], rel=0.2)
+    assert set(rows["half", "strong", "over-tall"]["prepared"]) == {"mimetic-gene", "tall"}
+    assert rows["half", "weak", "tiny"]["images"] == 16 < rows["all", "weak", "tiny"]["images"] == 48
+    chosen = rows["all", "strong", "chosen"]
+    assert chosen["flops"] == pytest.approx(1e-4 * 1e12, rel=0.5)
+    assert chosen["epochs"] is None
+    report = (tmp_path / "b" / "report.md").read_text()
+    assert "## half, recipe strong" in report
+    assert "half-strong-accuracy-by-cost.png" in report
+
+
+def test_shards_do_each_trial_once_and_make_the_same_table(folder, gene, tmp_path, caplog):
+    file = gene.save(tmp_path / "gene.safetensors")
+    whole = benchmark(str(folder), out=tmp_path / "whole", gene=file, **OPTIONS)
+    first = benchmark(str(folder), out=tmp_path / "parts", gene=file, shard="1/2", **OPTIONS)
+    assert len(first["rows"]) == 6
+    assert json.loads((tmp_path / "parts" / "run.json").read_text())["status"] == "running"
+    both = benchmark(str(folder), out=tmp_path / "parts", gene=file, shard="2/2", **OPTIONS)
+    assert stable(both) == stable(whole)
+    assert json.loads((tmp_path / "parts" / "run.json").read_text())["status"] == "finished"
+    for wrong in ("0/2", "3/2", "2", "a/b"):
+        with pytest.raises(LearngeneError, match="write i/n with i from 1 to n"):
+            benchmark(str(folder), out=tmp_path / "c", gene=file, shard=wrong, **OPTIONS)
+    with pytest.raises(LearngeneError, match="would delete what other shards"):
+        benchmark(str(folder), out=tmp_path / "parts", gene=file, shard="1/2", overwrite=True, **OPTIONS)
+
+
+def test_a_trial_that_another_process_runs_is_left_to_it(folder, gene, tmp_path):
+    file = gene.save(tmp_path / "gene.safetensors")
+    options = {**OPTIONS, "depths": [3], "seeds": [0], "scratch_epochs": []}
+    lock = tmp_path / "d" / "trials" / "random-d03-e1-s0.lock"
+    whole = benchmark(str(folder), out=tmp_path / "d", gene=file, shard="1/2", **options)
+    with locked(lock):
+        part = benchmark(str(folder), out=tmp_path / "d", gene=file, shard="2/2", **options)
+    assert len(part["rows"]) == len(whole["rows"]) == 1
+    assert len(benchmark(str(folder), out=tmp_path / "d", gene=file, resume=True, **options)["rows"]) == 2
+
+
+def test_report_from_a_stored_results_file(tmp_path, capsys):
+    file = tmp_path / "results.jsonl"
+    file.write_text("".join(json.dumps(r) + "\n" for r in ROWS))
+    assert main(["report", str(file), "--out", str(tmp_path / "page")]) == 0
+    assert "report.html" in capsys.readouterr().out
+    text = (tmp_path / "page" / "report.md").read_text()
+    page = (tmp_path / "page" / "report.html").read_text()
+    assert "a ratio of 3.60 (SWS claims 6.6)" in text
+    assert page.count('<img src="data:image/png;base64,') == text.count("![") == 5
+    assert "<table>" in page
+    assert not re.search(r'(src|href)="(?!data:)', page)
+    (tmp_path / "report.md").unlink(missing_ok=True)
+    assert main(["report", str(tmp_path), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["trials"] == len(ROWS)
+    assert (tmp_path / "report.md").read_text() == text
+
+
+def test_bad_results(tmp_path):
+    with pytest.raises(LearngeneError, match="there are no results at"):
+        report(tmp_path)
+    for text, message in (("{}", "line 1 is no trial: it lacks 'start'"), ("x", "line 1 is not JSON"), ("", "no trial in")):
+        (tmp_path / "results.jsonl").write_text(text)
+        with pytest.raises(LearngeneError, match=message):
+            report(tmp_path)
+
+
+def test_bad_benchmarks(folder, gene, tmp_path, ancestor):
     file = gene.save(tmp_path / "gene.safetensors")
     for options, message in (
         ({}, "name its file with gene, or say how"),
@@ -142,8 +350,13 @@ def test_bad_benchmarks(folder, gene, tmp_path):
         ({"gene": file, "steps": 3}, "budgets are epochs"),
         ({"gene": file, "devices": 2}, "on one device"),
         ({"distill": {"plan": "1,1,1"}, "depths": [3]}, "lacks the ancestor"),
-        ({"gene": file, "seeds": []}, "at least one start, one depth and one seed"),
+        ({"gene": file, "seeds": []}, "at least one start, one depth, one seed"),
+        ({"starts": ["random"]}, "name the family's architecture with arch"),
+        ({"starts": ["random"], "arch_args": {"depth": 3}}, "name it with arch"),
+        ({**FAMILY, "starts": ["small-embedding"]}, "start small-embedding, depth 6: .* pre_norm: true"),
+        ({**FAMILY, "starts": [{"start": "weight-selection", "ancestor": str(ancestor)}]}, "depth 6: layers 'first': .* only 4"),
+        ({"gene": file, "recipes": {"long": {"epochs": 3}}}, "budgets are epochs and tflops of the benchmark"),
     ):
         with pytest.raises(LearngeneError, match=message):
             benchmark(str(folder), out=tmp_path / "b", **{**FAST, **options})
-        assert not (tmp_path / "b").exists()
+        assert not (tmp_path / "b").exists(), message

@@ -1,10 +1,12 @@
 """The loop: resuming, accumulating, averaging, schedules, and what happens when the loss breaks."""
 
 import csv
+import dataclasses
 import json
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 import torch
 from conftest import FAST, TINY_ARGS
@@ -49,7 +51,7 @@ def interrupt_after(monkeypatch, epochs):
     monkeypatch.setattr(MetricsFile, "write", write)
 
 
-@pytest.mark.parametrize("options", [{}, STRONG], ids=["plain", "strong"])
+@pytest.mark.parametrize("options", [{}, STRONG, {"rifle": 3}], ids=["plain", "strong", "rifle"])
 def test_resumed_equals_uninterrupted(folder, tmp_path, monkeypatch, options):
     whole = scratch(folder, tmp_path / "whole", epochs=3, **options)
     with monkeypatch.context() as patch:
@@ -316,6 +318,55 @@ def test_finetune_changes(folder, ancestor, gene, tmp_path):
     assert vit.data_config(vit.open_model(tmp_path / "a" / "model"))["input_size"] == [1, 56, 56]
 
 
+def test_rifle_begins_the_head_anew_in_each_cycle(folder, tmp_path, architecture):
+    recipe = Recipe(**{**QUICK, "epochs": 4}, lr=0.032, rifle=2)  # 12 steps, two cycles of 6
+    heads, rates = [], []
+
+    class Spy(Supervised):
+        def forward(self, model, images, targets):
+            heads.append(model.head.weight.detach().clone())
+            rates.append(module.optimizers().param_groups[0]["lr"])
+            return super().forward(model, images, targets)
+
+    model = architecture.build(2)
+    torch.nn.init.constant_(model.head.weight, 1.0)
+    module, data = module_and_data(folder, recipe, model, Spy())
+    fit(module, data, RunDirectory(tmp_path / "run", {}))
+    assert [step for step in range(1, 12) if (heads[step] - heads[step - 1]).abs().max() > 0.5] == [6]
+    assert heads[6].std().item() == pytest.approx(0.02, rel=0.3)
+    assert rates[6] == rates[0] == pytest.approx(0.032 * 16 / 512)
+    assert rates[5] < 0.2 * rates[0]
+
+
+def test_a_share_of_the_data_is_stratified_and_nested(folder):
+    whole, val = open_training(str(folder), LOADING, "L")
+    half, same_val = open_training(str(folder), dataclasses.replace(LOADING, train_fraction=0.5), "L")
+    tenth, _ = open_training(str(folder), dataclasses.replace(LOADING, train_fraction=0.1), "L")
+    names = [{source.describe(i) for i in range(len(source))} for source in (whole, half, tenth)]
+    assert names[2] < names[1] < names[0]
+    assert np.bincount(half.targets).tolist() == [9, 9, 9]
+    assert np.bincount(tenth.targets).tolist() == [2, 2, 2]
+    assert [val.describe(i) for i in range(len(val))] == [same_val.describe(i) for i in range(len(same_val))]
+
+
+def test_starts_by_name(folder, ancestor, tmp_path):
+    """From the command line's function: a closed form, a selection with distillation on top, a start under the auxiliary net."""
+    tiny = {"depth": 3, "arch_args": ARGS, **FAST}
+    begun = finetune(
+        "vit_tiny_patch16_224", str(folder), out=tmp_path / "a", start="xavier+mimetic", start_args={"b2": 0.3}, **tiny
+    )
+    assert begun["images"] == 48
+    select = {"start": "weight-selection", "start_args": {"ancestor": str(ancestor)}}
+    finetune("vit_tiny_patch16_224", str(folder), out=tmp_path / "b", ancestor=str(ancestor), kl=1.0, **select, **tiny)
+    assert vit.data_config(vit.open_model(tmp_path / "b" / "model"))["mean"] == [0.3]
+    with pytest.raises(LearngeneError, match="brings weights; drop one"):
+        finetune(str(ancestor), str(folder), out=tmp_path / "c", start="mimetic", **FAST)
+    chosen = {"start": "depth-selection", "start_args": {"ancestor": str(ancestor), "layers": "last"}}
+    gene = distill(ancestor, str(folder), out=tmp_path / "d", plan="1,1", **chosen, **{**FAST, "lr": 1e-9, "min_lr": 0.0})
+    last = vit.open_model(ancestor).state_dict()["blocks.3.mlp.fc1.weight"]
+    assert torch.allclose(gene.state["blocks.1.mlp.fc1.weight"], last, atol=1e-5)
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -332,6 +383,14 @@ def test_finetune_changes(folder, ancestor, gene, tmp_path):
         ({"model": TINY, "depth": 0}, "depth 0: a model has at least 1 layer"),
         ({"model": TINY, "arch_args": {"num_classes": 3}}, "'num_classes' in --arch-args: the data decides it"),
         ({"model": TINY, "arch_args": {"depth": 3}}, "'depth' in --arch-args: use --depth"),
+        ({"model": TINY, "rifle": -1}, "rifle -1: it must be at least 0"),
+        ({"model": TINY, "train_fraction": 0.0}, "train_fraction 0.0: it must be above 0"),
+        ({"model": TINY, "start": "magic"}, "there is no start 'magic'"),
+        ({"model": TINY, "start_args": {"a1": 1.0}}, "name it with --start"),
+        ({"model": TINY, "start": "mimetic", "start_args": {"c1": 1.0}}, "no option 'c1'"),
+        ({"model": TINY, "start": "small-embedding"}, "pre_norm: true"),
+        ({"model": TINY, "start": "post-norm"}, "cannot be stored as a timm directory"),
+        ({"model": TINY, "start": "weight-selection"}, "needs the option 'ancestor'"),
         ({"model": TINY, "opt": "adamww"}, "opt 'adamww': timm does not know it"),
         ({"model": TINY, "auto_augment": "none-such"}, "auto_augment 'none-such': timm does not know it"),
         ({"model": TINY, "precision": "bf17"}, "training cannot be set up: .*bf17"),
@@ -362,6 +421,9 @@ def test_bad_distillations(folder, ancestor, tmp_path):
         ({"unlabeled": True, "ce": 1.0}, "needs labels"),
         ({"kl": 0.0}, "nothing to learn"),
         ({"layer_decay": 0.8}, "layers share weights"),
+        ({"start": "mimetic", "from_ancestor": True}, "two ways to begin"),
+        ({"start": "post-norm"}, "cannot be stored as a learngene"),
+        ({"start": "depth-selection"}, "needs the option 'ancestor'"),
     ]
     for options, message in cases:
         with pytest.raises(LearngeneError, match=message):

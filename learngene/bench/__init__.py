@@ -5,4 +5,15 @@ from learngene.bench.report import write_report
 from learngene.bench.table import Summary, summarize
 from learngene.bench.trials import Images, build, run_trial
 
-__all__ = ["Experiment", "Images", "Preparation", "StartSpec", "Summary", "Trial", "build", "run_trial", "summarize", "write_report"]
+__all__ = [
+    "Experiment",
+    "Images",
+    "Preparation",
+    "StartSpec",
+    "Summary",
+    "Trial",
+    "build",
+    "run_trial",
+    "summarize",
+    "write_report",
+]

@@ -48,17 +48,39 @@ class StartSpec:
         if not isinstance(start, str):
             raise LearngeneError(f"the start {dict(entry)} does not say which; add start: NAME")  # type: ignore[arg-type]
         own = {f.name for f in fields(cls)} - {"start", "options"}
-        kept = {k: given.pop(k) for k in list(given) if k in own}
+        kept: dict[str, Any] = {k: given.pop(k) for k in list(given) if k in own}
         parse(start, list(given))
-        spec = cls(str(kept.pop("name", start)), start, given, **{k: tuple(v) if isinstance(v, list) else v for k, v in kept.items()})
+        lists: dict[str, Any] = {k: _several(kept.pop(k)) for k in ("epochs", "tflops", "depths") if k in kept}
+        spec = cls(str(kept.pop("name", start)), start, given, **kept, **lists)
         if not spec.name.replace("-", "").replace("_", "").replace("+", "").replace(".", "").isalnum():
             raise LearngeneError(f"the name '{spec.name}' of a start names a folder; use letters, digits, '-', '_', '+' and '.'")
         divide(spec.recipe, Recipe)
         return spec
 
-    def sources(self) -> list[str]:
-        """What the start takes trained weights from: files, directories, or names of preparations."""
-        return [str(self.options[key]) for key in SOURCES if key in self.options]
+    def sources(self, depth: int, seed: int) -> dict[str, str]:
+        """What the start takes trained weights from, by option: files, directories, or names of preparations.
+
+        ``{depth}`` and ``{seed}`` in a path are filled in, so that each depth can have a model of its own:
+        ``runs/pretrained-d{depth:02d}/model``.
+
+        Raises:
+            LearngeneError: other words in braces.
+        """
+        named = {key: str(self.options[key]) for key in SOURCES if key in self.options}
+        try:
+            return {key: value.format(depth=depth, seed=seed) for key, value in named.items()}
+        except (KeyError, IndexError, ValueError) as error:
+            raise LearngeneError(
+                f"start {self.name}: {named} may hold {{depth}} and {{seed}} in braces, nothing else ({error})"
+            ) from None
+
+
+def _several(value: Any) -> tuple[Any, ...]:
+    """A list of numbers, or one."""
+    values = tuple(value) if isinstance(value, (list, tuple)) else (value,)
+    if any(isinstance(v, bool) or not isinstance(v, (int, float)) or v <= 0 for v in values):
+        raise LearngeneError(f"{value!r}: epochs, tflops and depths of a start are numbers above 0")
+    return values
 
 
 @dataclass(frozen=True)
@@ -179,7 +201,9 @@ class Experiment:
             raise LearngeneError(f"depth {min(self.depths)}: a model has at least 1 layer")
         for preparation in self.prepare.values():
             if preparation.cost_of is not None and preparation.cost_of not in self.prepare:
-                raise LearngeneError(f"prepare {preparation.name}: there is no preparation '{preparation.cost_of}' to take the cost of")
+                raise LearngeneError(
+                    f"prepare {preparation.name}: there is no preparation '{preparation.cost_of}' to take the cost of"
+                )
         for changes in self.recipes.values():
             divide(changes, Recipe)
 
@@ -218,7 +242,7 @@ class Experiment:
             found[preparation.key(depth, seed)] = (preparation, depth, seed)
 
         for trial in trials:
-            for name in self.spec(trial.start).sources():
+            for name in self.spec(trial.start).sources(trial.depth, trial.seed).values():
                 add(name, trial.depth, trial.seed)
         return list(found.values())
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -77,6 +77,36 @@ def stored(lines: Sequence[Line], path: Path, *, title: str) -> Path:
     return _by_models(once, lambda line, n: line.total("stored_parameters", n) / 1e6, path, title, "stored parameters (millions)")
 
 
+def relearning(rows: Sequence[Row], originals: Mapping[str, int | None], path: Path) -> Path:
+    """Views until the accuracy is back against the layer, a line per share of the data; a panel per model and mode.
+
+    Crosses at the top are layers that never came back.
+    """
+    single = [row for row in rows if not row["control"]]
+    panels = list(dict.fromkeys((row["model"], row["mode"]) for row in single))
+    columns = min(4, len(panels))
+    figure = Figure(figsize=(3.6 * columns + 0.5, 3.2 * -(-len(panels) // columns) + 0.8), layout="constrained")
+    grid = figure.subplots(-(-len(panels) // columns), columns, sharey=True, squeeze=False).flatten()
+    for axes, (model, mode) in zip(grid, panels, strict=False):
+        own = [row for row in single if (row["model"], row["mode"]) == (model, mode)]
+        for share, color in _coloured(sorted({row["share"] for row in single})):
+            points = sorted(
+                (row["layers"][0], row["images"], row["gave_up_after"] * row["batch_size"]) for row in own if row["share"] == share
+            )
+            back = [(layer, images) for layer, images, _ in points if images is not None]
+            axes.plot(*zip(*back, strict=True), "o-", color=color, label=f"{100 * share:g} % of the data") if back else None
+            never = [(layer, limit) for layer, images, limit in points if images is None]
+            axes.plot(*zip(*never, strict=True), "x", color=color, label="never, by then") if never else None
+        axes.set(title=f"{model}, {mode}", xlabel="layer reset", yscale="log")
+        axes.title.set_fontsize("small")
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axes.grid(alpha=0.25)
+    for axes in grid[len(panels) :]:
+        axes.set_visible(False)
+    grid[0].set_ylabel("views until back")
+    return _finish(figure, path)
+
+
 def _by_models(lines: Sequence[Line], value: Callable[[Line, int], float], path: Path, title: str, label: str) -> Path:
     figure, axes = _figure()
     for line, color in _coloured(lines):
@@ -102,6 +132,11 @@ def _finish(figure: Figure, path: Path) -> Path:
     """One legend for all panels, and the file."""
     found = {text: line for axes in figure.axes for line, text in zip(*axes.get_legend_handles_labels(), strict=True)}
     figure.legend(found.values(), found, loc="outside lower center", ncols=3, frameon=False, fontsize="small")
+    return save(figure, path)
+
+
+def save(figure: Figure, path: Path) -> Path:
+    """Write a figure as PNG."""
     FigureCanvasAgg(figure)
     with atomic_file(path) as scratch:
         figure.savefig(scratch, format="png", dpi=120)

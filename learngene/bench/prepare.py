@@ -15,6 +15,7 @@ from learngene import vit
 from learngene.bench.experiment import Experiment, Preparation, builds_on
 from learngene.errors import LearngeneError
 from learngene.files import locked
+from learngene.gene import Learngene
 from learngene.jobs import forward_flops, teacher_flops
 from learngene.objectives import Ancestor
 from learngene.starts import SOURCES
@@ -158,19 +159,23 @@ def steps_for(budget: float, arguments: Mapping[str, Any], depth: int) -> int:
 
 def _read(preparation: Preparation, directory: Path) -> Prepared:
     record = json.loads((directory / "run.json").read_text())["results"]
-    cost = {k: record.get(k) for k in ("images", "steps", "seconds", "flops", "joules")}
     if preparation.kind == "distill":
-        return Prepared(directory / "learngene.safetensors", cost, record["stored_parameters"])
-    return Prepared(directory / "model", cost, record["parameters"])
+        return Prepared(directory / "learngene.safetensors", _cost(record), record["stored_parameters"])
+    return Prepared(directory / "model", _cost(record), record["parameters"])
 
 
 def outside(source: str) -> Prepared:
-    """A learngene or model that was there before: it costs nothing here, but must be stored."""
-    from learngene.gene import Learngene
-
+    """A learngene or model that was there before. Its cost is what the file, or the run beside it, says; else nothing."""
     path = Path(source.removeprefix("local-dir:"))
-    nothing = {"images": 0, "steps": 0, "seconds": 0.0, "flops": 0, "joules": None}
     if path.is_file():
         gene = Learngene.load(path)
-        return Prepared(path, gene.metrics.get("cost") or nothing, gene.parameters)
-    return Prepared(path, nothing, vit.parameters(vit.open_model(source)))
+        return Prepared(path, _cost(gene.metrics.get("cost") or {}), gene.parameters)
+    try:
+        record = json.loads((path.parent / "run.json").read_text())["results"]
+    except (OSError, ValueError, KeyError):
+        record = {}
+    return Prepared(path, _cost(record), vit.parameters(vit.open_model(source)))
+
+
+def _cost(record: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: record.get(key, 0) for key in ("images", "steps", "seconds", "flops")} | {"joules": record.get("joules")}

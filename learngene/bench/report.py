@@ -261,9 +261,7 @@ def _ratios(gene: Line, found: Sequence[Line]) -> list[str]:
     for line in (line for line in found if line.summaries[0].kind == "pretrained" and line.budget == gene.budget):
         stored = line.total("stored_parameters", TEN) / gene.total("stored_parameters", TEN)
         own, theirs = gene.shared("flops"), TEN * (line.each("flops") - gene.each("flops"))
-        text = (
-            f"Against {line.start} ({100 * line.mean:.2f} %): {stored:.1f} times fewer stored parameters for ten models (SWS claims about 20)"
-        )
+        text = f"Against {line.start} ({100 * line.mean:.2f} %): {stored:.1f} times fewer stored parameters for ten models (SWS claims about 20)"
         if own > 0 and theirs > 0:
             text += f", {theirs / own:.1f} times less training before fine-tuning (SWS claims about 10). "
         sentences.append(text.rstrip(". ") + ". " + _even_words(break_even(gene, line), line.start))

@@ -154,7 +154,9 @@ def lines(summaries: Sequence[Summary]) -> list[Line]:
     groups: dict[tuple[str, str], list[Summary]] = {}
     for s in summaries:
         groups.setdefault((s.start, s.budget), []).append(s)
-    found = [Line(start, budget, group[0].size, tuple(sorted(group, key=lambda s: s.depth))) for (start, budget), group in groups.items()]
+    found = [
+        Line(start, budget, group[0].size, tuple(sorted(group, key=lambda s: s.depth))) for (start, budget), group in groups.items()
+    ]
     return sorted(found, key=lambda line: ("TFLOP" in line.budget, line.size))
 
 

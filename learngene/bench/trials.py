@@ -40,14 +40,14 @@ def build(
     """The model of a trial before training; seed torch before.
 
     Args:
-        sources: what each of the start's `StartSpec.sources` stands for.
+        sources: what each of the start's `StartSpec.sources` stands for, by option.
 
     Raises:
         LearngeneError: the start does not fit the model.
     """
     args = {**family.args, **spec.arch_args, "num_classes": images.train.num_classes}
     model = Architecture(family.name, args).build(depth, drop_path_rate=recipe.drop_path or None)
-    options = {k: sources[str(v)].path if k in SOURCES else v for k, v in spec.options.items()}
+    options = {k: sources[k].path if k in SOURCES else v for k, v in spec.options.items()}
     return begin(model, spec.start, class_names=images.train.classes, **options)
 
 
@@ -72,7 +72,11 @@ def run_trial(
     config = evaluation_config(vit.data_config(model), images.loading)
     flops = 3 * forward_flops(model, config["input_size"])
     recipe = dataclasses.replace(recipe, **_budget(trial, recipe, flops))
-    plain = {**dataclasses.asdict(trial), "options": {k: str(v) for k, v in spec.options.items()}, "arch_args": dict(spec.arch_args)}
+    plain = {
+        **dataclasses.asdict(trial),
+        "options": {k: str(v) for k, v in spec.options.items()},
+        "arch_args": dict(spec.arch_args),
+    }
     run = RunDirectory(out, {**dataclasses.asdict(recipe), **{f"trial_{k}": v for k, v in plain.items()}}, resume=True)
     if run.finished:
         return run.results
@@ -96,7 +100,7 @@ def run_trial(
         "parameters": vit.parameters(model),
         **training_cost(result, flops),
         "flops_per_image": flops,
-        "prepared": {key: {**made.cost, "stored_parameters": made.stored} for key, made in _keys(spec, sources).items()},
+        "prepared": {key: {**made.cost, "stored_parameters": made.stored} for key, made in _keys(sources).items()},
         "curve": curve,
         "precision": result["precision"],
         "threads": torch.get_num_threads(),
@@ -115,7 +119,7 @@ def _budget(trial: Trial, recipe: Recipe, flops: int) -> dict[str, Any]:
     return {"steps": max(1, round(trial.tflops * 1e12 / (flops * recipe.batch_size * recipe.accumulate)))}
 
 
-def _keys(spec: StartSpec, sources: Mapping[str, Prepared]) -> dict[str, Prepared]:
+def _keys(sources: Mapping[str, Prepared]) -> dict[str, Prepared]:
     """All that had to be prepared: by key, and files from elsewhere by their path."""
     found: dict[str, Prepared] = {}
 
@@ -124,8 +128,7 @@ def _keys(spec: StartSpec, sources: Mapping[str, Prepared]) -> dict[str, Prepare
         for below, under in made.below.items():
             add(below, under)
 
-    for name in spec.sources():
-        made = sources[name]
+    for made in sources.values():
         inside = made.path.parent.parent.name == "prepared"
         add(made.path.parent.name if inside else str(made.path), made)
     return found

@@ -3,6 +3,7 @@
 Nothing heavy is imported until a command runs, so that the CLI can show its help at once.
 """
 
+from learngene.commands.attention import attention
 from learngene.commands.benchmark import benchmark
 from learngene.commands.demo import demo
 from learngene.commands.distill import distill
@@ -10,6 +11,10 @@ from learngene.commands.evaluate import evaluate
 from learngene.commands.export import export
 from learngene.commands.finetune import finetune
 from learngene.commands.info import info
+from learngene.commands.relearn import relearn
+from learngene.commands.report import report
 from learngene.commands.spawn import spawn
 
-__all__ = ["benchmark", "demo", "distill", "evaluate", "export", "finetune", "info", "spawn"]
+__all__ = [
+    "attention", "benchmark", "demo", "distill", "evaluate", "export", "finetune", "info", "relearn", "report", "spawn",
+]  # fmt: skip

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -81,10 +81,15 @@ def benchmark(
     recipe, loading = divide(options, Recipe, DataOptions)
     part = _parse_shard(shard)
     if overwrite and shard is not None:
-        raise LearngeneError("--overwrite would delete what other shards have done; delete the directory first, then start the shards")
+        raise LearngeneError(
+            "--overwrite would delete what other shards have done; delete the directory first, then start the shards"
+        )
     if recipe.steps is not None or recipe.devices not in ("auto", 1, "1"):
-        raise LearngeneError("a benchmark's budgets are epochs and tflops, and each trial runs on one device; drop steps and devices")
+        raise LearngeneError(
+            "a benchmark's budgets are epochs and tflops, and each trial runs on one device; drop steps and devices"
+        )
 
+    from learngene.gene import Learngene
     from learngene.jobs import train_config
     from learngene.training import RunDirectory
     from learngene.training.fit import check_devices
@@ -110,7 +115,8 @@ def benchmark(
     except LearngeneError:
         run.cancel()
         raise
-    family = family or _family(None, None, next(made.path for name, made in sources.items() if made.path.is_file()))
+    if family is None:
+        family = Learngene.load(next(made.path for made in sources.values() if made.path.is_file())).architecture
     _run_all(experiment, mine, family, images, recipe, sources, out)
     return _conclude(trials, run, out)
 
@@ -123,9 +129,7 @@ def _parse_shard(shard: str | None) -> tuple[int, int]:
     return int(first) - 1, int(count)
 
 
-def _spec(
-    entry: Any, gene: Any, distill: Any, epochs: int, scratch_epochs: Sequence[int], tflops: Sequence[float]
-) -> StartSpec:
+def _spec(entry: Any, gene: Any, distill: Any, epochs: int, scratch_epochs: Sequence[int], tflops: Sequence[float]) -> StartSpec:
     """A start's spec; the plain names ``learngene`` and ``random`` get the benchmark's learngene and scratch_epochs."""
     from learngene.bench import StartSpec
 
@@ -172,7 +176,7 @@ def _check_stages(experiment: Experiment, distill: Mapping[str, Any] | None, gen
     from learngene.gene import Learngene
 
     for spec in experiment.starts:
-        named = spec.options.get("gene")
+        named = spec.sources(experiment.depths[0], experiment.seeds[0]).get("gene")
         if named is None or "plan" in spec.options:
             continue
         preparation = experiment.prepare.get(str(named))
@@ -239,17 +243,20 @@ def _check_starts(
     from learngene.bench import build
     from learngene.bench.prepare import outside
 
-    sources: dict[str, Prepared] = {}
+    opened: dict[str, Prepared] = {}
     seen = set()
     for trial in trials:
         spec = experiment.spec(trial.start)
-        if family is None or (trial.start, trial.depth) in seen or any(name in experiment.prepare for name in spec.sources()):
+        named = spec.sources(trial.depth, trial.seed)
+        case = (trial.start, trial.depth, *named.values())
+        if family is None or case in seen or any(name in experiment.prepare for name in named.values()):
             continue
-        seen.add((trial.start, trial.depth))
-        for name in spec.sources():
-            sources.setdefault(name, outside(name))
+        seen.add(case)
+        for name in named.values():
+            if name not in opened:
+                opened[name] = outside(name)
         try:
-            build(spec, family, trial.depth, images[trial.data], recipe, sources)
+            build(spec, family, trial.depth, images[trial.data], recipe, {key: opened[name] for key, name in named.items()})
         except LearngeneError as error:
             raise LearngeneError(f"start {spec.name}, depth {trial.depth}: {error}") from None
 
@@ -263,9 +270,10 @@ def _sources(
     from learngene.commands.finetune import finetune
 
     defaults = {"data": data, **{k: v for k, v in dataclasses.asdict(loading).items() if k != "train_fraction"}}
-    commands = {"distill": distill, "finetune": finetune}
+    commands: dict[str, Callable[..., Any]] = {"distill": distill, "finetune": finetune}
     made = prepare(experiment, experiment.needed(trials), commands, defaults, family, out / "prepared")
-    files = {n for t in trials for n in experiment.spec(t.start).sources() if n not in experiment.prepare}
+    named = {n for t in trials for n in experiment.spec(t.start).sources(t.depth, t.seed).values()}
+    files = sorted(named - set(experiment.prepare))
     return {**made, **{name: outside(name) for name in files}}
 
 
@@ -285,7 +293,10 @@ def _run_all(
     for number, trial in enumerate(trials, start=1):
         spec = experiment.spec(trial.start)
         changed = dataclasses.replace(recipe, **experiment.recipes[trial.recipe])
-        own = {n: sources[experiment.prepare[n].key(trial.depth, trial.seed) if n in experiment.prepare else n] for n in spec.sources()}
+        own = {
+            key: sources[experiment.prepare[name].key(trial.depth, trial.seed) if name in experiment.prepare else name]
+            for key, name in spec.sources(trial.depth, trial.seed).items()
+        }
         if _is_finished(out / "trials" / trial.key):
             continue
         log.info("trial %d/%d: %s", number, len(trials), trial.key)

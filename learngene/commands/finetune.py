@@ -58,4 +58,6 @@ def finetune(
 
     config = train_config(arguments | {"plan": stage_plan}, recipe, loading, terms)
     run = RunDirectory(out, config, resume=resume, overwrite=overwrite)
-    return run_finetuning(model, data, depth, stage_plan, arch_args, ancestor, license, start, start_args, recipe, loading, terms, run)
+    return run_finetuning(
+        model, data, depth, stage_plan, arch_args, ancestor, license, start, start_args, recipe, loading, terms, run
+    )

@@ -72,7 +72,7 @@ def sinusoidal_position(model: nn.Module) -> nn.Module:
         raise LearngeneError(f"position: {name} has no learned position embedding of patches; leave it off")
     if position.shape[-1] % 4:
         raise LearngeneError(f"position: the width {position.shape[-1]} of {name} is no multiple of 4; leave it off")
-    table = build_sincos2d_pos_embed(list(patches.grid_size), dim=position.shape[-1])  # type: ignore[arg-type]
+    table = build_sincos2d_pos_embed(list(patches.grid_size), dim=position.shape[-1])
     position.zero_()
     position[0, -len(table) :] = table
     return model

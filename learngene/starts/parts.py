@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -46,7 +47,7 @@ def zero_biases(model: nn.Module) -> nn.Module:
     return model
 
 
-def attention(layer: nn.Module, model: nn.Module, start: str) -> nn.Module:
+def attention(layer: nn.Module, model: nn.Module, start: str) -> Any:
     """A layer's attention: fused ``qkv`` (3D, D) and ``proj`` (D, D), as timm's ViTs have it.
 
     Raises:
@@ -77,4 +78,3 @@ def _has_state(module: nn.Module) -> bool:
 def heads(weight: Tensor, count: int) -> Tensor:
     """(D, D) rows of a query or key matrix as (heads, D / heads, D)."""
     return weight.unflatten(0, (count, -1))
-

@@ -33,9 +33,7 @@ def depth_selection(
     blocks = same_family(model, trained, "depth-selection")
     chosen = choose_layers(_count(trained, blocks), _count(model, blocks), layers)
     state = vit.relayer(trained.state_dict(), chosen, blocks)
-    return load_weights(
-        model, state, data_config=vit.data_config(trained), names=vit.label_names(trained), class_names=class_names
-    )
+    return load_weights(model, state, data_config=vit.data_config(trained), names=vit.label_names(trained), class_names=class_names)
 
 
 def weight_selection(model: nn.Module, *, ancestor: Trained, layers: Layers = "first") -> nn.Module:

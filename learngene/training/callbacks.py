@@ -10,8 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import lightning as L
+import torch
 from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 from lightning.pytorch.callbacks import Callback
+from torch import nn
 
 from learngene.files import atomic_file, write_text
 from learngene.provenance import joules
@@ -122,6 +124,40 @@ def clock(seconds: float) -> str:
     """
     minutes, rest = divmod(int(seconds), 60)
     return f"{minutes // 60}:{minutes % 60:02d}:{rest:02d}"
+
+
+class Rifle(Callback):
+    """Give the head fresh weights at the start of every cycle but the first, and forget what the optimizer knew of it.
+
+    RIFLE (Li et al. 2020, arXiv 2007.03349): deep layers move further when the head has to be learned again. The
+    schedule starts over at the same steps (`TrainingModule.configure_optimizers`).
+
+    Args:
+        cycles: of equal length.
+        seed: of the fresh weights.
+    """
+
+    def __init__(self, cycles: int, seed: int) -> None:
+        self.cycles, self.seed = cycles, seed
+
+    def on_train_batch_start(self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int) -> None:
+        module: Any = pl_module
+        length = module.cycle_steps(self.cycles)
+        step = trainer.global_step
+        if step and step % length == 0 and step // length < self.cycles and batch_idx % trainer.accumulate_grad_batches == 0:
+            self.reset_head(module.model, trainer.optimizers[0], step)
+
+    def reset_head(self, model: Any, optimizer: Any, step: int) -> None:
+        """Truncated normal 0.02 and zero bias, as timm begins it; drawn by (seed, step), so that a resumed run does the same."""
+        head = model.get_classifier()
+        for part in head if isinstance(head, tuple) else (head,):
+            if isinstance(part, nn.Linear):
+                generator = torch.Generator(part.weight.device).manual_seed(self.seed * 1_000_003 + step)
+                nn.init.trunc_normal_(part.weight, std=0.02, generator=generator)
+                if part.bias is not None:
+                    nn.init.zeros_(part.bias)
+            for parameter in part.parameters():
+                optimizer.state.pop(parameter, None)
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):

@@ -10,7 +10,7 @@ import shutil
 import sys
 import time
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +27,7 @@ from learngene.errors import LearngeneError
 from learngene.files import check_free, write_text
 from learngene.provenance import commit, hardware, versions
 from learngene.recipe import Recipe
-from learngene.training.callbacks import AtomicCheckpointIO, LogLines, MetricsFile
+from learngene.training.callbacks import AtomicCheckpointIO, LogLines, MetricsFile, Rifle
 from learngene.training.module import TrainingModule, score
 
 log = logging.getLogger("learngene")
@@ -162,8 +162,14 @@ def is_follower() -> bool:
     return any(os.environ.get(name, "0") != "0" for name in ("LOCAL_RANK", "NODE_RANK", "GROUP_RANK", "SLURM_PROCID"))
 
 
-def fit(module: TrainingModule, data: ImageData, run: RunDirectory) -> dict[str, Any]:
+def fit(
+    module: TrainingModule, data: ImageData, run: RunDirectory, *, callbacks: Sequence[Callback] = (), validate: bool = True
+) -> dict[str, Any]:
     """Train in a run directory, from its last checkpoint if it has one; afterwards ``module.model`` is the result.
+
+    Args:
+        callbacks: of Lightning's, beside those that every run has.
+        validate: off: neither validation nor checkpoints; for runs of a few steps that are looked at by a callback.
 
     Returns:
         Last metrics, optimizer steps, images seen and training seconds (validation included), and the rows by epoch.
@@ -171,7 +177,7 @@ def fit(module: TrainingModule, data: ImageData, run: RunDirectory) -> dict[str,
     recipe = module.recipe
     metrics = MetricsFile(run.path / run.METRICS)
     _rehearse(module, data)
-    trainer = _trainer(recipe, run, metrics)
+    trainer = _trainer(recipe, run, metrics, callbacks, validate)
     run.begin()
     checkpoint = str(run.checkpoint) if run.checkpoint.exists() else None
     if checkpoint:
@@ -184,7 +190,7 @@ def fit(module: TrainingModule, data: ImageData, run: RunDirectory) -> dict[str,
         if isinstance(callback, EMAWeightAveraging):  # Lightning leaves this out when there was nothing left to resume
             callback._copy_average_to_current(module)
     last = metrics.rows[-1] if metrics.rows else {}
-    if recipe.steps is not None:  # the last step need not have been the end of an epoch
+    if recipe.steps is not None and validate:  # the last step need not have been the end of an epoch
         with _quiet_lightning():
             last |= trainer.validate(module, datamodule=data, verbose=False)[0]
     if is_follower():
@@ -206,15 +212,18 @@ def _rehearse(module: TrainingModule, data: ImageData) -> None:
             raise LearngeneError(f"{name} '{getattr(module.recipe, name)}': timm does not know it ({error})") from None
 
 
-def _trainer(recipe: Recipe, run: RunDirectory, metrics: MetricsFile) -> L.Trainer:
+def _trainer(recipe: Recipe, run: RunDirectory, metrics: MetricsFile, further: Sequence[Callback], validate: bool) -> L.Trainer:
     check_devices(recipe)
     terminal = sys.stderr.isatty()
-    callbacks: list[Callback] = [metrics, LogLines(recipe.log_every, logging.DEBUG if terminal else logging.INFO)]
+    callbacks: list[Callback] = [metrics, *further, LogLines(recipe.log_every, logging.DEBUG if terminal else logging.INFO)]
     if terminal:
         callbacks.append(RichProgressBar())
     if recipe.ema:
         callbacks.append(EMAWeightAveraging(decay=recipe.ema))
-    callbacks.append(ModelCheckpoint(run.path, filename="last", save_on_train_epoch_end=True, enable_version_counter=False))
+    if recipe.rifle > 1:
+        callbacks.append(Rifle(recipe.rifle, recipe.seed))
+    if validate:
+        callbacks.append(ModelCheckpoint(run.path, filename="last", save_on_train_epoch_end=True, enable_version_counter=False))
     with _quiet_lightning(), _as_bad_input():
         return L.Trainer(
             accelerator=recipe.accelerator,
@@ -230,6 +239,8 @@ def _trainer(recipe: Recipe, run: RunDirectory, metrics: MetricsFile) -> L.Train
             logger=_logger(recipe, run),
             log_every_n_steps=recipe.log_every,
             num_sanity_val_steps=0,
+            limit_val_batches=None if validate else 0,
+            enable_checkpointing=validate,
             use_distributed_sampler=False,
             enable_progress_bar=terminal,
             enable_model_summary=False,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 from typing import Any
 
@@ -128,16 +129,22 @@ class TrainingModule(L.LightningModule):
         extra = list(self.objective.parameters())
         if extra:
             optimizer.add_param_group({"params": extra, "weight_decay": recipe.weight_decay})
+        cycles = max(1, recipe.rifle)
         warmup = min(round(recipe.warmup_epochs * self._steps_per_epoch()), steps - 1)
         scheduler = CosineLRScheduler(
             optimizer,
-            t_initial=max(1, steps - warmup),
+            t_initial=max(1, steps - warmup) if cycles == 1 else self.cycle_steps(cycles),
             lr_min=recipe.min_lr * scale,
+            cycle_limit=cycles,
             warmup_t=warmup,
-            warmup_prefix=True,
+            warmup_prefix=cycles == 1,
             t_in_epochs=False,
         )
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+    def cycle_steps(self, cycles: int) -> int:
+        """Optimizer steps in each of so many cycles; the last takes the rest."""
+        return max(1, math.ceil(int(self.trainer.estimated_stepping_batches) / cycles))
 
     def _steps_per_epoch(self) -> float:
         images = self.trainer.datamodule.train_images  # type: ignore[attr-defined]

@@ -1,0 +1,57 @@
+"""Attention maps, averaged over heads and a batch, as pictures."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from matplotlib.figure import Figure
+from timm.utils import AttentionExtract
+from torch import Tensor, nn
+
+from learngene import vit
+from learngene.bench.plots import save
+from learngene.errors import LearngeneError
+
+
+def attention_maps(model: nn.Module, images: Tensor, layers: Sequence[int]) -> dict[int, Tensor]:
+    """Attention (tokens, tokens) by layer, counted from 1, averaged over heads and images; timm's extractor does the work.
+
+    Layers beyond the model's depth are replaced by its last.
+
+    Raises:
+        LearngeneError: the model cannot be traced, or shows no attention.
+    """
+    fused = [m for m in model.modules() if getattr(m, "fused_attn", False)]
+    for module in fused:
+        module.fused_attn = False  # type: ignore[assignment]
+    try:
+        extract = AttentionExtract(model.eval(), method="fx")
+        with torch.inference_mode():
+            found = list(extract(images).values())
+    except Exception as error:  # torch.fx raises anything
+        raise LearngeneError(f"the attention of {vit.architecture_name(model)} cannot be read ({error}); use a plain ViT") from None
+    finally:
+        for module in fused:
+            module.fused_attn = True  # type: ignore[assignment]
+    if not found or found[0].ndim != 4:
+        raise LearngeneError(f"{vit.architecture_name(model)} shows no attention; use a plain ViT")
+    return {layer: found[min(layer, len(found)) - 1].mean((0, 1)) for layer in layers}
+
+
+def draw(columns: Sequence[tuple[str, dict[int, Tensor]]], path: Path) -> Path:
+    """A column per model, a row per layer."""
+    layers = list(columns[0][1])
+    figure = Figure(figsize=(2.4 * len(columns) + 0.4, 2.4 * len(layers) + 0.4), layout="constrained")
+    grid = figure.subplots(len(layers), len(columns), squeeze=False)
+    for column, (name, maps) in enumerate(columns):
+        for row, (layer, values) in enumerate(maps.items()):
+            axes = grid[row][column]
+            axes.imshow(values.numpy(), cmap="viridis")
+            axes.set(xticks=[], yticks=[])
+            if row == 0:
+                axes.set_title(name, fontsize="small", wrap=True)
+            if column == 0:
+                axes.set_ylabel(f"layer {layer}")
+    return save(figure, path)
