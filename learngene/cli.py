@@ -176,6 +176,7 @@ def build_parser(command: str, function: Callable[..., Any]) -> Any:
         if name == positional or parameter.kind is parameter.VAR_KEYWORD:
             continue
         default = None if parameter.default is parameter.empty else parameter.default
+        default = list(default) if isinstance(default, tuple) else default
         kwargs = special.get(name) or {"type": _plain_type(parameter.annotation)}
         parser.add_argument(f"--{name}", default=default, help=helps.get(name, ""), **kwargs)
     for group in groups:

@@ -74,7 +74,12 @@ def locked(path: str | Path, *, wait: bool = True) -> Iterator[bool]:
         except BlockingIOError:
             yield False
             return
-        yield True
+        except OSError as error:
+            raise LearngeneError(f"the file system of '{path}' has no locks ({error.strerror}), which sharing work needs") from None
+        try:
+            yield True
+        finally:
+            fcntl.flock(file, fcntl.LOCK_UN)  # forked workers may still hold the file open
 
 
 def check_free(path: str | Path, *, overwrite: bool = False, hint: str = "choose another --out, or pass --overwrite") -> None:

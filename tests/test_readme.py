@@ -33,8 +33,10 @@ def test_the_cli_tour_runs_as_written(folder, ancestor, tmp_path, monkeypatch):
     commands = tour()
     assert {words[0] for words in commands} == set(COMMANDS) - {"demo"}
     for words in commands:
-        if words[0] in ("distill", "finetune"):
+        if words[0] in ("distill", "finetune", "relearn"):
             words += QUICK
+        if words[0] == "relearn":
+            words += ["--max-images", "32"]
         if words[0] == "benchmark":  # its own data, learngene and grid take minutes
             gene = json.dumps({"ancestor": "my-vit", "plan": "1,1", "epochs": 1, "batch_size": 16, "workers": 0})
             small = ["--data", "photos", "--distill", gene, "--depths", "[3]", "--seeds", "[0]", "--scratch-epochs", "[]"]

@@ -55,7 +55,7 @@ def test_cells_and_blocks():
     assert spans((1, 3, 4, 5, 7)) == "1, 3-5, 7"
     for layers, controls, message in (
         ([5], [], "layers 1 to 4"),
-        ([1], ["blocks-2"], "use lr-x5"),
+        ([1], ["blocks-2"], "use none, lr-x5"),
         ([1], ["block-4"], "only 4 layers"),
     ):
         with pytest.raises(LearngeneError, match=message):
@@ -65,7 +65,16 @@ def test_cells_and_blocks():
 OPTIONS = {**FAST, "shares": [0.5, 1.0], "layers": [1], "max_images": 64, "in_memory": True}
 
 
-def test_end_to_end_is_resumed_and_never_run_twice(folder, ancestor, tmp_path, monkeypatch):
+@pytest.fixture
+def lossy(ancestor, monkeypatch):
+    """The random ancestor is as good as it can be, and any other weights are worse."""
+    import learngene.bench.relearn as bench
+
+    best = vit.digest(vit.open_model(ancestor).state_dict())
+    monkeypatch.setattr(bench, "accuracy", lambda model, data: 0.9 if vit.digest(model.state_dict()) == best else 0.5)
+
+
+def test_end_to_end_is_resumed_and_never_run_twice(folder, ancestor, tmp_path, monkeypatch, lossy):
     import learngene.bench.relearn as bench
 
     original, ran = bench.run_cell, []
@@ -76,7 +85,7 @@ def test_end_to_end_is_resumed_and_never_run_twice(folder, ancestor, tmp_path, m
         ran.append(cell.key)
         return original(cell, *args, **kwargs)
 
-    options = {**OPTIONS, "controls": ["norms-kept"]}
+    options = {**OPTIONS, "controls": ["norms-kept", "none"]}
     with monkeypatch.context() as patch:
         patch.setattr(bench, "run_cell", counted)
         with pytest.raises(KeyboardInterrupt):
@@ -85,28 +94,36 @@ def test_end_to_end_is_resumed_and_never_run_twice(folder, ancestor, tmp_path, m
     result = relearn([str(ancestor)], str(folder), out=tmp_path / "cut", resume=True, **options)
     assert before == {p: p.stat().st_mtime_ns for p in before}
     assert [json.loads(line) for line in (tmp_path / "cut" / "results.jsonl").read_text().splitlines()] == result["rows"]
-    assert len(result["rows"]) == 2 * 2 + 2
+    assert len(result["rows"]) == 2 * 2 + 2 + 1
+    assert result["rows"][-1]["points"][-1][0] == 4  # the last step is looked at, and nothing stops it
+    assert "without any reset, training on at this learning rate: ancestor" in (tmp_path / "cut" / "relearn.md").read_text()
     whole = relearn([str(ancestor)], str(folder), out=tmp_path / "whole", **options)
     assert whole["rows"] == result["rows"]
     assert (tmp_path / "cut" / "relearn.png").read_bytes().startswith(b"\x89PNG")
     assert "Does it fail to train?" in (tmp_path / "cut" / "relearn.md").read_text()
 
 
-def test_stops_once_the_accuracy_is_back(folder, ancestor, tmp_path, capsys):
-    """With a tolerance of almost everything the first look is enough; with none below chance it gives up."""
+def test_stops_once_the_accuracy_is_back(folder, ancestor, tmp_path, capsys, monkeypatch):
+    """The accuracy falls with the reset, and is back at the third look."""
+    import learngene.bench.relearn as bench
+
+    values = iter([0.9, 0.5, 0.6, 0.7, 0.896])
+    monkeypatch.setattr(bench, "accuracy", lambda model, data: next(values))
     command = ["relearn", str(ancestor), "--data", str(folder), "--layers", "[2]", "--shares", "[1.0]", "--modes", "[frozen]"]
-    command += ["--max-images", "64", "--batch-size", "16", "--workers", "0", "--precision", "32-true", "--epochs", "1"]
-    assert main([*command, "--tolerance", "0.99", "--json", "--out", str(tmp_path / "a")]) == 0
+    command += ["--max-images", "640", "--batch-size", "16", "--workers", "0", "--precision", "32-true", "--epochs", "1"]
+    assert main([*command, "--json", "--out", str(tmp_path / "a")]) == 0
     (row,) = json.loads(capsys.readouterr().out)["rows"]
-    assert (row["steps"], row["images"], len(row["points"])) == (1, 16, 1)
+    assert (row["steps"], row["images"], row["damaged"]) == (3, 48, 0.5)
+    assert row["points"] == [[1, 0.6], [2, 0.7], [3, 0.896]]
     run = json.loads((tmp_path / "a" / "cells" / "ancestor-l2-frozen-p100-s0" / "run.json").read_text())
     assert run["status"] == "finished"
     assert not list((tmp_path / "a").rglob("*.ckpt"))
-    assert main([*command, "--tolerance", "0.99", "--out", str(tmp_path / "b")]) == 0
-    assert "Does it fail to train?" in capsys.readouterr().out
+    values = iter([0.9, 0.5, *[0.6] * 20])
+    assert main([*command, "--out", str(tmp_path / "b")]) == 0
+    assert "Does it fail to train? 1 of 1" in " ".join(capsys.readouterr().out.split())
 
 
-def test_a_frozen_model_changes_in_the_reset_layer_alone(folder, ancestor, tmp_path, monkeypatch):
+def test_a_frozen_model_changes_in_the_reset_layer_alone(folder, ancestor, tmp_path, monkeypatch, lossy):
     import learngene.bench.relearn as bench
 
     seen = {}
@@ -126,10 +143,16 @@ def test_a_frozen_model_changes_in_the_reset_layer_alone(folder, ancestor, tmp_p
     assert seen[0.02] == {0, 1, 2, 3, 4}
 
 
+def test_a_layer_that_is_not_missed_is_said_to_be_so(folder, ancestor, tmp_path):
+    result = relearn([str(ancestor)], str(folder), out=tmp_path / "a", **{**OPTIONS, "shares": [1.0], "tolerance": 0.99})
+    assert [row["images"] for row in result["rows"]] == [0, 0]
+    assert "not lost" in (tmp_path / "a" / "relearn.md").read_text()
+
+
 def row(layer, mode, share, images, *, model="m", control="", depth=4, width=16):
     return {
         "model": model, "layers": [layer], "mode": mode, "share": share, "control": control, "seed": 0, "depth": depth, "width": width,
-        "original": 0.9, "damaged": 0.5, "best": 0.91, "images": images, "gave_up_after": 10, "batch_size": 10, "points": [],
+        "original": 0.9, "damaged": 0.5, "best": 0.91, "images": images, "gave_up_after": 100, "points": [],
     }  # fmt: skip
 
 
@@ -141,11 +164,11 @@ def test_answers_follow_from_the_rows():
     assert "with 100 % of the images 1 of 2 are back, median after 50 views (5 % of the original training)" in text
     assert "m, views until back by layer: 1: never, 2: 50" in text
     assert "2 of 6 cells were not back when training was given up (2 with the rest frozen, 0 with the rest trained)" in text
-    assert "**Control lr-x5:** 1 of 1 are back; where both are, it takes 2 times the views" in text
+    assert "**Control lr-x5:** free, 1 of 1 are back (where both are, in 2 times the views, median of 1)." in text
     assert "only one model was tried" in text
     two = answers([*rows, row(1, "free", 1.0, 90, model="n", depth=8, width=32)], {"m": None, "n": None})
     assert "n (N = 8, D = 32): median views until back free 90" in two
-    assert "| m |  | 1 | frozen | 100 % | 90.00 | 50.0 | never in 100 | never | 91.00 |" in cell_table(rows, {"m": 1000})
+    assert "| m |  | 1 | frozen | 100 % | 90.00 | 50.0 | never in 100 |  | 91.00 |" in cell_table(rows, {"m": 1000})
 
 
 def test_bad_input(folder, ancestor, tmp_path):
@@ -154,12 +177,14 @@ def test_bad_input(folder, ancestor, tmp_path):
         ({"shares": [0.0]}, "above 0 and at most 1"),
         ({"modes": ["thawed"]}, "among frozen and free"),
         ({"original_images": [1, 2]}, "2 original_images for 1 models"),
-        ({"controls": ["blocks"]}, "use lr-x5"),
+        ({"controls": ["blocks"]}, "use none, lr-x5"),
         ({"lrr": 1}, "did you mean 'lr'"),
     ):
         with pytest.raises(LearngeneError, match=message):
             relearn([str(ancestor)], str(folder), out=tmp_path / "x", **{**OPTIONS, **options})
         assert not (tmp_path / "x").exists()
+    with pytest.raises(LearngeneError, match="named twice"):
+        relearn([str(ancestor)] * 2, str(folder), out=tmp_path / "x", **OPTIONS)
     with pytest.raises(LearngeneError, match="use the data it was trained on"):
         relearn([str(ancestor)], "fashion-mnist", out=tmp_path / "x", **OPTIONS)
 

@@ -92,14 +92,14 @@ def test_branches_of_small_weights_add_little(start, grows):
 
 
 def test_depth_scaling_falls_with_the_layer_as_paper_and_code_say():
-    for start, power in (("ds-init", 0.5), ("ds-init-code", 0.25)):
+    for start, power in (("ds-init", 1.0), ("ds-init-code", 0.5)):
         model = begin(build(depth=9, embed_dim=64, num_heads=1), start, alpha=0.5)
         limits = [block.mlp.fc1.weight.abs().max().item() for block in model.blocks]
-        first = 0.5 * (6 / (64 + 256)) ** 0.5
+        first = (6 / (64 + 256)) ** 0.5
         for layer, limit in enumerate(limits, start=1):
-            assert limit == pytest.approx(first * layer**-power, rel=0.01)
+            assert limit == pytest.approx(first * (0.5 * layer**-0.5) ** power, rel=0.01)
         query = model.blocks[0].attn.qkv.weight.chunk(3)[0]
-        assert query.abs().max().item() == pytest.approx(0.5 * (6 / 128) ** 0.5, rel=0.01)
+        assert query.abs().max().item() == pytest.approx(0.5**power * (6 / 128) ** 0.5, rel=0.01)
 
 
 def test_xavier_and_truncated_normal_have_their_scale():
@@ -252,6 +252,8 @@ def test_unknown_starts_and_options_are_refused():
     for start, options, message in (
         ("ds-init", {"alpha": 2}, "takes a value from 0 to 1"),
         ("ds-init", {"variant": "other"}, "use paper or code"),
+        ("trunc-normal", {"std": -1}, "std -1: it must be above 0"),
+        ("xavier", {"gain": "x"}, "the start 'xavier' cannot be applied with {'gain': 'x'}"),
     ):
         with pytest.raises(LearngeneError, match=message):
             begin(build(), start, **options)

@@ -43,7 +43,7 @@ class StartSpec:
         Raises:
             LearngeneError: an unknown start, option or recipe field.
         """
-        given = {"start": entry} if isinstance(entry, str) else dict(entry)
+        given: dict[str, Any] = {"start": entry} if isinstance(entry, str) else dict(entry)
         start = given.pop("start", given.get("name"))
         if not isinstance(start, str):
             raise LearngeneError(f"the start {dict(entry)} does not say which; add start: NAME")  # type: ignore[arg-type]
@@ -52,9 +52,10 @@ class StartSpec:
         parse(start, list(given))
         lists: dict[str, Any] = {k: _several(kept.pop(k)) for k in ("epochs", "tflops", "depths") if k in kept}
         spec = cls(str(kept.pop("name", start)), start, given, **kept, **lists)
-        if not spec.name.replace("-", "").replace("_", "").replace("+", "").replace(".", "").isalnum():
-            raise LearngeneError(f"the name '{spec.name}' of a start names a folder; use letters, digits, '-', '_', '+' and '.'")
-        divide(spec.recipe, Recipe)
+        check_name(spec.name)
+        if any(isinstance(count, float) for count in (*spec.epochs, *spec.depths)):
+            raise LearngeneError(f"start {spec.name}: epochs and depths are whole numbers")
+        check_changes(f"start {spec.name}", spec.recipe)
         return spec
 
     def sources(self, depth: int, seed: int) -> dict[str, str]:
@@ -73,6 +74,22 @@ class StartSpec:
             raise LearngeneError(
                 f"start {self.name}: {named} may hold {{depth}} and {{seed}} in braces, nothing else ({error})"
             ) from None
+
+
+def check_name(name: str) -> None:
+    """Raise unless a name can be part of a folder's."""
+    if not name or not all(c.isalnum() or c in "-_+." for c in name) or name.startswith("."):
+        raise LearngeneError(f"the name '{name}' is part of a folder's; use letters, digits, '-', '_', '+' and '.'")
+
+
+def check_changes(where: str, changes: Mapping[str, Any]) -> None:
+    """Raise unless these are fields of `Recipe` that a trial may change."""
+    fixed = sorted({"seed", "devices", "steps", "epochs"} & set(changes))
+    if fixed:
+        raise LearngeneError(
+            f"{where}: the recipe cannot set {fixed[0]}; seeds, epochs and tflops belong to the benchmark or the start"
+        )
+    divide(changes, Recipe)
 
 
 def _several(value: Any) -> tuple[Any, ...]:
@@ -104,22 +121,37 @@ class Preparation:
     @classmethod
     def parse(cls, name: str, entry: Mapping[str, Any]) -> Preparation:
         """From ``{distill: {...}}`` or ``{finetune: {...}, each: [depth], cost_of: NAME}``."""
+        check_name(name)
+        if not isinstance(entry, Mapping):
+            raise LearngeneError(f"prepare {name}: say how with distill or finetune, e.g. {{finetune: {{epochs: 9}}}}")
         given = dict(entry)
         kinds = [k for k in ("distill", "finetune") if k in given]
         if len(kinds) != 1:
             raise LearngeneError(f"prepare {name}: say how with either distill or finetune and its arguments")
-        arguments = dict(given.pop(kinds[0]))
+        arguments = dict(given.pop(kinds[0]) or {})
         each, cost_of = tuple(given.pop("each", ())), given.pop("cost_of", None)
         if given:
             raise LearngeneError(f"prepare {name}: unknown key '{next(iter(given))}'; it takes distill, finetune, each, cost_of")
         if set(each) - set(EACH):
             raise LearngeneError(f"prepare {name}: each {list(each)}: use depth and seed")
+        if cost_of is not None and kinds[0] == "distill":
+            raise LearngeneError(f"prepare {name}: cost_of sets the steps of finetune; give distill its epochs")
         _check_arguments(name, kinds[0], arguments)
         return cls(name, kinds[0], arguments, each, cost_of)
 
     def key(self, depth: int, seed: int) -> str:
         """The folder of the one that serves a trial."""
         return self.name + (f"-d{depth:02d}" if "depth" in self.each else "") + (f"-s{seed}" if "seed" in self.each else "")
+
+    def builds_on(self) -> list[str]:
+        """The trained weights it begins from or learns from; names of other preparations among them."""
+        inner = self.arguments.get("start_args") or {}
+        named = [self.arguments.get("ancestor"), self.arguments.get("model"), *(inner.get(key) for key in SOURCES)]
+        return [str(name) for name in named if name is not None]
+
+    def before(self) -> list[str]:
+        """All that must be there first."""
+        return [*self.builds_on(), *([self.cost_of] if self.cost_of else [])]
 
 
 _OWN = {
@@ -204,8 +236,37 @@ class Experiment:
                 raise LearngeneError(
                     f"prepare {preparation.name}: there is no preparation '{preparation.cost_of}' to take the cost of"
                 )
-        for changes in self.recipes.values():
-            divide(changes, Recipe)
+            self._check_circle(preparation, ())
+        for spec in self.starts:
+            odd = sorted(set(spec.depths) - set(self.depths))
+            if odd:
+                raise LearngeneError(
+                    f"start {spec.name}: depth {odd[0]} is not among the benchmark's {list(self.depths)}; add it there"
+                )
+            self._check_kinds(spec)
+        for name, changes in self.recipes.items():
+            check_changes(f"recipe {name}", changes)
+        for name in (*self.datasets, *self.recipes):
+            if name:
+                check_name(name)
+
+    def _check_circle(self, preparation: Preparation, above: tuple[str, ...]) -> None:
+        """Raise if a preparation needs itself."""
+        if preparation.name in above:
+            raise LearngeneError(
+                f"prepare {preparation.name}: it needs itself ({' -> '.join((*above, preparation.name))}); break the circle"
+            )
+        for name in preparation.before():
+            if name in self.prepare:
+                self._check_circle(self.prepare[name], (*above, preparation.name))
+
+    def _check_kinds(self, spec: StartSpec) -> None:
+        """Raise if a start takes a model for a learngene, or a learngene for a model."""
+        for option, name in spec.sources(self.depths[0], self.seeds[0]).items():
+            made = self.prepare.get(name)
+            wanted = "distill" if option == "gene" else "finetune"
+            if made is not None and made.kind != wanted:
+                raise LearngeneError(f"start {spec.name}: {option} needs a preparation by {wanted}, '{name}' is by {made.kind}")
 
     def spec(self, name: str) -> StartSpec:
         """The start of a trial."""
@@ -237,7 +298,7 @@ class Experiment:
             preparation = self.prepare.get(name)
             if preparation is None or preparation.key(depth, seed) in found:
                 return
-            for below in [*builds_on(preparation.arguments), *filter(None, [preparation.cost_of])]:
+            for below in preparation.before():
                 add(below, depth, seed)
             found[preparation.key(depth, seed)] = (preparation, depth, seed)
 
@@ -245,10 +306,3 @@ class Experiment:
             for name in self.spec(trial.start).sources(trial.depth, trial.seed).values():
                 add(name, trial.depth, trial.seed)
         return list(found.values())
-
-
-def builds_on(arguments: Mapping[str, Any]) -> list[str]:
-    """The trained weights a preparation builds on; names of other preparations among them."""
-    inner = arguments.get("start_args") or {}
-    named = [arguments.get("ancestor"), arguments.get("model"), *(inner.get(key) for key in SOURCES)]
-    return [str(name) for name in named if name is not None]

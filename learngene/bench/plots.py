@@ -90,10 +90,8 @@ def relearning(rows: Sequence[Row], originals: Mapping[str, int | None], path: P
     for axes, (model, mode) in zip(grid, panels, strict=False):
         own = [row for row in single if (row["model"], row["mode"]) == (model, mode)]
         for share, color in _coloured(sorted({row["share"] for row in single})):
-            points = sorted(
-                (row["layers"][0], row["images"], row["gave_up_after"] * row["batch_size"]) for row in own if row["share"] == share
-            )
-            back = [(layer, images) for layer, images, _ in points if images is not None]
+            points = sorted((row["layers"][0], row["images"], row["gave_up_after"]) for row in own if row["share"] == share)
+            back = [(layer, images) for layer, images, _ in points if images]
             axes.plot(*zip(*back, strict=True), "o-", color=color, label=f"{100 * share:g} % of the data") if back else None
             never = [(layer, limit) for layer, images, limit in points if images is None]
             axes.plot(*zip(*never, strict=True), "x", color=color, label="never, by then") if never else None

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from typing import Any
 import torch
 
 from learngene import vit
-from learngene.bench.experiment import Experiment, Preparation, builds_on
+from learngene.bench.experiment import EACH, Experiment, Preparation
 from learngene.errors import LearngeneError
 from learngene.files import locked
 from learngene.gene import Learngene
@@ -23,7 +24,8 @@ from learngene.vit import Architecture
 
 log = logging.getLogger("learngene")
 Command = Callable[..., Any]
-GENERAL = ("data_root", "download", "in_memory", "workers")  # data options that hold for other images than the benchmark's too
+# options that hold for other images than the benchmark's too
+GENERAL = ("data_root", "download", "in_memory", "workers", "devices", "accelerator", "precision")
 
 
 @dataclass(frozen=True)
@@ -34,13 +36,21 @@ class Prepared:
         path: the learngene file, or the timm directory.
         cost: images, steps, seconds, flops, joules.
         stored: parameters to be kept for it.
+        name: of the preparation, or the path it was named by.
+        each: whether there is one for each ``depth``, each ``seed``, both, or one for all.
         below: what had to be prepared for it, by key.
     """
 
     path: Path
     cost: Mapping[str, Any]
     stored: int
+    name: str
+    each: tuple[str, ...] = ()
     below: Mapping[str, Prepared] = field(default_factory=dict)
+
+    def record(self, *, kept: bool) -> dict[str, Any]:
+        """For a row: costs, whose they are, and the parameters stored (none for what was only needed on the way)."""
+        return {**self.cost, "stored_parameters": self.stored if kept else 0, "name": self.name, "each": list(self.each)}
 
 
 def prepare(
@@ -48,7 +58,8 @@ def prepare(
     needed: list[tuple[Preparation, int, int]],
     commands: Mapping[str, Command],
     defaults: Mapping[str, Any],
-    family: Architecture | None,
+    family: Architecture,
+    given: bool,
     out: Path,
 ) -> dict[str, Prepared]:
     """Train all that are needed, by key; finished ones are read back. Several processes share the work (see `files.locked`).
@@ -56,13 +67,14 @@ def prepare(
     Args:
         commands: ``distill`` and ``finetune``.
         defaults: arguments they get unless they say otherwise (the benchmark's data).
-        family: the architecture of the trials; preparations without one of their own get it.
+        family: the architecture of the trials; models to train without one of their own get it.
+        given: whether it was given, so that learngenes get it too; else they have that of their ancestor.
         out: a folder of run directories.
     """
     made: dict[str, Prepared] = {}
     while len(made) < len(needed):
         ready = [item for item in needed if item[0].key(*item[1:]) not in made]
-        ready = [item for item in ready if all(key in made for key in _before(item[0], experiment, *item[1:]))]
+        ready = [item for item in ready if all(key in made for key in _keys(item[0].before(), experiment, *item[1:]))]
         before = len(made)
         for preparation, depth, seed in ready:
             key = preparation.key(depth, seed)
@@ -70,9 +82,9 @@ def prepare(
                 if not mine:  # another process is at it: see to the others first
                     continue
                 log.info("preparing %s (%d of %d done)", key, len(made), len(needed))
-                arguments = _arguments(preparation, experiment, made, defaults, family, depth, seed)
+                arguments = _arguments(preparation, experiment, made, defaults, family, given, depth, seed)
                 commands[preparation.kind](**arguments, out=out / key, resume=True)
-            below = {name: made[name] for name in _below(preparation, experiment, depth, seed)}
+            below = {name: made[name] for name in _keys(preparation.builds_on(), experiment, depth, seed)}
             made[key] = replace(_read(preparation, out / key), below=below)
         if len(made) == before:
             preparation, depth, seed = ready[0]
@@ -87,7 +99,8 @@ def _arguments(
     experiment: Experiment,
     made: Mapping[str, Prepared],
     defaults: Mapping[str, Any],
-    family: Architecture | None,
+    family: Architecture,
+    given: bool,
     depth: int,
     seed: int,
 ) -> dict[str, Any]:
@@ -97,7 +110,7 @@ def _arguments(
     arguments |= _resolve(preparation.arguments, experiment, made, depth, seed)
     if preparation.kind == "finetune":
         arguments = _for_depth(arguments, family, preparation, depth)
-    elif family is not None and "arch" not in arguments:
+    elif given and "arch" not in arguments:
         own = arguments.get("arch_args") or {}
         arguments |= {"arch": family.name, "arch_args": {**family.args, **own}}
     if "seed" in preparation.each:
@@ -108,15 +121,9 @@ def _arguments(
     return arguments
 
 
-def _before(preparation: Preparation, experiment: Experiment, depth: int, seed: int) -> list[str]:
-    """Keys of all that must be there first."""
-    cost = [experiment.prepare[preparation.cost_of].key(depth, seed)] if preparation.cost_of else []
-    return [*_below(preparation, experiment, depth, seed), *cost]
-
-
-def _below(preparation: Preparation, experiment: Experiment, depth: int, seed: int) -> list[str]:
-    """Keys of what a preparation builds on."""
-    return [experiment.prepare[n].key(depth, seed) for n in builds_on(preparation.arguments) if n in experiment.prepare]
+def _keys(names: Sequence[str], experiment: Experiment, depth: int, seed: int) -> list[str]:
+    """Keys of those names that are preparations."""
+    return [experiment.prepare[name].key(depth, seed) for name in names if name in experiment.prepare]
 
 
 def _resolve(
@@ -134,47 +141,57 @@ def _resolve(
     return resolved
 
 
-def _for_depth(arguments: dict[str, Any], family: Architecture | None, preparation: Preparation, depth: int) -> dict[str, Any]:
-    """A model of the family, as deep as the trial (or as the preparation says)."""
+def _for_depth(arguments: dict[str, Any], family: Architecture, preparation: Preparation, depth: int) -> dict[str, Any]:
+    """A model of the family unless another is named, as deep as the trial (or as the preparation says)."""
+    if "depth" in preparation.each:
+        arguments = {"depth": depth, **arguments}
     if "model" in arguments:
         return arguments
-    if family is None:
-        raise LearngeneError(f"prepare {preparation.name}: name the model to train, or the benchmark's arch")
-    if "depth" not in preparation.each and "depth" not in arguments:
+    if "depth" not in arguments:
         raise LearngeneError(f"prepare {preparation.name}: say how deep with depth, or each: [depth]")
     own = arguments.get("arch_args") or {}
-    return {"depth": depth, **arguments, "model": family.name, "arch_args": {**family.args, **own}}
+    return {**arguments, "model": family.name, "arch_args": {**family.args, **own}}
 
 
 def steps_for(budget: float, arguments: Mapping[str, Any], depth: int) -> int:
     """Optimizer steps of ``finetune`` with these arguments that cost about ``budget`` FLOPs."""
+    teacher = vit.open_model(arguments["ancestor"]) if arguments.get("ancestor") else None
+    classes = {} if teacher is None else {"num_classes": teacher.num_classes}
     with torch.device("meta"):
-        student = Architecture(arguments["model"], arguments.get("arch_args") or {}).build(arguments.get("depth", depth))
+        student = Architecture(arguments["model"], arguments.get("arch_args") or {}).build(arguments.get("depth", depth), **classes)
     config = vit.data_config(student)
     image = 3 * forward_flops(student, config["input_size"])
-    if arguments.get("ancestor"):
-        image += teacher_flops(Ancestor(vit.open_model(arguments["ancestor"]), config), config)
-    return max(1, round(budget / (image * arguments.get("batch_size", 128))))
+    if teacher is not None:
+        image += teacher_flops(Ancestor(teacher, config), config)
+    return max(1, round(budget / (image * arguments.get("batch_size", 128) * arguments.get("accumulate", 1))))
 
 
 def _read(preparation: Preparation, directory: Path) -> Prepared:
     record = json.loads((directory / "run.json").read_text())["results"]
-    if preparation.kind == "distill":
-        return Prepared(directory / "learngene.safetensors", _cost(record), record["stored_parameters"])
-    return Prepared(directory / "model", _cost(record), record["parameters"])
+    distilled = preparation.kind == "distill"
+    path = directory / ("learngene.safetensors" if distilled else "model")
+    stored = record["stored_parameters" if distilled else "parameters"]
+    return Prepared(path, _cost(record), stored, preparation.name, preparation.each)
 
 
-def outside(source: str) -> Prepared:
-    """A learngene or model that was there before. Its cost is what the file, or the run beside it, says; else nothing."""
+def outside(source: str, option: str, template: str) -> Prepared:
+    """Weights that were there before. An ancestor is given; a learngene or model to begin from costs what was written down of it.
+
+    Args:
+        source: file or directory.
+        option: of the start that named it: ``gene``, ``ancestor`` or ``source``.
+        template: what it was called before depth and seed were filled in.
+    """
     path = Path(source.removeprefix("local-dir:"))
+    each = tuple(word for word in EACH if f"{{{word}" in template)
     if path.is_file():
         gene = Learngene.load(path)
-        return Prepared(path, _cost(gene.metrics.get("cost") or {}), gene.parameters)
-    try:
-        record = json.loads((path.parent / "run.json").read_text())["results"]
-    except (OSError, ValueError, KeyError):
-        record = {}
-    return Prepared(path, _cost(record), vit.parameters(vit.open_model(source)))
+        return Prepared(path, _cost(gene.metrics.get("cost") or {}), gene.parameters, template, each)
+    record: dict[str, Any] = {}
+    if option != "ancestor":
+        with contextlib.suppress(OSError, ValueError, KeyError):
+            record = json.loads((path.parent / "run.json").read_text())["results"]
+    return Prepared(path, _cost(record), vit.parameters(vit.open_model(source)), template, each)
 
 
 def _cost(record: Mapping[str, Any]) -> dict[str, Any]:

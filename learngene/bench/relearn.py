@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import math
 import statistics
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -22,13 +23,14 @@ from learngene.data import ImageData, Source
 from learngene.data.sources import training_share
 from learngene.errors import LearngeneError
 from learngene.files import write_text
+from learngene.jobs import evaluation_config
 from learngene.objectives import Supervised
 from learngene.recipe import DataOptions, Recipe
 from learngene.training import RunDirectory, TrainingModule, evaluate_model, fit
 
 Mode = Literal["frozen", "free"]
 Row = Mapping[str, Any]
-CONTROLS = ("lr-x5", "norms-kept", "block-K", "inverse-K")
+CONTROLS = ("none", "lr-x5", "norms-kept", "block-K", "inverse-K")
 
 
 @dataclass(frozen=True)
@@ -40,7 +42,7 @@ class Cell:
         layers: those reset, counted from 1.
         mode: ``frozen``: only the reset layers are trained; ``free``: everything is.
         share: of the training images.
-        control: ``""``, ``lr-x5``, ``norms-kept``, ``block-K`` or ``inverse-K``.
+        control: ``""``, ``none`` (nothing is reset), ``lr-x5``, ``norms-kept``, ``block-K`` or ``inverse-K``.
         seed: of the fresh weights and of the order of the images.
     """
 
@@ -54,10 +56,8 @@ class Cell:
     @property
     def key(self) -> str:
         """The cell's folder."""
-        layers = spans(self.layers).replace(", ", "_")
-        return "-".join(
-            filter(None, (self.model, self.control, f"l{layers}", self.mode, f"p{100 * self.share:g}", f"s{self.seed}"))
-        )
+        layers = "l" + spans(self.layers).replace(", ", "_") if self.layers else ""
+        return "-".join(filter(None, (self.model, self.control, layers, self.mode, f"p{100 * self.share:g}", f"s{self.seed}")))
 
 
 def cells(
@@ -69,7 +69,7 @@ def cells(
     controls: Sequence[str],
     seeds: Sequence[int],
 ) -> list[Cell]:
-    """Every layer, share and mode; controls with the largest share only.
+    """Every layer, share and mode; controls with the largest share only, and ``none`` with nothing frozen.
 
     ``block-K`` resets K layers in a row instead of one, ``inverse-K`` all but those (Tamkin et al. 2020, arXiv 2004.14975).
 
@@ -85,11 +85,14 @@ def cells(
     for control in controls:
         for seed in seeds:
             for reset in _reset(control, depth, layers):
-                found += [Cell(model, reset, mode, max(shares), control, seed) for mode in modes]
+                allowed: Sequence[Mode] = ("free",) if control == "none" else modes
+                found += [Cell(model, reset, mode, max(shares), control, seed) for mode in allowed]
     return found
 
 
 def _reset(control: str, depth: int, layers: Sequence[int]) -> list[tuple[int, ...]]:
+    if control == "none":
+        return [()]
     if control in ("lr-x5", "norms-kept"):
         return [(layer,) for layer in layers]
     kind, _, size = control.partition("-")
@@ -125,28 +128,30 @@ def freeze_all_but(model: nn.Module, layers: Sequence[int]) -> list[nn.Module]:
 
 
 class RecoveryWatch(Callback):
-    """Validate at steps that grow by a half each time, and stop training once the accuracy is back.
+    """Validate at steps that grow by a half each time, and at the last; stop training once the accuracy is back.
 
     Args:
         evaluate: validation top-1 (a share) of the model as it is.
         target: accuracy that counts as back.
+        last: the last step there will be.
     """
 
-    def __init__(self, evaluate: Callable[[], float], target: float) -> None:
-        self.evaluate, self.target = evaluate, target
+    def __init__(self, evaluate: Callable[[], float], target: float, last: int) -> None:
+        self.evaluate, self.target, self.last = evaluate, target, last
         self.points: list[tuple[int, float]] = []
         self.next = 1
 
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        if trainer.global_step < self.next:
+        step = trainer.global_step
+        if step < self.next or (self.points and self.points[-1][0] == step):
             return
         modes = {module: module.training for module in pl_module.modules()}
-        self.points.append((trainer.global_step, self.evaluate()))
+        self.points.append((step, self.evaluate()))
         for module, training in modes.items():
             module.training = training
-        self.next = trainer.global_step + max(1, trainer.global_step // 2)
+        self.next = min(self.last, step + max(1, step // 2))
         trainer.should_stop = self.points[-1][1] >= self.target
 
 
@@ -184,27 +189,30 @@ def run_cell(
     module = TrainingModule(model, Supervised(recipe.label_smoothing), recipe, num_classes=train.num_classes or 0)
     if cell.mode == "frozen":
         module.frozen = freeze_all_but(model, cell.layers)
-    config = vit.data_config(model)
+    config = evaluation_config(vit.data_config(model), loading)
     data = ImageData(training_share(train, dataclasses.replace(loading, train_fraction=cell.share)), val, config, recipe, loading)
-
-    def evaluate() -> float:
-        with torch.autocast(next(model.parameters()).device.type, torch.bfloat16, enabled=recipe.precision.startswith("bf16")):
-            return evaluate_model(model, data, device=str(next(model.parameters()).device))["top1"]
-
-    damaged = evaluate()
-    watch = RecoveryWatch(evaluate, original - tolerance)
-    fit(module, data, run, callbacks=[watch], validate=False)
-    back = next((step for step, top1 in watch.points if top1 >= watch.target), None)
-    best = max(top1 for _, top1 in watch.points)
+    damaged = accuracy(model, data)
+    target = original - tolerance
+    lost = damaged < target
+    watch = RecoveryWatch(lambda: accuracy(model, data), math.inf if cell.control == "none" else target, steps)
+    if lost or cell.control == "none":
+        fit(module, data, run, callbacks=[watch], validate=False)
+    else:
+        run.begin()
+    reached = next((step for step, top1 in watch.points if top1 >= target), None)
+    back = None if cell.control == "none" else reached if lost else 0
     row = {**dataclasses.asdict(cell), "depth": len(vit.get_blocks(model)), "width": getattr(model, "embed_dim", None)}
-    row |= {"train_images": len(data.train or ()), "original": original, "damaged": damaged, "best": best}
-    row |= {
-        "steps": back,
-        "images": None if back is None else back * recipe.batch_size,
-        "gave_up_after": steps,
-        "points": watch.points,
-    }
-    return run.finish(**row)
+    row |= {"train_images": len(data.train or ()), "original": original, "damaged": damaged}
+    row |= {"best": max([damaged, *(top1 for _, top1 in watch.points)]), "steps": back, "points": watch.points}
+    batch = recipe.batch_size * recipe.accumulate
+    return run.finish(**row, images=None if back is None else back * batch, gave_up_after=steps * batch)
+
+
+def accuracy(model: nn.Module, data: ImageData) -> float:
+    """Validation top-1 (a share), in the precision of training."""
+    device = next(model.parameters()).device
+    with torch.autocast(device.type, torch.bfloat16, enabled=data.recipe.precision.startswith("bf16")):
+        return evaluate_model(model, data, device=str(device))["top1"]
 
 
 def write_relearn_report(
@@ -242,11 +250,9 @@ def cell_table(rows: Sequence[Row], originals: Mapping[str, int | None]) -> str:
         groups.setdefault((row["model"], row["control"], tuple(row["layers"]), row["mode"], row["share"]), []).append(row)
     body = []
     for (model, control, layers, mode, share), group in groups.items():
-        back = ", ".join(
-            f"{row['images']:,}" if row["images"] else f"never in {row['gave_up_after'] * _batch(row):,}" for row in group
-        )
+        back = ", ".join(_back(row) for row in group)
         shares = ", ".join(_share(row, originals) for row in group)
-        name = str(layers[0]) if len(layers) == 1 else f"{spans(layers)}"
+        name = spans(layers) or "none"
         body.append(
             f"| {model} | {control} | {name} | {mode} | {100 * share:g} % | {100 * group[0]['original']:.2f} | "
             f"{100 * statistics.fmean(r['damaged'] for r in group):.1f} | {back} | {shares} | {100 * max(r['best'] for r in group):.2f} |"
@@ -254,14 +260,18 @@ def cell_table(rows: Sequence[Row], originals: Mapping[str, int | None]) -> str:
     return "\n".join(head + body)
 
 
-def _batch(row: Row) -> int:
-    return row["batch_size"]
+def _back(row: Row) -> str:
+    if row["control"] == "none":
+        return f"{100 * min(top1 for _, top1 in row['points']):.2f} to {100 * row['best']:.2f} % on the way"
+    if row["images"] is None:
+        return f"never in {row['gave_up_after']:,}"
+    return f"{row['images']:,}" if row["images"] else "not lost"
 
 
 def _share(row: Row, originals: Mapping[str, int | None]) -> str:
     total = originals.get(row["model"])
     if total is None or row["images"] is None:
-        return "unknown" if total is None else "never"
+        return "unknown" if total is None else ""
     return f"{100 * row['images'] / total:.3g} %"
 
 
@@ -352,15 +362,23 @@ def _by_model(rows: Sequence[Row]) -> str:
 
 def _control(name: str, rows: Sequence[Row]) -> str:
     own = [row for row in rows if row["control"] == name]
-    back = [row["images"] for row in own if row["images"] is not None]
-    text = f"{len(back)} of {len(own)} are back"
-    if name in ("lr-x5", "norms-kept"):
-        plain = {(r["model"], tuple(r["layers"]), r["mode"], r["share"], r["seed"]): r["images"] for r in rows if not r["control"]}
-        pairs = [(r["images"], plain.get((r["model"], tuple(r["layers"]), r["mode"], r["share"], r["seed"]))) for r in own]
-        ratios = [a / b for a, b in pairs if a and b]
-        return text + (
-            f"; where both are, it takes {statistics.median(ratios):.2g} times the views (median of {len(ratios)})."
-            if ratios
-            else "."
-        )
-    return text + (f", median after {statistics.median(back):,.0f} views." if back else ".")
+    if name == "none":
+        runs = "; ".join(f"{row['model']}, {100 * row['original']:.2f} % before, {_back(row)}" for row in own)
+        return f"without any reset, training on at this learning rate: {runs}."
+    parts = []
+    for mode in dict.fromkeys(row["mode"] for row in own):
+        same = [row for row in own if row["mode"] == mode]
+        back = [row["images"] for row in same if row["images"] is not None]
+        text = f"{mode}, {len(back)} of {len(same)} are back"
+        plain = {_case(row): row["images"] for row in rows if not row["control"]}
+        ratios = [row["images"] / plain[_case(row)] for row in same if row["images"] and plain.get(_case(row))]
+        if name in ("lr-x5", "norms-kept") and ratios:
+            text += f" (where both are, in {statistics.median(ratios):.2g} times the views, median of {len(ratios)})"
+        elif back:
+            text += f", median after {statistics.median(back):,.0f} views"
+        parts.append(text)
+    return "; ".join(parts) + "."
+
+
+def _case(row: Row) -> tuple[Any, ...]:
+    return row["model"], tuple(row["layers"]), row["mode"], row["share"], row["seed"]

@@ -30,7 +30,7 @@ def write_report(rows: Sequence[Row], out: Path, *, command: str | None = None) 
     if not rows:
         raise LearngeneError(f"no trial in '{out}' is finished, so there is nothing to report; run the benchmark on with --resume")
     summaries = summarize(rows)
-    parts = ["# Benchmark: ways to begin a ViT, at equal cost", _head(rows, command)]
+    parts = ["# Benchmark: ways to begin a ViT", _head(rows, command)]
     groups = list(dict.fromkeys((s.data, s.recipe) for s in summaries))
     for data, recipe in groups:
         chosen = [s for s in summaries if (s.data, s.recipe) == (data, recipe)]
@@ -46,12 +46,13 @@ def write_report(rows: Sequence[Row], out: Path, *, command: str | None = None) 
 def _section(title: str, prefix: str, summaries: Sequence[Summary], rows: Sequence[Row], out: Path) -> list[str]:
     found = lines(summaries)
     shown = notable(found)
+    whole = comparable(found)
     images = [
         ("accuracy against depth", plots.accuracy_by_depth(shown, out / f"{prefix}accuracy-by-depth.png", title=title)),
-        ("accuracy against training cost", plots.accuracy_by_cost(found, out / f"{prefix}accuracy-by-cost.png", title=title)),
+        ("accuracy against training cost", plots.accuracy_by_cost(whole, out / f"{prefix}accuracy-by-cost.png", title=title)),
         ("accuracy against epochs", plots.accuracy_by_epoch(rows, shown, out / f"{prefix}accuracy-by-epoch.png", title=title)),
-        ("cost of n models", plots.break_even(shown, out / f"{prefix}break-even.png", title=title)),
-        ("stored parameters for n models", plots.stored(shown, out / f"{prefix}stored.png", title=title)),
+        ("cost of n models", plots.break_even(whole, out / f"{prefix}break-even.png", title=title)),
+        ("stored parameters for n models", plots.stored(whole, out / f"{prefix}stored.png", title=title)),
     ]
     pictures = [f"![{text}]({path.name})" for text, path in images]
     return [
@@ -62,7 +63,7 @@ def _section(title: str, prefix: str, summaries: Sequence[Summary], rows: Sequen
         "### Against the learngene",
         ablation_table(found),
         "### What it costs",
-        cost_table(found),
+        cost_table(whole),
         *pictures[3:],
         "### All results",
         markdown_table(summaries),
@@ -116,63 +117,81 @@ def is_scratch(line: Line) -> bool:
 
 
 def at_budget(found: Sequence[Line], other: Line) -> list[Line]:
-    """The lines with the same budget of fine-tuning, best first."""
-    return sorted((line for line in found if line.budget == other.budget), key=lambda line: -line.mean)
+    """The lines with the same budget of fine-tuning, the same line included."""
+    return [line for line in found if line.budget == other.budget]
+
+
+def comparable(found: Sequence[Line]) -> list[Line]:
+    """The lines that have all depths of the learngene (of the first line without one), at these depths."""
+    depths = (main_line(found) or found[0]).depths
+    return [restricted for line in found if (restricted := line.at(depths)) is not None]
 
 
 def notable(found: Sequence[Line], limit: int = 7) -> list[Line]:
     """The lines worth a plot: the learngene, all budgets from scratch, pre-training, and the best of the others."""
     gene = main_line(found)
     kept = [line for line in found if line is gene or is_scratch(line) or line.summaries[0].kind == "pretrained"]
-    others = sorted((line for line in found if line not in kept), key=lambda line: -line.mean)
+    others = sorted((line for line in comparable(found) if line not in kept), key=lambda line: -line.mean)
     return kept + others[: max(0, limit - len(kept))]
 
 
 def ablation_table(found: Sequence[Line]) -> str:
-    """Every other start minus the learngene, at its budget, paired by seed."""
+    """Every other start minus the learngene, at its budget, paired by seed, over the depths that both have."""
     gene = main_line(found)
     if gene is None:
         return "No learngene was among the starts."
     head = [
-        f"At {gene.budget} of fine-tuning; differences are paired by seed, mean over the depths that both have.\n",
-        "| start | depths | top-1 % | minus learngene (points) | 95 % interval |",
-        "|---|---|---:|---:|---:|",
+        f"At {gene.budget} of fine-tuning, best first; means over the depths that both have, differences paired by seed. 'Prepared' says "
+        "how often what the start needs was trained anew: where that is once, the interval leaves out how much another time would differ. "
+        "The intervals are not corrected for their number.\n",
+        "| start | depths | prepared | top-1 % | learngene there % | difference (points) | 95 % interval |",
+        "|---|---|---:|---:|---:|---:|---:|",
     ]
+    compared = [(line, gap) for line in at_budget(found, gene) if (gap := compare(line, gene)) is not None]
     body = []
-    for line in at_budget(found, gene):
-        gap = compare(line, gene)
-        interval = f"{gap.mean - gap.half:+.2f} to {gap.mean + gap.half:+.2f}" if gap and gap.half is not None else "one seed"
-        same = line is gene or gap is None
-        body.append(
-            f"| {line.start} | {', '.join(map(str, line.depths))} | {100 * line.mean:.2f} | {'' if same else f'{gap.mean:+.2f}'} | "  # type: ignore[union-attr]
-            f"{'' if same else interval} |"
-        )
+    for line, gap in sorted(compared, key=lambda item: -item[1].mean):
+        common = set(line.depths) & set(gene.depths)
+        ours, theirs = line.at(common), gene.at(common)
+        assert ours is not None
+        assert theirs is not None
+        interval = "one seed" if gap.half is None else f"{gap.mean - gap.half:+.2f} to {gap.mean + gap.half:+.2f}"
+        rest = "| |" if line is gene else f"{gap.mean:+.2f} | {interval} |"
+        times = {None: "", 1: "once"}.get(line.preparations, f"{line.preparations} times")
+        depths = ", ".join(map(str, sorted(common)))
+        body.append(f"| {line.start} | {depths} | {times} | {100 * ours.mean:.2f} | {100 * theirs.mean:.2f} | {rest}")
     return "\n".join(head + body)
 
 
 def cost_table(found: Sequence[Line]) -> str:
     """Preparing once, one more model, and ten of them."""
+    measured = all(s.joules is not None for line in found for s in line.summaries)
     head = [
-        "Preparing is what is trained once for all depths; a further model has preparations of its own, if any, and is fine-tuned. "
-        "Models are of the mean depth of each line. An ancestor's own training, and files that were there before, count as given.\n",
-        "| start | budget | preparing TFLOPs | each model TFLOPs | ten models TFLOPs | ten models images | ten models seconds | stored parameters for ten |",
-        "|---|---:|---:|---:|---:|---:|---:|---:|",
+        f"For models of {found[0].mean_depth:g} layers, the mean depth here. Preparing is what is trained once for all depths; each model has "
+        "preparations of its own, if any, and is fine-tuned. An ancestor's own training counts as given.\n",
+        "| start | budget | preparing TFLOPs | each model TFLOPs | ten models TFLOPs | ten models images | ten models seconds | stored parameters for ten |"
+        + (" each model kJ |" if measured else ""),
+        "|---|---:|---:|---:|---:|---:|---:|---:|" + ("---:|" if measured else ""),
     ]
-    return "\n".join(head + [
-        f"| {line.start} | {line.budget} | {line.shared('flops') / 1e12:.2f} | {line.each('flops') / 1e12:.2f} | "
-        f"{line.total('flops', TEN) / 1e12:.1f} | {line.total('images', TEN):,.0f} | {line.total('seconds', TEN):,.0f} | "
-        f"{line.total('stored_parameters', TEN):,.0f} |"
-        for line in found
-    ])  # fmt: skip
+    body = []
+    for line in found:
+        cells = [line.start, line.budget, f"{line.shared('flops') / 1e12:.2f}", f"{line.each('flops') / 1e12:.2f}"]
+        cells += [f"{line.total('flops', TEN) / 1e12:.1f}"]
+        cells += [f"{line.total(key, TEN):,.0f}" for key in ("images", "seconds", "stored_parameters")]
+        cells += [f"{line.each('joules') / 1e3:.2f}"] if measured else []
+        body.append(f"| {' | '.join(cells)} |")
+    return "\n".join(head + body)
 
 
 def in_words(found: Sequence[Line]) -> str:
     """What won, by how much, where it did not, when training from scratch catches up, and what it costs."""
     gene = main_line(found)
-    ranked = at_budget(found, gene or found[0])
-    sentences = [_ranking(ranked)]
+    sentences = [_ranking([line for line in comparable(found) if line.budget == (gene or found[0]).budget])]
     if gene is not None:
-        sentences += [_against_others(gene, ranked), *_against_scratch(gene, found), *_ratios(gene, found)]
+        sentences += [
+            _against_others(gene, at_budget(found, gene)),
+            *_against_scratch(gene, found),
+            *_ratios(gene, comparable(found)),
+        ]
     fewest = min(len(s.seeds) for line in found for s in line.summaries)
     if fewest < 3:
         sentences.append(
@@ -182,31 +201,21 @@ def in_words(found: Sequence[Line]) -> str:
     return "\n".join(f"- {sentence}" for sentence in sentences if sentence)
 
 
-def _ranking(ranked: Sequence[Line]) -> str:
-    depths = set.intersection(*(set(line.depths) for line in ranked))
-    if not depths:
-        return ""
-    order = sorted(ranked, key=lambda line: -_mean_at(line, depths))
-    best, *others = order
-    text = (
-        f"At {best.budget} of fine-tuning, mean over depths {', '.join(map(str, sorted(depths)))}: **{best.start}** is first with "
-        f"{100 * _mean_at(best, depths):.2f} %"
-    )
+def _ranking(lines: Sequence[Line]) -> str:
+    """First, second and last of some lines with the same depths and budget."""
+    best, *others = sorted(lines, key=lambda line: -line.mean)
+    depths = ", ".join(map(str, best.depths))
+    text = f"At {best.budget} of fine-tuning, mean over depths {depths}: **{best.start}** is first with {100 * best.mean:.2f} %"
     if others:
-        gap = difference(best.by_seed(depths), others[0].by_seed(depths))
-        text += f", then {others[0].start} with {100 * _mean_at(others[0], depths):.2f} % (difference {gap}"
+        gap = compare(best, others[0])
+        text += f", then {others[0].start} with {100 * others[0].mean:.2f} % (difference {gap}"
         text += ")" if gap is None or gap.clear else "; not a clear winner)"
-        text += f"; last is {others[-1].start} with {100 * _mean_at(others[-1], depths):.2f} %" if len(others) > 1 else ""
+        text += f"; last is {others[-1].start} with {100 * others[-1].mean:.2f} %" if len(others) > 1 else ""
     return text + "."
 
 
-def _mean_at(line: Line, depths: set[int]) -> float:
-    chosen = [s.mean for s in line.summaries if s.depth in depths]
-    return sum(chosen) / len(chosen)
-
-
-def _against_others(gene: Line, ranked: Sequence[Line]) -> str:
-    gaps = [(line, gap) for line in ranked if line is not gene and (gap := compare(line, gene)) is not None]
+def _against_others(gene: Line, others: Sequence[Line]) -> str:
+    gaps = [(line, gap) for line in others if line is not gene and (gap := compare(line, gene)) is not None]
     if all(gap.half is None for _, gap in gaps):
         return ""
     better = [f"{line.start} ({gap})" for line, gap in gaps if gap.clear and gap.mean > 0]
@@ -217,7 +226,7 @@ def _against_others(gene: Line, ranked: Sequence[Line]) -> str:
         f"not to be told apart from it: {', '.join(level) or 'none'}",
         f"clearly worse: {', '.join(behind) or 'none'}",
     ]
-    return "At the same budget of fine-tuning, " + "; ".join(parts) + "."
+    return f"At the same budget of fine-tuning, by {len(gaps)} comparisons that are not corrected for their number: {'; '.join(parts)}."
 
 
 def _against_scratch(gene: Line, found: Sequence[Line]) -> list[str]:
@@ -237,7 +246,7 @@ def _against_scratch(gene: Line, found: Sequence[Line]) -> list[str]:
         longer = [s for s in same if s.size > own.size]
         caught = next((s for s in longer if s.mean >= own.mean), None)
         if caught:
-            text += f" Training from scratch catches up at {caught.budget} ({caught.accuracy()} %)."
+            text += f" Training from scratch catches up at {caught.budget} ({caught.accuracy()} %; by the means)."
         elif longer:
             text += f" Training from scratch has not caught up at {longer[-1].budget} ({longer[-1].accuracy()} %)."
         sentences.append(text)
@@ -245,9 +254,9 @@ def _against_scratch(gene: Line, found: Sequence[Line]) -> list[str]:
 
 
 def _ratios(gene: Line, found: Sequence[Line]) -> list[str]:
-    """The three ratios that SWS claims (6.6x, 20x, 10x), counted here; and where the learngene breaks even."""
+    """The three ratios that SWS claims (6.6x, 20x, 10x), counted here on lines of the same depths; where the learngene breaks even."""
     sentences = []
-    scratch = [line for line in found if is_scratch(line) and "TFLOP" not in line.budget and set(line.depths) >= set(gene.depths)]
+    scratch = [line for line in found if is_scratch(line) and "TFLOP" not in line.budget]
     if scratch:
         level = next((line for line in scratch if line.mean >= gene.mean), scratch[-1])
         reached = "which is as good" if level.mean >= gene.mean else "still worse, so this is a lower bound"
@@ -270,7 +279,7 @@ def _ratios(gene: Line, found: Sequence[Line]) -> list[str]:
 
 def _even_words(models: int | None, other: str) -> str:
     if models is None:
-        return f"The learngene never becomes cheaper than {other}."
+        return f"The learngene never stays cheaper than {other}, however many models."
     return f"The learngene is cheaper than {other} from {models} model{'s' if models > 1 else ''} on."
 
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
-import re
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -12,7 +12,6 @@ from typing import Any
 from learngene.bench.experiment import budget_name
 
 Row = Mapping[str, Any]
-PER_DEPTH = re.compile(r"-d\d\d+(-s\d+)?$")  # keys of preparations that serve one depth
 
 
 @dataclass(frozen=True)
@@ -23,8 +22,9 @@ class Summary:
         kind: the start behind the name, e.g. ``weight-selection``.
         top1: test accuracy (validation where there is no test split) of each seed, shares.
         before: mean validation accuracy before training.
-        flops, images, seconds: mean cost of training one model.
-        prepared: cost and stored parameters of each preparation, by key, of all seeds together.
+        flops, images, seconds, joules: mean cost of training one model.
+        prepared: cost and stored parameters of each preparation, by path, of all seeds together; ``name`` and ``each`` tell
+            which are one preparation for several seeds or depths.
     """
 
     data: str
@@ -41,6 +41,7 @@ class Summary:
     flops: float
     images: float
     seconds: float
+    joules: float | None
     prepared: Mapping[str, Mapping[str, Any]]
 
     @property
@@ -89,6 +90,7 @@ def summarize(rows: Sequence[Row]) -> list[Summary]:
             mean(group, "flops"),
             mean(group, "images"),
             mean(group, "seconds"),
+            None if any(row.get("joules") is None for row in group) else mean(group, "joules"),
             {key: cost for row in group for key, cost in row["prepared"].items()},
         )
         for (data, recipe, depth, size, start), group in sorted(groups.items(), key=lambda item: item[0][:4])
@@ -117,36 +119,57 @@ class Line:
         return tuple(s.depth for s in self.summaries)
 
     @property
+    def mean_depth(self) -> float:
+        """Layers of a model of the mean depth."""
+        return statistics.fmean(self.depths)
+
+    @property
     def mean(self) -> float:
         """Accuracy, mean over depths and seeds."""
         return statistics.fmean(s.mean for s in self.summaries)
 
-    def by_seed(self, depths: Iterable[int]) -> dict[int, float]:
-        """Accuracy of each seed that was run at all of some depths, mean over them."""
-        chosen = [dict(zip(s.seeds, s.top1, strict=True)) for s in self.summaries if s.depth in set(depths)]
-        seeds = set.intersection(*(set(found) for found in chosen)) if chosen else set()
-        return {seed: statistics.fmean(found[seed] for found in chosen) for seed in sorted(seeds)}
+    def at(self, depths: Iterable[int]) -> Line | None:
+        """The same at some depths; none unless it has all of them."""
+        wanted = set(depths)
+        return dataclasses.replace(self, summaries=self._only(wanted)) if wanted and wanted <= set(self.depths) else None
+
+    def _only(self, depths: set[int]) -> tuple[Summary, ...]:
+        return tuple(s for s in self.summaries if s.depth in depths)
+
+    def by_seed(self) -> dict[int, float]:
+        """Accuracy of each seed that was run at all depths, mean over them."""
+        found = [dict(zip(s.seeds, s.top1, strict=True)) for s in self.summaries]
+        seeds = set.intersection(*(set(own) for own in found))
+        return {seed: statistics.fmean(own[seed] for own in found) for seed in sorted(seeds)}
+
+    @property
+    def preparations(self) -> int | None:
+        """How often what the start needs was prepared anew: the least over what it needs; none if it needs nothing."""
+        counts = [len(costs) for costs in self._costs("flops").values()]
+        return min(counts) if counts else None
 
     def shared(self, key: str) -> float:
         """Cost (``flops``, ``images``, ``seconds``, ``stored_parameters``) of what is prepared once for all depths."""
-        return self._prepared(key, once=True)
+        return sum(statistics.fmean(costs.values()) for (_, depth), costs in self._costs(key).items() if depth is None)
 
     def each(self, key: str) -> float:
         """Mean cost of one more model: preparations of its own, and fine-tuning; for ``stored_parameters``, what it adds."""
-        own = self._prepared(key, once=False) / len(self.summaries)
-        return own + (0 if key == "stored_parameters" else statistics.fmean(getattr(s, key) for s in self.summaries))
+        own = sum(statistics.fmean(costs.values()) for (_, depth), costs in self._costs(key).items() if depth is not None)
+        tuned = 0.0 if key == "stored_parameters" else statistics.fmean(getattr(s, key) for s in self.summaries)
+        return own / len(self.summaries) + tuned
 
     def total(self, key: str, models: int) -> float:
         """Cost of a family of so many models of the mean depth."""
         return self.shared(key) + models * self.each(key)
 
-    def _prepared(self, key: str, *, once: bool) -> float:
-        """Sum over preparations; where each seed has its own, the mean over seeds."""
-        costs: dict[str, list[float]] = {}
-        for name, cost in {k: v for s in self.summaries for k, v in s.prepared.items()}.items():
-            if bool(PER_DEPTH.search(name)) != once:
-                costs.setdefault(re.sub(r"-s\d+$", "", name), []).append(cost[key] or 0)
-        return sum(statistics.fmean(values) for values in costs.values())
+    def _costs(self, key: str) -> dict[tuple[str, int | None], dict[str, float]]:
+        """By preparation (and depth, where each depth has its own): the cost of each time it was made, one per seed or one."""
+        found: dict[tuple[str, int | None], dict[str, float]] = {}
+        for s in self.summaries:
+            for path, cost in s.prepared.items():
+                own = found.setdefault((cost["name"], s.depth if "depth" in cost["each"] else None), {})
+                own[path] = cost[key] or 0
+        return found
 
 
 def lines(summaries: Sequence[Summary]) -> list[Line]:
@@ -197,16 +220,17 @@ def difference(a: Mapping[int, float], b: Mapping[int, float]) -> Difference | N
 
 def compare(a: Line, b: Line) -> Difference | None:
     """Paired by seed, mean over the depths that both have."""
-    depths = set(a.depths) & set(b.depths)
-    return difference(a.by_seed(depths), b.by_seed(depths)) if depths else None
+    common = set(a.depths) & set(b.depths)
+    ours, theirs = a.at(common), b.at(common)
+    return difference(ours.by_seed(), theirs.by_seed()) if ours and theirs else None
 
 
 def break_even(a: Line, b: Line, key: str = "flops") -> int | None:
-    """The least number of models for which ``a`` is not dearer than ``b``; none if it never is."""
+    """The number of models from which on ``a`` is never dearer than ``b``; none if there is none."""
     extra, saved = a.shared(key) - b.shared(key), b.each(key) - a.each(key)
-    if extra <= saved:
-        return 1
-    return math.ceil(extra / saved) if saved > 0 else None
+    if saved < 0 or (saved == 0 and extra > 0):
+        return None
+    return max(1, math.ceil(extra / saved)) if saved else 1
 
 
 def t_quantile(freedom: int) -> float:

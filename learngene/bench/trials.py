@@ -66,12 +66,15 @@ def run_trial(
     end, the cost of training (images, optimizer steps, seconds, FLOPs at 3 forward passes an image, joules where the
     device tells), and what had to be prepared, with its cost.
     """
-    recipe = dataclasses.replace(recipe, seed=trial.seed, devices=1, **spec.recipe)
+    recipe = trial_recipe(trial, spec, recipe)
     torch.manual_seed(trial.seed)
     model = build(spec, family, trial.depth, images, recipe, sources)
     config = evaluation_config(vit.data_config(model), images.loading)
     flops = 3 * forward_flops(model, config["input_size"])
-    recipe = dataclasses.replace(recipe, **_budget(trial, recipe, flops))
+    if trial.tflops is not None:
+        recipe = dataclasses.replace(
+            recipe, steps=max(1, round(trial.tflops * 1e12 / (flops * recipe.batch_size * recipe.accumulate)))
+        )
     plain = {
         **dataclasses.asdict(trial),
         "options": {k: str(v) for k, v in spec.options.items()},
@@ -100,7 +103,7 @@ def run_trial(
         "parameters": vit.parameters(model),
         **training_cost(result, flops),
         "flops_per_image": flops,
-        "prepared": {key: {**made.cost, "stored_parameters": made.stored} for key, made in _keys(sources).items()},
+        "prepared": _records(sources),
         "curve": curve,
         "precision": result["precision"],
         "threads": torch.get_num_threads(),
@@ -113,22 +116,27 @@ def run_trial(
     return run.results
 
 
-def _budget(trial: Trial, recipe: Recipe, flops: int) -> dict[str, Any]:
-    if trial.tflops is None:
-        return {"epochs": trial.epochs}
-    return {"steps": max(1, round(trial.tflops * 1e12 / (flops * recipe.batch_size * recipe.accumulate)))}
+def trial_recipe(trial: Trial, spec: StartSpec, recipe: Recipe) -> Recipe:
+    """The benchmark's recipe with what the trial and its start change in it.
+
+    Raises:
+        LearngeneError: values that do not go together, e.g. a warm-up longer than the budget.
+    """
+    epochs = {} if trial.epochs is None else {"epochs": trial.epochs}
+    return dataclasses.replace(recipe, seed=trial.seed, devices=1, **{**spec.recipe, **epochs})
 
 
-def _keys(sources: Mapping[str, Prepared]) -> dict[str, Prepared]:
-    """All that had to be prepared: by key, and files from elsewhere by their path."""
-    found: dict[str, Prepared] = {}
+def _records(sources: Mapping[str, Prepared]) -> dict[str, dict[str, Any]]:
+    """All that had to be prepared, by path; what was only needed on the way is not stored."""
+    found: dict[str, dict[str, Any]] = {}
 
-    def add(key: str, made: Prepared) -> None:
-        found[key] = made
-        for below, under in made.below.items():
-            add(below, under)
+    def add(made: Prepared, *, kept: bool) -> None:
+        key = str(made.path)
+        if kept or key not in found:
+            found[key] = made.record(kept=kept)
+        for under in made.below.values():
+            add(under, kept=False)
 
     for made in sources.values():
-        inside = made.path.parent.parent.name == "prepared"
-        add(made.path.parent.name if inside else str(made.path), made)
+        add(made, kept=True)
     return found

@@ -48,7 +48,7 @@ def attention(
     from learngene.bench.attention import attention_maps, draw
     from learngene.data import open_split
     from learngene.data.module import Views, eval_transform
-    from learngene.jobs import image_mode
+    from learngene.jobs import evaluation_config, image_mode
     from learngene.starts import begin, parse
 
     if not models or min(layers, default=0) < 1 or images < 1:
@@ -70,7 +70,9 @@ def attention(
     columns = []
     for name, model in opened:
         source = open_split(data, loading, split, image_mode(model))
-        views = Views(source, eval_transform(vit.data_config(model)))
+        if source.stream is not None:
+            raise LearngeneError(f"{data} is streamed; give a folder of images")
+        views = Views(source, eval_transform(evaluation_config(vit.data_config(model), loading)))
         good = [view["image"] for view in (views[i] for i in range(min(images, len(source)))) if "image" in view]
         columns.append((name, attention_maps(model, torch.stack(good), layers)))
     return draw(columns, Path(out))

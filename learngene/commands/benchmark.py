@@ -89,7 +89,6 @@ def benchmark(
             "a benchmark's budgets are epochs and tflops, and each trial runs on one device; drop steps and devices"
         )
 
-    from learngene.gene import Learngene
     from learngene.jobs import train_config
     from learngene.training import RunDirectory
     from learngene.training.fit import check_devices
@@ -102,21 +101,18 @@ def benchmark(
     if run.finished:
         log.info("%s is finished; nothing to do", out)
         return run.results
-    family = _family(arch, arch_args, gene)
-    mode = _image_mode(family, experiment)
-    images = _all_images(data, loading, experiment, mode, test=test)
+    family = _family(arch, arch_args, gene, experiment)
+    images = _all_images(data, loading, experiment, _image_mode(family), test=test)
     trials = experiment.trials()
     mine = trials[part[0] :: part[1]]
     _check_starts(experiment, mine, family, images, recipe)
     run.begin()
     out = Path(out)
     try:
-        sources = _sources(experiment, mine, family, data, loading, out)
+        sources = _sources(experiment, mine, family, arch is not None or gene is not None, data, recipe, loading, out)
     except LearngeneError:
         run.cancel()
         raise
-    if family is None:
-        family = Learngene.load(next(made.path for made in sources.values() if made.path.is_file())).architecture
     _run_all(experiment, mine, family, images, recipe, sources, out)
     return _conclude(trials, run, out)
 
@@ -156,9 +152,6 @@ def _experiment(
     from learngene.bench import Experiment, Preparation
 
     entries = {**({"distill": {"distill": distill}} if distill is not None else {}), **(prepare or {})}
-    for name, changes in (recipes or {}).items():
-        if "steps" in changes or "epochs" in changes:
-            raise LearngeneError(f"recipe {name}: budgets are epochs and tflops of the benchmark or of a start; drop it there")
     return Experiment(
         specs,
         tuple(depths),
@@ -166,8 +159,8 @@ def _experiment(
         (recipe.epochs,),
         tuple(tflops),
         {name: Preparation.parse(name, entry) for name, entry in entries.items()},
-        datasets or {"": {}},
-        recipes or {"": {}},
+        {name: changes or {} for name, changes in (datasets or {"": {}}).items()},
+        {name: changes or {} for name, changes in (recipes or {"": {}}).items()},
     )
 
 
@@ -188,34 +181,34 @@ def _check_stages(experiment: Experiment, distill: Mapping[str, Any] | None, gen
             StagePlan.balanced(depth, plan.stages)
 
 
-def _family(arch: str | None, arch_args: Mapping[str, Any] | None, gene: str | Path | None) -> Architecture | None:
+def _family(arch: str | None, arch_args: Mapping[str, Any] | None, gene: str | Path | None, experiment: Experiment) -> Architecture:
+    """The architecture that is given, that of the learngene, or what the first distillation will make."""
     from learngene.gene import Learngene
-    from learngene.vit import Architecture, anatomy
+    from learngene.vit import Architecture, anatomy, architecture_of, open_model
 
     if arch is not None:
         anatomy(arch)
         return Architecture(arch, arch_args or {})
     if arch_args:
         raise LearngeneError("arch_args are those of an architecture; name it with arch")
-    return Learngene.load(gene).architecture if gene is not None else None
-
-
-def _image_mode(family: Architecture | None, experiment: Experiment) -> Any:
-    """Grey or RGB, as the family takes it; without one, as the ancestor does whose architecture the learngene will have."""
-    import torch
-
-    from learngene.jobs import image_mode
-    from learngene.vit import Architecture, architecture_of, open_model
-
-    if family is not None:
-        with torch.device("meta"):
-            return image_mode(family.build(2))
+    if gene is not None:
+        return Learngene.load(gene).architecture
     first = next((p.arguments for p in experiment.prepare.values() if p.kind == "distill"), None)
     if first is None:
         raise LearngeneError("name the family's architecture with arch, or a learngene to take it from")
-    own = architecture_of(open_model(first["ancestor"])) if first.get("arch") is None else Architecture(first["arch"], {})
+    own = Architecture(first["arch"], {}) if first.get("arch") else architecture_of(open_model(first["ancestor"]))
+    anatomy(own.name)
+    return Architecture(own.name, {**own.args, **(first.get("arch_args") or {})})
+
+
+def _image_mode(family: Architecture) -> Any:
+    """Grey or RGB, as the family takes it."""
+    import torch
+
+    from learngene.jobs import image_mode
+
     with torch.device("meta"):
-        return image_mode(Architecture(own.name, {**own.args, **(first.get("arch_args") or {})}).build(2))
+        return image_mode(family.build(2))
 
 
 def _all_images(data: str, loading: DataOptions, experiment: Experiment, mode: Any, *, test: bool) -> dict[str, Images]:
@@ -237,24 +230,26 @@ def _all_images(data: str, loading: DataOptions, experiment: Experiment, mode: A
 
 
 def _check_starts(
-    experiment: Experiment, trials: Sequence[Trial], family: Architecture | None, images: Mapping[str, Images], recipe: Recipe
+    experiment: Experiment, trials: Sequence[Trial], family: Architecture, images: Mapping[str, Images], recipe: Recipe
 ) -> None:
     """Build every start that needs no preparation once at each depth, so that what does not fit is refused now."""
     from learngene.bench import build
     from learngene.bench.prepare import outside
+    from learngene.bench.trials import trial_recipe
 
     opened: dict[str, Prepared] = {}
     seen = set()
     for trial in trials:
         spec = experiment.spec(trial.start)
+        trial_recipe(trial, spec, dataclasses.replace(recipe, **experiment.recipes[trial.recipe]))
         named = spec.sources(trial.depth, trial.seed)
         case = (trial.start, trial.depth, *named.values())
-        if family is None or case in seen or any(name in experiment.prepare for name in named.values()):
+        if case in seen or any(name in experiment.prepare for name in named.values()):
             continue
         seen.add(case)
-        for name in named.values():
+        for option, name in named.items():
             if name not in opened:
-                opened[name] = outside(name)
+                opened[name] = outside(name, option, str(spec.options[option]))
         try:
             build(spec, family, trial.depth, images[trial.data], recipe, {key: opened[name] for key, name in named.items()})
         except LearngeneError as error:
@@ -262,19 +257,30 @@ def _check_starts(
 
 
 def _sources(
-    experiment: Experiment, trials: Sequence[Trial], family: Architecture | None, data: str, loading: DataOptions, out: Path
+    experiment: Experiment,
+    trials: Sequence[Trial],
+    family: Architecture,
+    given: bool,
+    data: str,
+    recipe: Recipe,
+    loading: DataOptions,
+    out: Path,
 ) -> dict[str, Prepared]:
-    """What each start's source stands for: by name for files, by key of the preparation for the rest."""
+    """What starts take weights from: preparations by key, files by their path and the option that names them."""
     from learngene.bench.prepare import outside, prepare
     from learngene.commands.distill import distill
     from learngene.commands.finetune import finetune
 
     defaults = {"data": data, **{k: v for k, v in dataclasses.asdict(loading).items() if k != "train_fraction"}}
+    defaults |= {"devices": 1, "accelerator": recipe.accelerator, "precision": recipe.precision}
     commands: dict[str, Callable[..., Any]] = {"distill": distill, "finetune": finetune}
-    made = prepare(experiment, experiment.needed(trials), commands, defaults, family, out / "prepared")
-    named = {n for t in trials for n in experiment.spec(t.start).sources(t.depth, t.seed).values()}
-    files = sorted(named - set(experiment.prepare))
-    return {**made, **{name: outside(name) for name in files}}
+    sources = prepare(experiment, experiment.needed(trials), commands, defaults, family, given, out / "prepared")
+    for trial in trials:
+        spec = experiment.spec(trial.start)
+        for option, name in spec.sources(trial.depth, trial.seed).items():
+            if name not in experiment.prepare and f"{option} {name}" not in sources:
+                sources[f"{option} {name}"] = outside(name, option, str(spec.options[option]))
+    return sources
 
 
 def _run_all(
@@ -294,7 +300,7 @@ def _run_all(
         spec = experiment.spec(trial.start)
         changed = dataclasses.replace(recipe, **experiment.recipes[trial.recipe])
         own = {
-            key: sources[experiment.prepare[name].key(trial.depth, trial.seed) if name in experiment.prepare else name]
+            key: sources[experiment.prepare[name].key(trial.depth, trial.seed) if name in experiment.prepare else f"{key} {name}"]
             for key, name in spec.sources(trial.depth, trial.seed).items()
         }
         if _is_finished(out / "trials" / trial.key):
@@ -328,15 +334,15 @@ def _write_rows(out: Path) -> list[dict[str, Any]]:
 def _conclude(trials: Sequence[Trial], run: RunDirectory, out: Path) -> dict[str, Any]:
     """Write the report; the benchmark is finished when all of its trials are."""
     from learngene.bench import summarize, write_report
+    from learngene.files import locked
 
-    rows = _write_rows(out)
-    report = write_report(rows, out, command=f"learngene benchmark --config {out / 'config.yaml'} --out NEW")
-    table = [
-        {k: v for k, v in dataclasses.asdict(s).items() if k != "prepared"} | {"mean": s.mean, "spread": s.spread}
-        for s in summarize(rows)
-    ]
-    results = {"rows": rows, "table": table, "report": str(report)}
-    if len(rows) < len(trials):
-        log.info("%d of %d trials are finished; the report is of these", len(rows), len(trials))
-        return results
-    return run.finish(**results)
+    with locked(out / "report.lock"):  # other shards may be at their end too
+        rows = _write_rows(out)
+        report = write_report(rows, out, command=f"learngene benchmark --config {out / 'config.yaml'} --out NEW")
+        kept = [{k: v for k, v in dataclasses.asdict(s).items() if k != "prepared"} for s in summarize(rows)]
+        table = [row | {"mean": s.mean, "spread": s.spread} for row, s in zip(kept, summarize(rows), strict=True)]
+        results = {"rows": rows, "table": table, "report": str(report)}
+        if len(rows) < len(trials):
+            log.info("%d of %d trials are finished; the report is of these", len(rows), len(trials))
+            return results
+        return run.finish(**results)

@@ -40,7 +40,7 @@ def relearn(
         layers: which to reset, counted from 1; by default each in turn.
         shares: of the training images to train on again.
         modes: frozen (only the reset layer is trained), free (everything is), or both.
-        controls: with the largest share, also lr-x5 (five times the learning rate), norms-kept, block-K (K layers in a row
+        controls: with the largest share, also none (nothing reset, nothing frozen), lr-x5 (five times the learning rate), norms-kept, block-K (K layers in a row
             reset) and inverse-K (all but these).
         seeds: each question is asked with each.
         tolerance: how far below the original accuracy counts as back; 0.005 is half a point.
@@ -69,22 +69,27 @@ def relearn(
     import dataclasses
 
     from learngene import vit
-    from learngene.bench.relearn import cells, run_cell, write_relearn_report
+    from learngene.bench.relearn import accuracy, cells, run_cell, write_relearn_report
     from learngene.data import ImageData, open_training
     from learngene.files import write_text
     from learngene.jobs import check_classes, evaluation_config, image_mode, train_config
     from learngene.provenance import commit, hardware, versions
-    from learngene.training import RunDirectory, evaluate_model
+    from learngene.training import RunDirectory
     from learngene.training.fit import check_devices, choose_precision
 
     check_devices(recipe)
     recipe = dataclasses.replace(recipe, precision=choose_precision(recipe))
+    if len(set(models)) < len(models):
+        raise LearngeneError("a model is named twice; name each once")
     trained = {_name(path, models): vit.open_model(path) for path in models}
     todo = []
     for name, model in trained.items():
         depth = len(vit.get_blocks(model))
         todo += cells(name, depth, layers or range(1, depth + 1), shares, modes, controls, seeds)  # type: ignore[arg-type]
-    mode = image_mode(next(iter(trained.values())))
+    kinds = {image_mode(model) for model in trained.values()}
+    if len(kinds) > 1:
+        raise LearngeneError("some of the models take grey images and some RGB; ask about them one by one")
+    (mode,) = kinds
     train, val = open_training(data, loading, mode)
     for name, model in trained.items():
         check_classes(model, name, train, "use the data it was trained on")
@@ -96,19 +101,19 @@ def relearn(
     if loading.in_memory:
         train, val = train.in_memory(), val.in_memory()
     out = Path(out)
-    accuracy = {}
+    original = {}
     for name, model in trained.items():
         images = ImageData(None, val, evaluation_config(vit.data_config(model), loading), recipe, loading)
-        accuracy[name] = evaluate_model(model, images)["top1"]
-        log.info("%s: %d layers, validation top-1 %.2f %%", name, len(vit.get_blocks(model)), 100 * accuracy[name])
+        original[name] = accuracy(model, images)
+        log.info("%s: %d layers, validation top-1 %.2f %%", name, len(vit.get_blocks(model)), 100 * original[name])
     rows = []
     for number, cell in enumerate(todo, start=1):
         log.info("cell %d/%d: %s", number, len(todo), cell.key)
         row = run_cell(
             cell, trained[cell.model], train, val, recipe, loading,
-            original=accuracy[cell.model], tolerance=tolerance, steps=max(1, max_images // recipe.batch_size), out=out / "cells" / cell.key,
+            original=original[cell.model], tolerance=tolerance, steps=max(1, max_images // (recipe.batch_size * recipe.accumulate)), out=out / "cells" / cell.key,
         )  # fmt: skip
-        rows.append({**row, "batch_size": recipe.batch_size})
+        rows.append(row)
         write_text(out / "results.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
     given: list[int | None] = [*original_images] or [_images_of(path) for path in models]
     originals = dict(zip(trained, given, strict=True))

@@ -8,7 +8,10 @@ from typing import Any
 
 from learngene.errors import LearngeneError
 
-NEEDED = ("start", "depth", "seed", "data", "val_top1", "test_top1", "flops", "images", "seconds", "prepared", "curve", "kind")
+NEEDED = (
+    "start", "kind", "depth", "seed", "epochs", "tflops", "data", "recipe", "architecture", "val_top1", "test_top1", "test_images",
+    "parameters", "flops", "images", "seconds", "prepared", "curve", "hardware", "versions", "commit", "precision",
+)  # fmt: skip
 
 
 def report(results: str | Path, *, out: str | Path | None = None) -> dict[str, Any]:

@@ -80,12 +80,18 @@ def begin(model: nn.Module, start: str, *, class_names: Sequence[str] | None = N
     Raises:
         LearngeneError: an unknown start or option, or one that does not fit the model, with the reason.
     """
-    for _, function in parse(start, list(options)):
+    for name, function in parse(start, list(options)):
         taken = inspect.signature(function).parameters
         given = {k: v for k, v in options.items() if k in taken}
         if "class_names" in taken:
             given["class_names"] = class_names
-        model = function(model, **given)
+        try:
+            model = function(model, **given)
+        except (TypeError, ValueError, RuntimeError) as error:
+            if isinstance(error, LearngeneError):
+                raise
+            shown = {k: v for k, v in given.items() if k != "class_names"}
+            raise LearngeneError(f"the start '{name}' cannot be applied with {shown}: {str(error).splitlines()[0]}") from error
     return model
 
 

@@ -17,7 +17,7 @@ def ds_init(model: nn.Module, *, alpha: float = 1.0, variant: Literal["paper", "
     Two variants, because the paper and its released code differ:
 
     - ``paper`` (equation 6): b = alpha g / sqrt(l).
-    - ``code``: ``variance_scaling(l ** -0.5, fan_avg, uniform)``, which scales the *variance*: b = alpha g / l^(1/4).
+    - ``code``: ``variance_scaling(alpha l ** -0.5, fan_avg, uniform)``, which scales the *variance*: b = sqrt(alpha) g / l^(1/4).
 
     Made for post-norm translation models; a ViT is pre-norm and keeps its gradients without it.
 
@@ -32,11 +32,11 @@ def ds_init(model: nn.Module, *, alpha: float = 1.0, variant: Literal["paper", "
         raise LearngeneError(f"alpha {alpha}: DS-Init takes a value from 0 to 1")
     if variant not in ("paper", "code"):
         raise LearngeneError(f"variant '{variant}': use paper or code")
-    power = 0.5 if variant == "paper" else 0.25
     xavier(model)
     for number, layer in enumerate(layers(model), start=1):
         for matrix in matrices(layer):
-            nn.init.xavier_uniform_(matrix, gain=alpha * number**-power)
+            scale = alpha * number**-0.5
+            nn.init.xavier_uniform_(matrix, gain=scale if variant == "paper" else scale**0.5)
     return zero_biases(model)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from learngene.errors import LearngeneError
 from learngene.starts.parts import embeddings, matrices, zero_biases
 
 
@@ -23,8 +24,13 @@ def trunc_normal(model: nn.Module, *, std: float = 0.02) -> nn.Module:
     this, and name it as the reason why BERT and GPT begin with the much smaller 0.02. See `branch_variances`.
 
     Args:
-        std: standard deviation before cutting at two of them.
+        std: standard deviation before cutting at two of them (BERT; timm and DeiT cut at 2, which cuts nothing).
+
+    Raises:
+        LearngeneError: a standard deviation that is not above 0.
     """
+    if not std > 0:
+        raise LearngeneError(f"std {std}: it must be above 0")
     for matrix in matrices(model):
         nn.init.trunc_normal_(matrix, std=std, a=-2 * std, b=2 * std)
     for embedding in embeddings(model):

@@ -23,8 +23,10 @@ def small_embedding(model: nn.Module, *, scale: float = 1e-4) -> nn.Module:
         scale: limit of the uniform distribution.
 
     Raises:
-        LearngeneError: there is no LayerNorm between the embedding and the first layer.
+        LearngeneError: there is no LayerNorm between the embedding and the first layer, or a scale that is not above 0.
     """
+    if not scale > 0:
+        raise LearngeneError(f"scale {scale}: it must be above 0")
     if isinstance(getattr(model, "norm_pre", nn.Identity()), nn.Identity) and not is_post_norm(model):
         raise LearngeneError(
             f"the start 'small-embedding' needs a LayerNorm behind the embedding, and {architecture_name(model)} has none; "

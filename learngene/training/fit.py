@@ -112,9 +112,10 @@ class RunDirectory:
         try:
             if self._discard:
                 shutil.rmtree(self.path)
+            versions(), hardware(), commit()  # slow the first time; from here on another process may look at the directory
             self.path.mkdir(parents=True, exist_ok=True)
-            write_text(self.path / self.CONFIG, yaml.safe_dump(self.config, sort_keys=False))
             self._write("running")
+            write_text(self.path / self.CONFIG, yaml.safe_dump(self.config, sort_keys=False))
         except OSError as error:
             raise LearngeneError(
                 f"the output directory '{self.path}' cannot be written ({error.strerror}); choose another --out"
@@ -122,7 +123,8 @@ class RunDirectory:
 
     def cancel(self) -> None:
         """Take back `begin` after bad input that only showed then, unless something was trained meanwhile."""
-        left = [path for path in self.path.iterdir() if path.name not in (self.CONFIG, self.RUN)]
+        own = (self.CONFIG, self.RUN)
+        left = [path for path in self.path.rglob("*") if path.is_file() and path.name not in own and path.suffix != ".lock"]
         if not is_follower() and not left and self._read() is not None:
             shutil.rmtree(self.path)
 
@@ -193,6 +195,7 @@ def fit(
     if recipe.steps is not None and validate:  # the last step need not have been the end of an epoch
         with _quiet_lightning():
             last |= trainer.validate(module, datamodule=data, verbose=False)[0]
+        metrics.write()
     if is_follower():
         sys.exit(0)  # the first process writes what all have trained
     seen = {"images": metrics.images, "step": trainer.global_step, "joules": metrics.joules}
