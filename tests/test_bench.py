@@ -8,7 +8,7 @@ from conftest import FAST, TINY_ARGS
 
 from learngene import LearngeneError, benchmark, report
 from learngene.bench import Experiment, Preparation, StartSpec, summarize
-from learngene.bench.report import cost_table, in_words, markdown_table
+from learngene.bench.report import ablation_table, comparable, cost_table, in_words, markdown_table
 from learngene.bench.table import break_even, compare, lines, t_quantile
 from learngene.cli import main
 from learngene.files import locked
@@ -16,7 +16,8 @@ from learngene.files import locked
 OPTIONS = {**FAST, "depths": [3, 4], "seeds": [0, 1], "scratch_epochs": [2], "in_memory": True}
 
 
-GENE = {"gene": {"images": 400, "steps": 9, "seconds": 10.0, "flops": 5e12, "joules": None, "stored_parameters": 700}}
+COST = {"images": 400, "steps": 9, "seconds": 10.0, "flops": 5e12, "joules": None}
+GENE = {"out/gene": {**COST, "stored_parameters": 700, "name": "gene", "each": []}}
 
 
 def row(start, depth, epochs, seed, top1, *, kind=None, prepared=None, flops=2e12):
@@ -30,7 +31,7 @@ def row(start, depth, epochs, seed, top1, *, kind=None, prepared=None, flops=2e1
 
 
 def own(name, depth):
-    return {f"{name}-d{depth:02d}": {**GENE["gene"], "stored_parameters": 1000}}
+    return {f"out/{name}-{depth}": {**COST, "stored_parameters": 1000, "name": name, "each": ["depth"]}}
 
 
 ROWS = [
@@ -64,7 +65,7 @@ def test_words_come_from_the_numbers():
     assert "not a clear winner" in words
     assert "the learngene is ahead, 82.00 ± 2.00 against 62.00 ± 2.65 % (+20.00 points" in words
     assert "95 % interval +17.52 to +22.48, n = 3" in words
-    assert "catches up at 9 epochs (84.00 ± 1.00 %)" in words
+    assert "catches up at 9 epochs (84.00 ± 1.00 %; by the means)" in words
     assert "clearly worse: random" in words
     assert "not a claim" not in words
     worse = [r | {"test_top1": 0.5} if r["start"] == "learngene" else r for r in ROWS]
@@ -87,6 +88,7 @@ def test_costs_and_break_even_by_hand():
     assert break_even(gene, longer) == 1  # 5 + 2 n against 9 n
     assert break_even(gene, pre) == 1
     assert break_even(gene, scratch) is None
+    assert break_even(scratch, gene) == 1
     words = in_words(lines(summarize(ROWS)))
     assert "a ratio of 3.60 (SWS claims 6.6)" in words  # 90 / 25
     assert "14.3 times fewer stored parameters" in words
@@ -95,11 +97,28 @@ def test_costs_and_break_even_by_hand():
 
 
 def test_a_learngene_for_each_seed_is_counted_once():
-    prepared = [{f"gene-s{seed}": {**GENE["gene"], "flops": (4 + seed) * 1e12}} for seed in range(3)]
+    prepared = [{f"out/gene-s{s}": {**GENE["out/gene"], "flops": (4 + s) * 1e12, "each": ["seed"]}} for s in range(3)]
     rows = [row("learngene", depth, 2, seed, 0.8, prepared=prepared[seed]) for depth in (6, 9) for seed in range(3)]
     (found,) = lines(summarize(rows))
     assert found.shared("flops") == pytest.approx(5e12)
     assert found.total("flops", 2) == pytest.approx(9e12)
+    assert found.preparations == 3
+    assert line("learngene").preparations == 1
+    assert line("random").preparations is None
+
+
+def test_lines_of_other_depths_are_compared_where_both_are():
+    rows = [row("learngene", depth, 2, seed, 0.8 + depth / 100, prepared=GENE) for depth in (6, 9) for seed in range(3)]
+    rows += [row("random", depth, 2, seed, 0.6) for depth in (6, 9) for seed in range(3)]
+    rows += [row("deep", 9, 2, seed, 0.9, kind="mimetic") for seed in range(3)]
+    text = ablation_table(lines(summarize(rows)))
+    assert "| deep | 9 |  | 90.00 | 89.00 | +1.00 | +1.00 to +1.00 |" in text
+    assert "| random | 6, 9 |  | 60.00 | 87.50 | -27.50 | -27.50 to -27.50 |" in text
+    assert "| learngene | 6, 9 | once | 87.50 | 87.50 | | |" in text
+    words = in_words(lines(summarize(rows)))
+    assert "mean over depths 6, 9: **learngene** is first with 87.50 %, then random with 60.00 %" in words
+    assert "clearly better than the start learngene: deep (+1.00 points" in words
+    assert "deep" not in cost_table(comparable(lines(summarize(rows))))
 
 
 def test_student_t():
@@ -153,7 +172,19 @@ def test_bad_experiments():
         ([{"name": "x"}], {}, "no start 'x'"),
         ([{"start": 3}], {}, "does not say which"),
         ([{"start": "random", "recipe": {"lrr": 1}}], {}, "unknown option 'lrr'; did you mean 'lr'"),
-        ([{"name": "a/b", "start": "random"}], {}, "names a folder"),
+        ([{"name": "a/b", "start": "random"}], {}, "part of a folder's"),
+        ([{"start": "random", "epochs": 2.5}], {}, "whole numbers"),
+        ([{"start": "random", "depths": [7]}], {}, r"depth 7 is not among the benchmark's \[6, 9\]"),
+        ([{"start": "random", "recipe": {"seed": 1}}], {}, "the recipe cannot set seed"),
+        (
+            [{"start": "learngene", "gene": "g"}],
+            {"prepare": {"g": {"finetune": {}, "each": ["depth"]}}},
+            "gene needs a preparation by distill",
+        ),
+        (["random"], {"prepare": {"a": {"finetune": {"model": "b"}}, "b": {"finetune": {"model": "a"}}}}, "it needs itself"),
+        (["random"], {"prepare": {"g": None}}, "say how with distill or finetune"),
+        (["random"], {"prepare": {"g": {"distill": {"ancestor": "a"}, "cost_of": "g"}}}, "cost_of sets the steps of finetune"),
+        (["random"], {"datasets": {"torch/x": {}}}, "part of a folder's"),
         (["random", "random"], {}, "two starts are called 'random'"),
         ([{"start": "random", "epochs": "many"}], {}, "are numbers above 0"),
         (["random"], {"depths": ()}, "at least one start, one depth"),
@@ -220,10 +251,9 @@ def test_rows_are_counted_by_hand(folder, gene, tmp_path):
     assert first["flops"] == 3 * 48 * forward
     assert first["test_images"] == 24
     assert [point["epoch"] for point in first["curve"]] == [0, 1]
-    assert first["prepared"] == {str(file): {**NOTHING, "stored_parameters": gene.parameters}}
-
-
-NOTHING = {"images": 0, "steps": 0, "seconds": 0.0, "flops": 0, "joules": None}
+    nothing = {"images": 0, "steps": 0, "seconds": 0, "flops": 0, "joules": None}
+    kept = {"stored_parameters": gene.parameters, "name": str(file), "each": []}
+    assert first["prepared"] == {str(file): {**nothing, **kept}}
 
 
 def test_distils_first_when_asked(folder, ancestor, tmp_path):
@@ -231,8 +261,9 @@ def test_distils_first_when_asked(folder, ancestor, tmp_path):
     recipe = {"ancestor": str(ancestor), "plan": "1,1,1", **FAST}
     result = benchmark(str(folder), out=tmp_path / "b", distill=recipe, **options)
     (row, _) = result["rows"]
-    assert row["prepared"]["distill"]["images"] == 48
-    assert row["prepared"]["distill"]["flops"] > 0
+    (made,) = row["prepared"].values()
+    assert (made["images"], made["name"]) == (48, "distill")
+    assert made["flops"] > 0
     assert (tmp_path / "b" / "prepared" / "distill" / "learngene.safetensors").exists()
 
 
@@ -271,13 +302,19 @@ def test_preparations_budgets_data_sets_and_recipes(folder, ancestor, tmp_path):
     assert len(rows) == 2 * 2 * 5
     assert all(r["test_top1"] is None for r in rows.values())
     one = rows["all", "weak", "direct"]
-    gene = rows["all", "weak", "learngene"]["prepared"]["gene"]
-    assert one["prepared"]["direct-d03"]["flops"] == pytest.approx(gene["flops"], rel=0.2)
-    assert set(rows["half", "strong", "over-tall"]["prepared"]) == {"mimetic-gene", "tall"}
+    (gene,) = rows["all", "weak", "learngene"]["prepared"].values()
+    (direct,) = one["prepared"].values()
+    assert direct["flops"] == pytest.approx(gene["flops"], rel=0.2)
+    assert (direct["name"], direct["each"]) == ("direct", ["depth"])
+    under = {made["name"]: made for made in rows["half", "strong", "over-tall"]["prepared"].values()}
+    assert set(under) == {"mimetic-gene", "tall"}
+    assert under["mimetic-gene"]["stored_parameters"] > 0 == under["tall"]["stored_parameters"]
+    assert under["tall"]["flops"] > 0
     assert rows["half", "weak", "tiny"]["images"] == 16 < rows["all", "weak", "tiny"]["images"] == 48
     chosen = rows["all", "strong", "chosen"]
     assert chosen["flops"] == pytest.approx(1e-4 * 1e12, rel=0.5)
     assert chosen["epochs"] is None
+    assert chosen["curve"][-1]["val_top1"] == chosen["val_top1"]  # of a part of an epoch
     report = (tmp_path / "b" / "report.md").read_text()
     assert "## half, recipe strong" in report
     assert "half-strong-accuracy-by-cost.png" in report
@@ -297,6 +334,22 @@ def test_shards_do_each_trial_once_and_make_the_same_table(folder, gene, tmp_pat
             benchmark(str(folder), out=tmp_path / "c", gene=file, shard=wrong, **OPTIONS)
     with pytest.raises(LearngeneError, match="would delete what other shards"):
         benchmark(str(folder), out=tmp_path / "parts", gene=file, shard="1/2", overwrite=True, **OPTIONS)
+
+
+def test_a_shard_may_hold_no_learngene(folder, ancestor, tmp_path):
+    """The family is known without one: it is what the distillation would make."""
+    options = {**OPTIONS, "depths": [3], "seeds": [0], "scratch_epochs": []}
+    recipe = {"ancestor": str(ancestor), "plan": "1,1,1", **FAST}
+    (row,) = benchmark(str(folder), out=tmp_path / "b", distill=recipe, shard="2/2", **options)["rows"]
+    assert row["start"] == "random"
+    assert not (tmp_path / "b" / "prepared").exists()
+
+
+def test_a_preparation_that_fails_leaves_nothing(folder, ancestor, tmp_path):
+    recipe = {"ancestor": str(ancestor), "plan": "1,1,1", "arch_args": {"num_classes": 5}, **FAST}
+    with pytest.raises(LearngeneError, match="num_classes 5"):
+        benchmark(str(folder), out=tmp_path / "b", distill=recipe, **{**OPTIONS, "depths": [3]})
+    assert not (tmp_path / "b").exists()
 
 
 def test_a_trial_that_another_process_runs_is_left_to_it(folder, gene, tmp_path):
@@ -355,7 +408,9 @@ def test_bad_benchmarks(folder, gene, tmp_path, ancestor):
         ({"starts": ["random"], "arch_args": {"depth": 3}}, "name it with arch"),
         ({**FAMILY, "starts": ["small-embedding"]}, "start small-embedding, depth 6: .* pre_norm: true"),
         ({**FAMILY, "starts": [{"start": "weight-selection", "ancestor": str(ancestor)}]}, "depth 6: layers 'first': .* only 4"),
-        ({"gene": file, "recipes": {"long": {"epochs": 3}}}, "budgets are epochs and tflops of the benchmark"),
+        ({"gene": file, "recipes": {"long": {"epochs": 3}}}, "the recipe cannot set epochs"),
+        ({**FAMILY, "starts": [{"start": "random", "recipe": {"warmup_epochs": 3.0}}]}, "longer than the 1 epochs"),
+        ({**FAMILY, "starts": [{"start": "learngene", "gene": "x{width}"}]}, "in braces, nothing else"),
     ):
         with pytest.raises(LearngeneError, match=message):
             benchmark(str(folder), out=tmp_path / "b", **{**FAST, **options})

@@ -62,7 +62,7 @@ def test_cells_and_blocks():
             cells("m", 4, layers, [1.0], ["free"], controls, [0])
 
 
-OPTIONS = {**FAST, "shares": [0.5, 1.0], "layers": [1], "max_images": 64, "in_memory": True}
+OPTIONS = {**FAST, "shares": [0.5, 1.0], "layers": [1], "seeds": [1], "max_images": 64, "in_memory": True}
 
 
 @pytest.fixture
