@@ -192,7 +192,7 @@ def main(
     heads: int = 4,
     context: int = 64,
     batch: int = 32,
-    steps: int = 1000,
+    steps: int = 600,
     lr: float = 2e-3,
     seeds: Sequence[int] = (0, 1, 2),
 ) -> list[dict[str, Any]]:

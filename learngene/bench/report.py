@@ -226,7 +226,8 @@ def _against_others(gene: Line, others: Sequence[Line]) -> str:
         f"not to be told apart from it: {', '.join(level) or 'none'}",
         f"clearly worse: {', '.join(behind) or 'none'}",
     ]
-    return f"At the same budget of fine-tuning, by {len(gaps)} comparisons that are not corrected for their number: {'; '.join(parts)}."
+    count = f"in {len(gaps)} comparisons, not corrected for their number" if len(gaps) > 1 else "in one comparison"
+    return f"At the same budget of fine-tuning, {count}: {'; '.join(parts)}."
 
 
 def _against_scratch(gene: Line, found: Sequence[Line]) -> list[str]:
