@@ -8,7 +8,7 @@ from conftest import FAST, TINY_ARGS
 
 from learngene import LearngeneError, benchmark, report
 from learngene.bench import Experiment, Preparation, StartSpec, summarize
-from learngene.bench.report import ablation_table, comparable, cost_table, in_words, markdown_table
+from learngene.bench.report import comparable, cost_table, difference_table, in_words, markdown_table
 from learngene.bench.table import break_even, compare, lines, t_quantile
 from learngene.cli import main
 from learngene.files import locked
@@ -111,7 +111,8 @@ def test_lines_of_other_depths_are_compared_where_both_are():
     rows = [row("learngene", depth, 2, seed, 0.8 + depth / 100, prepared=GENE) for depth in (6, 9) for seed in range(3)]
     rows += [row("random", depth, 2, seed, 0.6) for depth in (6, 9) for seed in range(3)]
     rows += [row("deep", 9, 2, seed, 0.9, kind="mimetic") for seed in range(3)]
-    text = ablation_table(lines(summarize(rows)))
+    found = lines(summarize(rows))
+    text = difference_table(found, found[0])
     assert "| deep | 9 |  | 90.00 | 89.00 | +1.00 | +1.00 to +1.00 |" in text
     assert "| random | 6, 9 |  | 60.00 | 87.50 | -27.50 | -27.50 to -27.50 |" in text
     assert "| learngene | 6, 9 | once | 87.50 | 87.50 | | |" in text

@@ -60,8 +60,7 @@ def _section(title: str, prefix: str, summaries: Sequence[Summary], rows: Sequen
         "### In words",
         in_words(found),
         *pictures[:2],
-        "### Against the learngene",
-        ablation_table(found),
+        *_tables(found),
         "### What it costs",
         cost_table(whole),
         *pictures[3:],
@@ -69,6 +68,16 @@ def _section(title: str, prefix: str, summaries: Sequence[Summary], rows: Sequen
         markdown_table(summaries),
         pictures[2],
     ]
+
+
+def _tables(found: Sequence[Line]) -> list[str]:
+    """Differences from the learngene, and, where there is more to see, from random weights at the same budget."""
+    gene = main_line(found)
+    scratch = next((line for line in found if is_scratch(line) and (gene is None or line.budget == gene.budget)), None)
+    parts = [] if gene is None else ["### Against the learngene", difference_table(found, gene)]
+    if scratch is not None and len(at_budget(found, scratch)) > 2:
+        parts += ["### Against random weights", difference_table(found, scratch)]
+    return parts
 
 
 def _head(rows: Sequence[Row], command: str | None) -> str:
@@ -135,27 +144,24 @@ def notable(found: Sequence[Line], limit: int = 7) -> list[Line]:
     return kept + others[: max(0, limit - len(kept))]
 
 
-def ablation_table(found: Sequence[Line]) -> str:
-    """Every other start minus the learngene, at its budget, paired by seed, over the depths that both have."""
-    gene = main_line(found)
-    if gene is None:
-        return "No learngene was among the starts."
+def difference_table(found: Sequence[Line], reference: Line) -> str:
+    """Every other start minus a reference, at its budget, paired by seed, over the depths that both have."""
     head = [
-        f"At {gene.budget} of fine-tuning, best first; means over the depths that both have, differences paired by seed. 'Prepared' says "
-        "how often what the start needs was trained anew: where that is once, the interval leaves out how much another time would differ. "
-        "The intervals are not corrected for their number.\n",
-        "| start | depths | prepared | top-1 % | learngene there % | difference (points) | 95 % interval |",
+        f"At {reference.budget} of fine-tuning, best first; means over the depths that both have, differences paired by seed. 'Prepared' "
+        "says how often what the start needs was trained anew: where that is once, the interval leaves out how much another time would "
+        "differ. The intervals are not corrected for their number.\n",
+        f"| start | depths | prepared | top-1 % | {reference.start} there % | difference (points) | 95 % interval |",
         "|---|---|---:|---:|---:|---:|---:|",
     ]
-    compared = [(line, gap) for line in at_budget(found, gene) if (gap := compare(line, gene)) is not None]
+    compared = [(line, gap) for line in at_budget(found, reference) if (gap := compare(line, reference)) is not None]
     body = []
     for line, gap in sorted(compared, key=lambda item: -item[1].mean):
-        common = set(line.depths) & set(gene.depths)
-        ours, theirs = line.at(common), gene.at(common)
+        common = set(line.depths) & set(reference.depths)
+        ours, theirs = line.at(common), reference.at(common)
         assert ours is not None
         assert theirs is not None
         interval = "one seed" if gap.half is None else f"{gap.mean - gap.half:+.2f} to {gap.mean + gap.half:+.2f}"
-        rest = "| |" if line is gene else f"{gap.mean:+.2f} | {interval} |"
+        rest = "| |" if line is reference else f"{gap.mean:+.2f} | {interval} |"
         times = {None: "", 1: "once"}.get(line.preparations, f"{line.preparations} times")
         depths = ", ".join(map(str, sorted(common)))
         body.append(f"| {line.start} | {depths} | {times} | {100 * ours.mean:.2f} | {100 * theirs.mean:.2f} | {rest}")
