@@ -129,7 +129,8 @@ def _coloured(things: Sequence[Any]) -> list[tuple[Any, str]]:
 def _finish(figure: Figure, path: Path) -> Path:
     """One legend for all panels, and the file."""
     found = {text: line for axes in figure.axes for line, text in zip(*axes.get_legend_handles_labels(), strict=True)}
-    figure.legend(found.values(), found, loc="outside lower center", ncols=3, frameon=False, fontsize="small")
+    columns = 2 if max(map(len, found), default=0) > 30 else 3
+    figure.legend(found.values(), found, loc="outside lower center", ncols=columns, frameon=False, fontsize="small")
     return save(figure, path)
 
 

@@ -137,11 +137,11 @@ def comparable(found: Sequence[Line]) -> list[Line]:
 
 
 def notable(found: Sequence[Line], limit: int = 7) -> list[Line]:
-    """The lines worth a plot: the learngene, all budgets from scratch, pre-training, and the best of the others."""
+    """The lines worth a plot: the learngene, all budgets from scratch, pre-training, and at least three, the best, of the others."""
     gene = main_line(found)
     kept = [line for line in found if line is gene or is_scratch(line) or line.summaries[0].kind == "pretrained"]
     others = sorted((line for line in comparable(found) if line not in kept), key=lambda line: -line.mean)
-    return kept + others[: max(0, limit - len(kept))]
+    return kept + others[: max(3, limit - len(kept))]
 
 
 def difference_table(found: Sequence[Line], reference: Line) -> str:
