@@ -41,7 +41,7 @@ def attention_maps(model: nn.Module, images: Tensor, layers: Sequence[int]) -> d
 
 
 def draw(columns: Sequence[tuple[str, dict[int, Tensor]]], path: Path) -> Path:
-    """A column per model, a row per layer."""
+    """A column per model, a row per layer; each map has colours of its own, from its least to its greatest value."""
     layers = list(columns[0][1])
     figure = Figure(figsize=(2.4 * len(columns) + 0.4, 2.4 * len(layers) + 0.4), layout="constrained")
     grid = figure.subplots(len(layers), len(columns), squeeze=False)

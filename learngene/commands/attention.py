@@ -60,7 +60,7 @@ def attention(
     opened = []
     for name in models:
         if name in trained:
-            opened.append((name, trained[name]))
+            opened.append(("/".join(Path(name).parts[-2:]), trained[name]))
             continue
         first = next(iter(trained.values()))
         torch.manual_seed(seed)
