@@ -160,12 +160,15 @@ def test_answers_follow_from_the_rows():
     rows = [row(1, "frozen", 1.0, None), row(2, "frozen", 1.0, 50), row(1, "free", 1.0, 20), row(2, "free", 1.0, 40)]
     rows += [row(1, "frozen", 0.1, None), row(2, "frozen", 0.1, 100), row(2, "free", 1.0, 80, control="lr-x5")]
     text = answers(rows, {"m": 1000})
-    assert "with 10 % of the images 1 of 2 are back, median after 100 views (10 % of the original training)" in text
-    assert "with 100 % of the images 1 of 2 are back, median after 50 views (5 % of the original training)" in text
+    assert "with 10 % of the images 1 of 2 come back, median after 100 views (10 % of the original training)" in text
+    assert "with 100 % of the images 1 of 2 come back, median after 50 views (5 % of the original training)" in text
     assert "m, views until back by layer: 1: never, 2: 50" in text
     assert "2 of 6 cells were not back when training was given up (2 with the rest frozen, 0 with the rest trained)" in text
     assert "**Control lr-x5:** free, 1 of 1 are back (where both are, in 2 times the views, median of 1)." in text
     assert "only one model was tried" in text
+    none = answers([row(1, "frozen", 1.0, 0), row(2, "frozen", 1.0, None)], {"m": None})
+    assert "with 100 % of the images 0 of 2 come back, 1 had lost nothing" in none
+    assert "1: not lost, 2: never" in none
     two = answers([*rows, row(1, "free", 1.0, 90, model="n", depth=8, width=32)], {"m": None, "n": None})
     assert "n (N = 8, D = 32): median views until back free 90" in two
     assert "| m |  | 1 | frozen | 100 % | 90.00 | 50.0 | never in 100 |  | 91.00 |" in cell_table(rows, {"m": 1000})

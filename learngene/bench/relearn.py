@@ -262,7 +262,8 @@ def cell_table(rows: Sequence[Row], originals: Mapping[str, int | None]) -> str:
 
 def _back(row: Row) -> str:
     if row["control"] == "none":
-        return f"{100 * min(top1 for _, top1 in row['points']):.2f} to {100 * row['best']:.2f} % on the way"
+        values = [100 * top1 for _, top1 in row["points"]]
+        return f"{min(values):.2f} to {max(values):.2f} % on the way"
     if row["images"] is None:
         return f"never in {row['gave_up_after']:,}"
     return f"{row['images']:,}" if row["images"] else "not lost"
@@ -311,12 +312,14 @@ def _by_share(rows: Sequence[Row], originals: Mapping[str, int | None]) -> str:
     parts = []
     for share in sorted({row["share"] for row in rows}):
         own = [row for row in rows if row["share"] == share]
-        back = [row for row in own if row["images"] is not None]
-        text = f"with {100 * share:g} % of the images {len(back)} of {len(own)} are back"
+        back = [row for row in own if row["images"]]
+        text = f"with {100 * share:g} % of the images {len(back)} of {len(own)} come back"
         if back:
             text += f", median after {statistics.median(row['images'] for row in back):,.0f} views"
             known = [100 * row["images"] / total for row in back if (total := originals.get(row["model"]))]
             text += f" ({statistics.median(known):.2g} % of the original training)" if known else ""
+        kept = sum(row["images"] == 0 for row in own)
+        text += f", {kept} had lost nothing" if kept else ""
         parts.append(text)
     return "; ".join(parts) + "."
 
@@ -335,14 +338,12 @@ def _by_position(rows: Sequence[Row]) -> str:
 
 
 def _median(values: Sequence[int | None]) -> str:
-    known = [value for value in values if value is not None]
-    return (
-        f"{statistics.median(known):,.0f}"
-        if len(known) == len(values)
-        else "never"
-        if not known
-        else f"{statistics.median(known):,.0f} or never"
-    )
+    """The median of those that came back, and whether some did not, or had lost nothing."""
+    known = [value for value in values if value]
+    words = [f"{statistics.median(known):,.0f}"] if known else []
+    words += ["not lost"] if 0 in values else []
+    words += ["never"] if None in values else []
+    return " or ".join(words)
 
 
 def _by_model(rows: Sequence[Row]) -> str:
