@@ -7,6 +7,7 @@ import pytest
 
 from learngene import Learngene, evaluate, vit
 from learngene.assets import ancestor_directory, learngene_file
+from learngene.bench import Preparation
 from learngene.commands.demo import DEPTHS, DISTILL, FINETUNE
 from learngene.data.embedded import load_embedded
 from learngene.plan import StagePlan
@@ -44,9 +45,7 @@ def test_cards_state_what_is_there():
 
 
 def test_demo_settings_are_understood():
-    from learngene.commands.benchmark import _check_distill
-
-    _check_distill({"ancestor": "x", **DISTILL})
+    Preparation.parse("gene", {"distill": {"ancestor": "x", **DISTILL}})
     divide(FINETUNE, Recipe, DataOptions)
     assert len(DEPTHS) >= 3
     assert all(StagePlan.balanced(depth, StagePlan.parse(DISTILL["plan"]).stages) for depth in DEPTHS)
