@@ -166,9 +166,7 @@ class Learngene:
 
     def has_classes(self, num_classes: int, class_names: Sequence[str] | None = None) -> bool:
         """Whether the stored head is for these classes: the same names where both are known, else the same number."""
-        if class_names is not None and self.class_names is not None:
-            return tuple(class_names) == tuple(self.class_names)
-        return num_classes == self.num_classes
+        return vit.same_classes(num_classes, class_names, self.num_classes, self.class_names)
 
     def _expand(self, plan: StagePlan, *, inherit_head: bool = True, **overrides: Any) -> nn.Module:
         resize = {k: overrides.pop(k) for k in ("img_size", "in_chans") if k in overrides}
@@ -176,10 +174,8 @@ class Learngene:
         state: vit.State = vit.relayer(self.state, plan.stage_of_layer, vit.find_blocks(model))
         if resize:
             state = vit.adapt_state(self.architecture, state, model, self._input_size())
-        if not inherit_head:
-            state = {k: v for k, v in state.items() if k.rpartition(".")[0] not in vit.classifier_names(model)}
-        fresh = set() if inherit_head else {k for k in model.state_dict() if k.rpartition(".")[0] in vit.classifier_names(model)}
-        vit.load_strict(model, state, fresh)
+        fresh = set() if inherit_head else vit.head_keys(model)
+        vit.load_strict(model, {k: v for k, v in state.items() if k not in fresh}, fresh)
         vit.set_pretrained_cfg(model, self._pretrained_cfg(model, inherit_head))
         return model
 
@@ -188,10 +184,8 @@ class Learngene:
             return tuple(get_model_input_config(self.architecture.build(1))["input_size"])
 
     def _pretrained_cfg(self, model: nn.Module, inherit_head: bool) -> dict[str, Any]:
-        keep = ("mean", "std", "interpolation", "crop_pct", "crop_mode")
-        cfg = {k: self.data_config[k] for k in keep if k in self.data_config}
         size = get_model_input_config(model)["input_size"]
-        cfg |= {key: vit.per_channel(cfg[key], size[0]) for key in ("mean", "std") if key in cfg}
+        cfg = vit.image_config(self.data_config, size[0])
         names = list(self.class_names) if inherit_head and self.class_names else None
         cfg |= {"input_size": tuple(size), "num_classes": getattr(model, "num_classes", None), "label_names": names}
         return vit.UNTRAINED | cfg | {"license": self.ancestor.get("license")}

@@ -383,8 +383,8 @@ def _gene_opener(gene: Learngene, depth: int | None, plan: StagePlan | None, cha
 
 def _with_head(trained: nn.Module, train: Source) -> nn.Module:
     """The trained model if its classes are those of the data, else the same with a fresh head."""
-    names = vit.label_names(trained)
-    same = trained.num_classes == train.num_classes and (not names or not train.classes or tuple(names) == train.classes)
+    count: Any = trained.num_classes
+    same = vit.same_classes(count, vit.label_names(trained), train.num_classes, train.classes)
     log.info("head %s (%s classes)", "inherited" if same else "fresh", train.num_classes)
     if not same:
         trained.reset_classifier(train.num_classes)  # type: ignore[operator]

@@ -29,6 +29,7 @@ DEPTH_ARGUMENTS = ("depth", "num_blocks")
 _SOURCE = ("url", "file", "hf_hub_id", "hf_hub_filename", "source", "tag", "origin_url", "paper_name", "paper_ids")
 _WORDS = ("notes", "description", "license", "label_names", "label_descriptions", "test_input_size", "test_crop_pct")
 UNTRAINED = dict.fromkeys((*_SOURCE, *_WORDS)) | {"custom_load": False}
+_IMAGE_KEYS = ("mean", "std", "interpolation", "crop_pct", "crop_mode")
 _LAYER_LISTS = (nn.ModuleList, nn.Sequential)
 _STOCHASTIC = (DropPath, nn.Dropout, nn.Identity)
 
@@ -359,6 +360,25 @@ def classifier_names(model: nn.Module) -> tuple[str, ...]:
     """Names of a timm model's classifier layers (some have two: DeiT distilled)."""
     names = pretrained_cfg(model).get("classifier") or "head"
     return (names,) if isinstance(names, str) else tuple(names)
+
+
+def head_keys(model: nn.Module) -> set[str]:
+    """Names of the classifier's tensors in a model's state."""
+    heads = classifier_names(model)
+    return {key for key in model.state_dict() if key.rpartition(".")[0] in heads}
+
+
+def same_classes(count: int, names: Sequence[str] | None, other_count: int | None, other_names: Sequence[str] | None) -> bool:
+    """Whether two heads are for the same classes: the same names where both are known, else the same number."""
+    if names and other_names:
+        return tuple(names) == tuple(other_names)
+    return count == other_count
+
+
+def image_config(config: Mapping[str, Any], channels: int) -> dict[str, Any]:
+    """What of a data config belongs to the weights: how they want their images, for a number of channels."""
+    kept = {key: config[key] for key in _IMAGE_KEYS if config.get(key) is not None}
+    return kept | {key: per_channel(kept[key], channels) for key in ("mean", "std") if key in kept}
 
 
 def digest(state: State) -> str:

@@ -153,7 +153,9 @@ def test_weight_selection_follows_the_released_index_rule():
         begin(build(depth=2, embed_dim=64, num_heads=2), "weight-selection", ancestor=large)
     with pytest.raises(LearngeneError, match="its ancestor only 4"):
         begin(build(depth=5), "weight-selection", ancestor=large)
-    assert begin(build(depth=5), "weight-selection", ancestor=large, layers="even") is not None
+    stretched = begin(build(depth=5), "weight-selection", ancestor=large, layers="even")
+    for layer, source in enumerate(choose_layers(4, 5, "even")):
+        assert torch.equal(stretched.blocks[layer].mlp.fc1.weight, large.blocks[source].mlp.fc1.weight[::2, ::2])
 
 
 def test_depth_selection_keeps_layers_and_the_function_of_all_of_them():
@@ -251,7 +253,7 @@ def test_unknown_starts_and_options_are_refused():
             parse(start, options)
     for start, options, message in (
         ("ds-init", {"alpha": 2}, "takes a value from 0 to 1"),
-        ("ds-init", {"variant": "other"}, "use paper or code"),
+        ("ds-init-code", {"alpha": -1}, "takes a value from 0 to 1"),
         ("trunc-normal", {"std": -1}, "std -1: it must be above 0"),
         ("xavier", {"gain": "x"}, "the start 'xavier' cannot be applied with {'gain': 'x'}"),
     ):

@@ -39,8 +39,7 @@ def learngene(
     """
     learned = gene if isinstance(gene, Learngene) else Learngene.load(gene)
     blocks = vit.find_blocks(model)
-    depth = len(model.get_submodule(blocks))  # type: ignore[arg-type]
-    stages = learned.plan_for(depth, plan).stage_of_layer
+    stages = learned.plan_for(len(vit.get_blocks(model)), plan).stage_of_layer
     state = vit.relayer(learned.state, arrange(stages, order), blocks)
     return load_weights(model, state, data_config=learned.data_config, names=learned.class_names, class_names=class_names)
 

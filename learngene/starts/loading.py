@@ -10,7 +10,6 @@ from torch import nn
 
 from learngene import vit
 
-NORMALISATION = ("mean", "std", "interpolation", "crop_pct", "crop_mode")
 Trained = str | Path | nn.Module
 
 
@@ -22,7 +21,7 @@ def load_weights(
     names: Sequence[str] | None,
     class_names: Sequence[str] | None,
 ) -> nn.Module:
-    """Fill ``model``; its head too, if it has the same classes. It will want its images normalised as they were.
+    """Fill ``model``; its head too, if it has the same classes. It will want its images as they were.
 
     Args:
         data_config: of the trained model.
@@ -32,22 +31,15 @@ def load_weights(
     Raises:
         LearngeneError: shapes that do not fit.
     """
-    heads = vit.classifier_names(model)
-    own = model.state_dict()
-    in_head = {k for k in own if k.rpartition(".")[0] in heads}
-    same = all(k in state and state[k].shape == own[k].shape for k in in_head)
-    if names and class_names and tuple(names) != tuple(class_names):
-        same = False
-    if not same:
-        state = {k: v for k, v in state.items() if k.rpartition(".")[0] not in heads}
-    vit.load_strict(model, state, set() if same else in_head)
-    inherit_normalisation(model, data_config)
+    head = vit.head_keys(model)
+    shapes = model.state_dict()
+    fits = all(key in state and state[key].shape == shapes[key].shape for key in head)
+    fresh = set() if fits and vit.same_classes(0, names, 0, class_names) else head
+    vit.load_strict(model, {k: v for k, v in state.items() if k not in fresh}, fresh)
+    inherit_images(model, data_config)
     return model
 
 
-def inherit_normalisation(model: nn.Module, data_config: Mapping[str, Any]) -> None:
+def inherit_images(model: nn.Module, data_config: Mapping[str, Any]) -> None:
     """Write into the model's record how its weights want their images."""
-    known = {k: data_config[k] for k in NORMALISATION if data_config.get(k) is not None}
-    channels = vit.data_config(model)["input_size"][0]
-    known |= {k: vit.per_channel(known[k], channels) for k in ("mean", "std") if k in known}
-    vit.set_pretrained_cfg(model, known)
+    vit.set_pretrained_cfg(model, vit.image_config(data_config, vit.data_config(model)["input_size"][0]))

@@ -7,8 +7,8 @@ from timm.layers import build_sincos2d_pos_embed
 from torch import Tensor, nn
 
 from learngene.errors import LearngeneError
-from learngene.starts.parts import attention, heads, layers
-from learngene.vit import architecture_name
+from learngene.starts.parts import attention
+from learngene.vit import architecture_name, get_blocks
 
 
 @torch.no_grad()
@@ -30,11 +30,11 @@ def mimetic(
     Raises:
         LearngeneError: attention without a fused qkv of full width, or with normalised queries; no position embedding.
     """
-    for layer in layers(model):
+    for layer in get_blocks(model):
         attn = attention(layer, model, "mimetic")
         width, count = attn.qkv.in_features, attn.num_heads
         query, key, value = attn.qkv.weight.chunk(3)  # each (D, D), rows of one head together
-        for q, k in zip(heads(query, count), heads(key, count), strict=True):
+        for q, k in zip(query.chunk(count), key.chunk(count), strict=True):
             left, right = split(noisy_identity(width, a1, b1), len(q))
             q.copy_(left.T)
             k.copy_(right.T)

@@ -8,14 +8,9 @@ from typing import Any
 from torch import Tensor, nn
 
 from learngene.errors import LearngeneError
-from learngene.vit import architecture_name, get_blocks
+from learngene.vit import architecture_name
 
 EMBEDDINGS = ("pos_embed", "cls_token", "reg_token", "dist_token")
-
-
-def layers(model: nn.Module) -> list[nn.Module]:
-    """The list of layers of a timm ViT, or of any module that keeps them in ``blocks``."""
-    return list(getattr(model, "blocks", None) or get_blocks(model))
 
 
 def matrices(module: nn.Module) -> Iterator[Tensor]:
@@ -73,8 +68,3 @@ def attention(layer: nn.Module, model: nn.Module, start: str) -> Any:
 
 def _has_state(module: nn.Module) -> bool:
     return any(True for _ in module.parameters())
-
-
-def heads(weight: Tensor, count: int) -> Tensor:
-    """(D, D) rows of a query or key matrix as (heads, D / heads, D)."""
-    return weight.unflatten(0, (count, -1))

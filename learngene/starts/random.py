@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from learngene.errors import LearngeneError
 from learngene.starts.parts import embeddings, matrices, zero_biases
+from learngene.vit import get_blocks
 
 
 def random(model: nn.Module) -> nn.Module:
@@ -55,8 +56,6 @@ def branch_variances(model: nn.Module, images: Tensor) -> list[tuple[float, floa
     Args:
         images: (B, C, H, W), normalised as the model wants them.
     """
-    from learngene.vit import get_blocks
-
     found: list[tuple[float, float]] = []
 
     def watch(block: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from learngene import vit
 from learngene.errors import LearngeneError
-from learngene.starts.loading import Trained, inherit_normalisation, load_weights
+from learngene.starts.loading import Trained, inherit_images, load_weights
 
 Layers = Literal["first", "last", "even"]
 
@@ -31,7 +31,7 @@ def depth_selection(
     """
     trained = vit.open_model(ancestor)
     blocks = same_family(model, trained, "depth-selection")
-    chosen = choose_layers(_count(trained, blocks), _count(model, blocks), layers)
+    chosen = choose_layers(len(vit.get_blocks(trained)), len(vit.get_blocks(model)), layers)
     state = vit.relayer(trained.state_dict(), chosen, blocks)
     return load_weights(model, state, data_config=vit.data_config(trained), names=vit.label_names(trained), class_names=class_names)
 
@@ -48,17 +48,16 @@ def weight_selection(model: nn.Module, *, ancestor: Trained, layers: Layers = "f
     """
     trained = vit.open_model(ancestor)
     blocks = same_family(model, trained, "weight-selection")
-    chosen = choose_layers(_count(trained, blocks), _count(model, blocks), layers)
+    chosen = choose_layers(len(vit.get_blocks(trained)), len(vit.get_blocks(model)), layers)
     larger = vit.relayer(trained.state_dict(), chosen, blocks)
     own = model.state_dict()
-    heads = vit.classifier_names(model)
-    fresh = {k for k in own if k.rpartition(".")[0] in heads}
+    fresh = vit.head_keys(model)
     lacking = sorted(k for k in own.keys() - fresh if k not in larger)
     if lacking:
         raise LearngeneError(f"weight-selection: the ancestor has no '{lacking[0]}'; use an ancestor of the same family")
     state = {k: select(larger[k], own[k].shape, k) for k in own if k not in fresh}
     vit.load_strict(model, state, fresh)
-    inherit_normalisation(model, vit.data_config(trained))
+    inherit_images(model, vit.data_config(trained))
     return model
 
 
@@ -116,7 +115,3 @@ def same_family(model: nn.Module, trained: nn.Module, start: str) -> str:
             f"'{theirs}', {vit.architecture_name(model)} in '{blocks}'"
         )
     return blocks
-
-
-def _count(model: nn.Module, blocks: str) -> int:
-    return len(model.get_submodule(blocks))  # type: ignore[arg-type]

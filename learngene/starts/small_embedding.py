@@ -7,8 +7,8 @@ from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 
 from learngene.errors import LearngeneError
-from learngene.starts.parts import embeddings, layers
-from learngene.vit import architecture_name
+from learngene.starts.parts import embeddings
+from learngene.vit import architecture_name, get_blocks
 
 
 @torch.no_grad()
@@ -64,7 +64,7 @@ def post_norm(model: nn.Module) -> nn.Module:
     Raises:
         LearngeneError: its layers are not timm's plain ones.
     """
-    for layer in layers(model):
+    for layer in get_blocks(model):
         if type(layer) is not Block:
             raise LearngeneError(
                 f"the start 'post-norm' turns timm's plain layers, and {architecture_name(model)} has {type(layer).__name__}; use another"
