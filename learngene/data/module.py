@@ -33,11 +33,27 @@ class ViewSampler(Sampler[tuple[int, int]]):
     """(index, view seed) pairs of one epoch for one rank, in whole batches.
 
     Each image comes ``repeats`` times in a row (spread over ranks), and the epoch keeps its length.
+
+    Args:
+        epoch: the first one.
+        first_batch: of the first epoch: a run that was interrupted after some batches goes on behind them.
     """
 
-    def __init__(self, length: int, batch_size: int, *, seed: int, repeats: int = 1, rank: int = 0, world: int = 1) -> None:
+    def __init__(
+        self,
+        length: int,
+        batch_size: int,
+        *,
+        seed: int,
+        repeats: int = 1,
+        rank: int = 0,
+        world: int = 1,
+        epoch: int = 0,
+        first_batch: int = 0,
+    ) -> None:
         self.length, self.batch_size, self.seed, self.repeats = length, batch_size, seed, repeats
-        self.rank, self.world, self.epoch = rank, world, 0
+        self.rank, self.world = rank, world
+        self.epoch, self.first_batch = epoch, first_batch
 
     @property
     def batches(self) -> int:
@@ -49,7 +65,8 @@ class ViewSampler(Sampler[tuple[int, int]]):
 
     def set_epoch(self, epoch: int) -> None:
         """Lightning calls this before every epoch."""
-        self.epoch = epoch
+        if epoch != self.epoch:
+            self.epoch, self.first_batch = epoch, 0
 
     def __iter__(self) -> Iterator[tuple[int, int]]:
         total = len(self) * self.world
@@ -57,7 +74,7 @@ class ViewSampler(Sampler[tuple[int, int]]):
         order = generator.permutation(self.length).repeat(self.repeats)
         order = np.resize(order, total)
         seeds = generator.integers(2**32, size=total)
-        for place in range(self.rank, total, self.world):
+        for place in range(self.rank + self.first_batch * self.batch_size * self.world, total, self.world):
             yield int(order[place]), int(seeds[place])
 
 
@@ -168,14 +185,22 @@ class ImageData(L.LightningDataModule):
         self._bad: set[str] = set()
 
     @property
-    def train_images(self) -> int:
-        """Images seen in one epoch by all ranks together."""
-        return self._sampler().batches * self.recipe.batch_size * self._world[1]
+    def train_batches(self) -> int:
+        """Batches of one rank in an epoch."""
+        return self._sampler().batches
 
     @property
     def _world(self) -> tuple[int, int]:
         trainer = self.trainer
         return (trainer.global_rank, trainer.world_size) if trainer is not None else (0, 1)
+
+    @property
+    def _position(self) -> tuple[int, int]:
+        """Epoch, and batches of it that are done, where a resumed run begins."""
+        if self.trainer is None or self.trainer.fit_loop is None:
+            return 0, 0
+        loop: Any = self.trainer.fit_loop
+        return loop.epoch_progress.current.processed, loop.epoch_loop.batch_progress.current.processed
 
     @property
     def _train_source(self) -> Source:
@@ -185,9 +210,12 @@ class ImageData(L.LightningDataModule):
     def _sampler(self) -> ViewSampler:
         rank, world = self._world
         recipe = self.recipe
-        return ViewSampler(
-            len(self._train_source), recipe.batch_size, seed=recipe.seed, repeats=recipe.repeats, rank=rank, world=world
+        epoch, done = self._position
+        sampler = ViewSampler(
+            len(self._train_source), recipe.batch_size, seed=recipe.seed, repeats=recipe.repeats, rank=rank, world=world, epoch=epoch
         )
+        sampler.first_batch = done % sampler.batches
+        return sampler
 
     def train_dataloader(self) -> DataLoader[Any]:
         """Batches of augmented views, always full ones."""
