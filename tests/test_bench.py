@@ -22,7 +22,7 @@ GENE = {"out/gene": {**COST, "stored_parameters": 700, "name": "gene", "each": [
 
 def row(start, depth, epochs, seed, top1, *, kind=None, prepared=None, flops=2e12):
     return {
-        "start": start, "kind": kind or start, "depth": depth, "epochs": epochs, "tflops": None, "seed": seed, "data": "photos",
+        "start": start, "kind": kind or start, "arch_args": {}, "depth": depth, "epochs": epochs, "tflops": None, "seed": seed, "data": "photos",
         "recipe": "", "val_top1": 0.1, "test_top1": top1, "test_images": 50, "parameters": 1000, "flops": flops * epochs / 2,
         "images": 50 * epochs, "seconds": 1.5 * epochs, "curve": [{"epoch": 0, "val_top1": 0.2}, {"epoch": 1, "val_top1": 0.3}],
         "prepared": prepared or {}, "architecture": "vit", "hardware": "here", "versions": {"torch": "2"}, "commit": "c0ffee",
@@ -42,8 +42,8 @@ ROWS = [
 ]
 
 
-def line(name, size=2):
-    return next(found for found in lines(summarize(ROWS)) if (found.start, found.size) == (name, size))
+def line(name, epochs=2):
+    return next(found for found in lines(summarize(ROWS)) if (found.start, found.epochs) == (name, epochs))
 
 
 def test_mean_spread_and_pairs():
@@ -113,9 +113,9 @@ def test_lines_of_other_depths_are_compared_where_both_are():
     rows += [row("deep", 9, 2, seed, 0.9, kind="mimetic") for seed in range(3)]
     found = lines(summarize(rows))
     text = difference_table(found, found[0])
-    assert "| deep | 9 |  | 90.00 | 89.00 | +1.00 | +1.00 to +1.00 |" in text
-    assert "| random | 6, 9 |  | 60.00 | 87.50 | -27.50 | -27.50 to -27.50 |" in text
-    assert "| learngene | 6, 9 | once | 87.50 | 87.50 | | |" in text
+    assert "| deep | 9 |  | 90.00 ± 0.00 | 89.00 ± 0.00 | +1.00 | +1.00 to +1.00 |" in text
+    assert "| random | 6, 9 |  | 60.00 ± 0.00 | 87.50 ± 0.00 | -27.50 | -27.50 to -27.50 |" in text
+    assert "| learngene | 6, 9 | once | 87.50 ± 0.00 | 87.50 ± 0.00 | | |" in text
     words = in_words(lines(summarize(rows)))
     assert "mean over depths 6, 9: **learngene** is first with 87.50 %, then random with 60.00 %" in words
     assert "clearly better than the start learngene: deep (+1.00 points" in words
@@ -155,7 +155,7 @@ def test_what_is_needed_comes_in_order_and_once():
     }
     starts = [{"name": "direct", "start": "pretrained", "source": "direct"}, {"start": "learngene", "gene": "gene"}]
     found = experiment(starts, prepare=prepare)
-    keys = [p.key(depth, seed) for p, depth, seed in found.needed(found.trials())]
+    keys = [need.key for need in found.needed(found.trials())]
     assert keys == ["tall", "gene-s0", "direct-d06", "direct-d09", "gene-s1"]
 
 
@@ -212,7 +212,7 @@ def stable(result):
 def test_interrupted_and_resumed_gives_the_same_rows(folder, gene, tmp_path, monkeypatch):
     file = gene.save(tmp_path / "gene.safetensors")
     whole = benchmark(str(folder), out=tmp_path / "whole", gene=file, **OPTIONS)
-    import learngene.bench as bench
+    import learngene.bench.run as bench
 
     original, ran = bench.run_trial, []
 

@@ -224,7 +224,7 @@ def write_relearn_report(
         rows: of `run_cell`.
         originals: images that each model was trained on, views counted, where known.
     """
-    relearning(rows, originals, out / "relearn.png")
+    relearning(rows, out / "relearn.png")
     parts = [
         "# How quickly does one layer re-learn?",
         "\n".join(f"- {name}: {value}" for name, value in about.items()),
