@@ -8,7 +8,8 @@ import torch
 from conftest import FAST
 
 from learngene import LearngeneError, relearn, vit
-from learngene.bench.relearn import Cell, answers, cell_table, cells, freeze_all_but, reset_layers, spans
+from learngene.bench.relearn import Cell, cells, freeze_all_but, reset_layers
+from learngene.bench.relearn_report import answers, cell_table, spans
 from learngene.cli import main
 
 
@@ -109,7 +110,7 @@ def test_stops_once_the_accuracy_is_back(folder, ancestor, tmp_path, capsys, mon
 
     values = iter([0.9, 0.5, 0.6, 0.7, 0.896])
     monkeypatch.setattr(bench, "accuracy", lambda model, data: next(values))
-    command = ["relearn", str(ancestor), "--data", str(folder), "--layers", "[2]", "--shares", "[1.0]", "--modes", "[frozen]"]
+    command = ["relearn", str(ancestor), "--data", str(folder), "--layers", "2", "--shares", "[1.0]", "--modes", "[frozen]"]
     command += ["--max-images", "640", "--batch-size", "16", "--workers", "0", "--precision", "32-true", "--epochs", "1"]
     assert main([*command, "--json", "--out", str(tmp_path / "a")]) == 0
     (row,) = json.loads(capsys.readouterr().out)["rows"]

@@ -348,7 +348,9 @@ class Experiment:
     def sources(self, trial: Trial) -> dict[str, str]:
         """By option, what a trial's start takes weights from: the key of a preparation, or the option and the file it names."""
         named = self.spec(trial.start).sources(trial.depth, trial.seed)
-        return {option: next(iter(self.keys([name], trial.depth, trial.seed)), f"{option} {name}") for option, name in named.items()}
+        return {
+            option: next(iter(self.keys([name], trial.depth, trial.seed)), f"{option} {name}") for option, name in named.items()
+        }
 
     def keys(self, names: Sequence[str], depth: int, seed: int) -> list[str]:
         """Keys of those names that are preparations."""

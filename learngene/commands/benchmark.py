@@ -107,7 +107,9 @@ def benchmark(
     given = arch is not None or gene is not None
     try:
         needed = experiment.needed(mine)
-        sources |= train_first(experiment, needed, _commands(), defaults(data, loading, recipe), family, given, run.path / "prepared")
+        sources |= train_first(
+            experiment, needed, _commands(), defaults(data, loading, recipe), family, given, run.path / "prepared"
+        )
     except LearngeneError:
         run.cancel()
         raise
