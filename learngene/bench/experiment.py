@@ -171,7 +171,7 @@ class Need(NamedTuple):
 # what the commands take beside recipe, data options and loss terms, and a preparation may set
 _OWN = {
     "distill": {"ancestor", "data", "arch", "arch_args", "plan", "from_ancestor", "start", "start_args", "share_norms"},
-    "finetune": {"model", "data", "depth", "plan", "arch_args", "ancestor", "start", "start_args"},
+    "finetune": {"model", "data", "depth", "plan", "arch_args", "ancestor", "license", "start", "start_args"},
 }
 
 
