@@ -417,7 +417,7 @@ def test_report_gathers_what_trials_have_finished(folder, gene, tmp_path):
     out = tmp_path / "b"
     whole = benchmark(str(folder), out=out, gene=file, **{**OPTIONS, "depths": [3], "seeds": [0], "scratch_epochs": []})
     text = (out / "results.jsonl").read_text()
-    (out / "report.md").unlink()
+    assert "- threads: 1\n" in (out / "report.md").read_text()
     for stored in (None, text.splitlines()[0], text):
         (out / "results.jsonl").unlink(missing_ok=True)
         if stored is not None:
@@ -425,6 +425,7 @@ def test_report_gathers_what_trials_have_finished(folder, gene, tmp_path):
         assert report(out)["trials"] == len(whole["rows"]) == 2
     record = out / "trials" / "random-d03-e1-s0" / "run.json"
     record.write_text(record.read_text().replace('"arch_args": {},', ""))
+    assert report(out)["trials"] == 2  # results.jsonl has them all
     (out / "results.jsonl").unlink()
     with pytest.raises(LearngeneError, match=r"run.json' is no trial: it lacks 'arch_args'; an earlier version ran it"):
         report(out)

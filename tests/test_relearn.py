@@ -8,6 +8,7 @@ import torch
 from conftest import FAST
 
 from learngene import LearngeneError, relearn, vit
+from learngene.bench.plots import relearning
 from learngene.bench.relearn import Cell, cells, freeze_all_but, reset_layers
 from learngene.bench.relearn_report import answers, cell_table, spans
 from learngene.cli import main
@@ -173,6 +174,11 @@ def test_answers_follow_from_the_rows():
     two = answers([*rows, row(1, "free", 1.0, 90, model="n", depth=8, width=32)], {"m": None, "n": None})
     assert "n (N = 8, D = 32): median views until back free 90" in two
     assert "| m |  | 1 | frozen | 100 % | 90.00 | 50.0 | never in 100 |  | 91.00 |" in cell_table(rows, {"m": 1000})
+
+
+def test_the_plot_takes_seeds_that_end_differently(tmp_path):
+    rows = [row(1, "free", 1.0, None), row(1, "free", 1.0, 20), row(2, "free", 1.0, 0)]
+    assert relearning(rows, tmp_path / "plot.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_bad_input(folder, ancestor, tmp_path):

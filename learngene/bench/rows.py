@@ -23,17 +23,21 @@ def find_rows(place: Path) -> list[dict[str, Any]]:
     """
     file = place / FILE if place.is_dir() else place
     stored = read_rows(file) if file.is_file() else []
-    finished = gather_rows(place)
+    finished = _finished(place)
     if not file.is_file() and not finished:
         raise LearngeneError(f"there are no results at '{file}'; 'learngene benchmark' makes them, a row per finished trial")
-    return finished if len(finished) > len(stored) else stored
+    return gather_rows(place) if len(finished) > len(stored) else stored
 
 
 def gather_rows(folder: Path) -> list[dict[str, Any]]:
     """Those of all finished trials in a benchmark's directory, whoever ran them."""
-    records = [(path, json.loads(path.read_text())) for path in sorted((folder / "trials").glob("*/run.json"))]
     way_out = "an earlier version ran it; delete its folder and resume the benchmark"
-    return [_checked(record["results"], f"'{path}'", way_out) for path, record in records if record["status"] == "finished"]
+    return [_checked(row, f"'{path}'", way_out) for path, row in _finished(folder).items()]
+
+
+def _finished(folder: Path) -> dict[Path, Any]:
+    records = {path: json.loads(path.read_text()) for path in sorted((folder / "trials").glob("*/run.json"))}
+    return {path: record["results"] for path, record in records.items() if record["status"] == "finished"}
 
 
 def read_rows(file: Path) -> list[dict[str, Any]]:
