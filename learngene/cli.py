@@ -29,7 +29,12 @@ COMMANDS = {
     "export": "write a model as ONNX",
     "demo": "the whole pipeline on the embedded images, in minutes",
 }
-POSITIONAL = {"spawn": "gene", "finetune": "model", "evaluate": "model", "info": "source", "export": "model"} | {
+POSITIONAL = {
+    "spawn": "gene",
+    "finetune": "model",
+    "evaluate": "model",
+    "info": "source",
+    "export": "model",
     "report": "results",
     "relearn": "models",
     "attention": "models",
@@ -183,8 +188,6 @@ def build_parser(command: str, function: Callable[..., Any]) -> Any:
         parser.add_class_arguments(group, fail_untyped=True)
     if command == "finetune":
         parser.set_defaults(ce=1.0)
-    if command == "relearn":
-        parser.set_defaults(lr=4e-3)
     if command in JSON_COMMANDS:
         parser.add_argument("--json", type=bool, default=False, help="Print one JSON document instead of a table.")
     return parser
@@ -203,7 +206,7 @@ def _special_types(command: str) -> dict[str, dict[str, Any]]:
         "starts": {"type": list[str | dict[str, Any]]},
         "tflops": {"type": list[float]},
         "scratch_epochs": {"type": list[int]},
-        "layers": {"type": list[int] | None} if command == "relearn" else {"type": int, "nargs": "+"},
+        "layers": {"type": int, "nargs": "+"},
         "shares": {"type": list[float]},
         "modes": {"type": list[str]},
         "controls": {"type": list[str]},
