@@ -140,6 +140,8 @@ class DataOptions:
         split_seed: of that cut; the same for all runs that are to be compared.
         unlabeled: ignore the labels, for distilling on any images.
         in_memory: decode all images once and keep them.
+        on_device: keep the training images on the device as uint8, and crop, flip and normalise whole batches there; for images
+            of one size, no larger than the model's. auto does so on CUDA for images in memory.
         num_classes: classes of a streamed data set that does not say so itself.
         num_samples: images in the training split of a streamed data set that does not say so itself.
         workers: processes that read images; auto is 0 for small images in memory, else one per core.
@@ -157,6 +159,7 @@ class DataOptions:
     split_seed: int = 0
     unlabeled: bool = False
     in_memory: bool = False
+    on_device: bool | Literal["auto"] = "auto"
     num_classes: int | None = None
     num_samples: int | None = None
     workers: int | Literal["auto"] = "auto"

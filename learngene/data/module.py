@@ -21,12 +21,13 @@ from timm.data.auto_augment import posterize
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
+from learngene.data.device import DeviceBatches, stack
 from learngene.data.sources import BROKEN_IMAGE, Source
 from learngene.errors import LearngeneError
 from learngene.recipe import DataOptions, Recipe
 
 log = logging.getLogger(__name__)
-Batch = dict[str, Any]  # image (B, C, H, W) float, target (B,) int64, bad: names of images that could not be read
+Batch = dict[str, Any]  # image (B, C, H, W) float, target (B,) int64, seed of each view (B,), bad: names of unreadable images
 
 
 class ViewSampler(Sampler[tuple[int, int]]):
@@ -68,14 +69,19 @@ class ViewSampler(Sampler[tuple[int, int]]):
         if epoch != self.epoch:
             self.epoch, self.first_batch = epoch, 0
 
-    def __iter__(self) -> Iterator[tuple[int, int]]:
+    def views(self) -> tuple[np.ndarray, np.ndarray]:
+        """Indices and view seeds of what is left of this rank's epoch, in order."""
         total = len(self) * self.world
         generator = np.random.default_rng((self.seed, self.epoch))
         order = generator.permutation(self.length).repeat(self.repeats)
         order = np.resize(order, total)
         seeds = generator.integers(2**32, size=total)
-        for place in range(self.rank + self.first_batch * self.batch_size * self.world, total, self.world):
-            yield int(order[place]), int(seeds[place])
+        mine = slice(self.rank + self.first_batch * self.batch_size * self.world, total, self.world)
+        return order[mine], seeds[mine]
+
+    def __iter__(self) -> Iterator[tuple[int, int]]:
+        indices, seeds = self.views()
+        yield from zip(indices.tolist(), seeds.tolist(), strict=True)
 
 
 class Views(Dataset[dict[str, Any]]):
@@ -97,7 +103,7 @@ class Views(Dataset[dict[str, Any]]):
             return {"bad": f"{self.source.describe(index)} ({error})"}
         image = self.transform(picture)
         target = -1 if self.source.targets is None else int(self.source.targets[index])
-        return {"image": image, "target": target}
+        return {"image": image, "target": target, "seed": seed}
 
 
 def seed_view(seed: int) -> None:
@@ -116,7 +122,13 @@ def collate(samples: list[dict[str, Any]], *, fill: bool) -> Batch:
     if fill:
         good += [good[i % len(good)] for i in range(len(bad))]
     image = torch.stack([s["image"] for s in good])
-    return {"image": image, "target": torch.tensor([s["target"] for s in good]), "bad": bad}
+    seeds = [s.get("seed") for s in good]
+    return {
+        "image": image,
+        "target": torch.tensor([s["target"] for s in good]),
+        "seed": None if None in seeds else np.array(seeds),
+        "bad": bad,
+    }
 
 
 class _Fill:
@@ -183,6 +195,7 @@ class ImageData(L.LightningDataModule):
         self.val = val.in_memory() if hold else val
         self.config, self.recipe, self.options = config, recipe, options
         self._bad: set[str] = set()
+        self._pixels: Tensor | None = None
 
     @property
     def train_batches(self) -> int:
@@ -219,11 +232,36 @@ class ImageData(L.LightningDataModule):
 
     def train_dataloader(self) -> DataLoader[Any]:
         """Batches of augmented views, always full ones."""
-        transform = train_transform(self.config, self.recipe)
         source = self._train_source
+        pixels = self.pixels()
+        if pixels is not None:
+            device = self.trainer.strategy.root_device if self.trainer is not None else torch.device("cpu")
+            return DeviceBatches(pixels, source.targets, self._sampler(), self.config, self.recipe, device)  # type: ignore[return-value]
+        transform = train_transform(self.config, self.recipe)
         if source.stream is not None:
             return self._stream(source, transform, fill=True)
         return self._loader(Views(source, transform), fill=True, sampler=self._sampler())
+
+    def pixels(self) -> Tensor | None:
+        """The training images (N, C, H, W) uint8, if they are to live on the device.
+
+        Raises:
+            LearngeneError: they cannot, and it was asked for.
+        """
+        if self._pixels is None and self._wants_pixels():
+            try:
+                self._pixels = stack(self._train_source, self.recipe, self.config["input_size"])
+            except LearngeneError as error:
+                if self.options.on_device is True:
+                    raise
+                log.debug("images stay in the host's memory: %s", error)
+        return self._pixels
+
+    def _wants_pixels(self) -> bool:
+        if self.options.on_device != "auto":
+            return self.options.on_device
+        on_cuda = self.trainer is not None and self.trainer.strategy.root_device.type == "cuda"
+        return on_cuda and self._train_source.held
 
     def val_dataloader(self) -> DataLoader[Any]:
         """Batches of the validation images, each once over all ranks."""

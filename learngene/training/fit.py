@@ -27,6 +27,7 @@ from torch import nn
 from learngene.data.module import ImageData, train_transform
 from learngene.errors import LearngeneError
 from learngene.files import check_free, locked, write_text
+from learngene.objectives import Distillation
 from learngene.provenance import commit, hardware, versions
 from learngene.recipe import Recipe
 from learngene.training.callbacks import (
@@ -39,6 +40,7 @@ from learngene.training.callbacks import (
     newest_checkpoint,
 )
 from learngene.training.module import TrainingModule, score
+from learngene.training.speed import at_speed
 
 log = logging.getLogger("learngene")
 
@@ -226,7 +228,9 @@ def fit(
     metrics = MetricsFile(run.path / run.METRICS)
     _rehearse(module, data)
     trainer = _trainer(recipe, run, metrics, callbacks, validate)
-    with run.held(), run.logging(), _plain_attention(module.model, trainer), _quiet_lightning():
+    ancestor = module.objective.ancestor.model if isinstance(module.objective, Distillation) else None
+    speed = at_speed(module.model, ancestor, recipe, trainer.strategy.root_device)
+    with speed, run.held(), run.logging(), _quiet_lightning():
         run.begin()
         _train(trainer, module, data, newest_checkpoint(run.checkpoint))
     for callback in trainer.callbacks:  # type: ignore[attr-defined]
@@ -280,6 +284,8 @@ def explained(recipe: Recipe) -> Iterator[None]:
                 f"out of memory with batch_size {recipe.batch_size}; try --batch-size {smaller} --accumulate {2 * recipe.accumulate} "
                 f"(the same step in half the memory){'' if recipe.grad_checkpointing else ', or --grad-checkpointing true'}"
             ) from error
+        if type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
+            raise LearngeneError(f"torch.compile failed ({text.splitlines()[0][:200]}); use --compile false") from error
         if "DataLoader worker" in text:
             raise LearngeneError(
                 f"a process that reads images died ({text.splitlines()[0]}); often memory: try fewer --workers, then --resume"
@@ -290,7 +296,8 @@ def explained(recipe: Recipe) -> Iterator[None]:
 
 
 def _rehearse(module: TrainingModule, data: ImageData) -> None:
-    """Raise for words in the recipe that timm does not know, before anything is written."""
+    """Raise for words in the recipe that timm does not know, and images that cannot go where they should, before anything is written."""
+    data.pixels()
     attempts: dict[str, Callable[[], Any]] = {
         "auto_augment": lambda: train_transform(data.config, module.recipe),
         "opt": lambda: get_optimizer_info(module.recipe.opt),
@@ -408,19 +415,6 @@ def choose_precision(recipe: Recipe) -> str:
     else:
         fast = name == "cpu" and bool(getattr(torch.cpu, "_is_amx_tile_supported", bool)())
     return "bf16-mixed" if fast else "32-true"
-
-
-@contextlib.contextmanager
-def _plain_attention(model: nn.Module, trainer: L.Trainer) -> Iterator[None]:
-    """Train without torch's fused attention on CPU: its bf16 backward takes 65 % of a step there (measured, torch 2.15)."""
-    fused = [m for m in model.modules() if getattr(m, "fused_attn", False)] if trainer.strategy.root_device.type == "cpu" else []
-    for module in fused:
-        module.fused_attn = False  # type: ignore[assignment]
-    try:
-        yield
-    finally:
-        for module in fused:
-            module.fused_attn = True  # type: ignore[assignment]
 
 
 @contextlib.contextmanager

@@ -5,13 +5,14 @@ from __future__ import annotations
 import logging
 import math
 import random
+from inspect import signature
 from typing import Any
 
 import lightning as L
 import numpy as np
 import torch
 from timm.data import Mixup
-from timm.optim import create_optimizer_v2
+from timm.optim import create_optimizer_v2, get_optimizer_info
 from timm.scheduler.cosine_lr import CosineLRScheduler
 from torch import Tensor, nn
 from torchmetrics.functional.classification import multiclass_accuracy
@@ -214,6 +215,8 @@ class TrainingModule(L.LightningModule):
         steps = self.steps
         scale = recipe.batch_size * self.trainer.world_size * recipe.accumulate / 512
         options: dict[str, Any] = {"opt": recipe.opt, "lr": recipe.lr * scale, "weight_decay": recipe.weight_decay}
+        if "fused" in signature(get_optimizer_info(recipe.opt).opt_class).parameters:
+            options["fused"] = True
         optimizer = create_optimizer_v2(self.model, **options, layer_decay=recipe.layer_decay)
         extra = list(self.objective.parameters())
         if extra:
