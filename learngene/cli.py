@@ -18,6 +18,7 @@ from learngene.errors import LearngeneError
 # first line of each command's docstring, here so that 'learngene --help' need not import the commands
 COMMANDS = {
     "distill": "distil an ancestor once into a learngene",
+    "cache": "write down the ancestor's outputs for every view, once for many distillations",
     "spawn": "spawn descendants of any depth from a learngene",
     "finetune": "train a descendant, or an architecture from random weights",
     "evaluate": "top-1, top-5, loss and throughput of a model",
@@ -39,7 +40,7 @@ POSITIONAL = {
     "relearn": "models",
     "attention": "models",
 }
-JSON_COMMANDS = ("info", "evaluate", "benchmark", "report", "relearn")
+JSON_COMMANDS = ("cache", "info", "evaluate", "benchmark", "report", "relearn")
 HELP = "learngene: one big ViT, many sizes of it.\n\nusage: learngene COMMAND [options]   (learngene COMMAND --help lists them)\n\n"
 
 
@@ -159,6 +160,7 @@ def build_parser(command: str, function: Callable[..., Any]) -> Any:
 
     groups = {
         "distill": (Recipe, DataOptions, DistillOptions),
+        "cache": (Recipe, DataOptions),
         "finetune": (Recipe, DataOptions, DistillOptions),
         "benchmark": (Recipe, DataOptions),
         "relearn": (Recipe, DataOptions),

@@ -101,17 +101,18 @@ class Distillation(Supervised):
     def ancestor(self) -> Ancestor:
         return self._held[0]
 
-    def forward(self, model: nn.Module, images: Tensor, targets: Tensor) -> Losses:
+    def forward(self, model: nn.Module, images: Tensor, targets: Tensor, teacher: Tensor | None = None) -> Losses:
+        """``teacher``: the ancestor's logits (B, K), if they are known already."""
         wanted = self.weights
-        ancestor = self.ancestor.to(images.device)
         losses: Losses = {}
         if "feature" in wanted:
             logits, features = forward_features(model, images, self.layers)
-            teacher, guides = ancestor.features(images, self.ancestor_layers)
+            teacher, guides = self.ancestor.to(images.device).features(images, self.ancestor_layers)
             losses["feature"] = self._feature_distance(features, guides)
         else:
             logits = model(images)
-            teacher = ancestor(images) if self.compares_logits else logits
+            if teacher is None:
+                teacher = self.ancestor.to(images.device)(images) if self.compares_logits else logits
         if "kl" in wanted:
             losses["kl"] = soft_kl(logits, teacher, self.temperature)
         if "hard" in wanted:

@@ -27,7 +27,7 @@ def uniforms(seeds: np.ndarray, count: int) -> np.ndarray:
     step = np.uint64(0x9E3779B97F4A7C15)
     start = seeds.astype(np.uint64)[:, None] << np.uint64(20)
     with np.errstate(over="ignore"):
-        z = (start + np.arange(1, count + 1, dtype=np.uint64)) * step
+        z: np.ndarray = (start + np.arange(1, count + 1, dtype=np.uint64)) * step
         z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
         z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     return ((z ^ (z >> np.uint64(31))) >> np.uint64(11)) / 2.0**53

@@ -188,8 +188,18 @@ def eval_transform(config: Mapping[str, Any]) -> Callable[[Image.Image], Tensor]
 class ImageData(L.LightningDataModule):
     """Training and validation batches of two sources, for a model's data config (``input_size``, ``mean``, ``std``)."""
 
-    def __init__(self, train: Source | None, val: Source, config: Mapping[str, Any], recipe: Recipe, options: DataOptions) -> None:
+    def __init__(
+        self,
+        train: Source | None,
+        val: Source,
+        config: Mapping[str, Any],
+        recipe: Recipe,
+        options: DataOptions,
+        *,
+        device: torch.device | None = None,
+    ) -> None:
         super().__init__()
+        self.device = device or torch.device("cpu")  # without a trainer
         hold = options.in_memory
         self.train = train.in_memory() if train is not None and hold else train
         self.val = val.in_memory() if hold else val
@@ -235,7 +245,7 @@ class ImageData(L.LightningDataModule):
         source = self._train_source
         pixels = self.pixels()
         if pixels is not None:
-            device = self.trainer.strategy.root_device if self.trainer is not None else torch.device("cpu")
+            device = self.trainer.strategy.root_device if self.trainer is not None else self.device
             return DeviceBatches(pixels, source.targets, self._sampler(), self.config, self.recipe, device)  # type: ignore[return-value]
         transform = train_transform(self.config, self.recipe)
         if source.stream is not None:

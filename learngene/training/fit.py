@@ -405,6 +405,11 @@ def _accelerator(recipe: Recipe) -> str:
     return "cuda" if recipe.accelerator == "gpu" else "cpu"
 
 
+def training_device(recipe: Recipe) -> torch.device:
+    """The first device that the recipe's accelerator means."""
+    return torch.device(_accelerator(recipe))
+
+
 def choose_precision(recipe: Recipe) -> str:
     """``auto`` is bf16-mixed where matrix units for it are there (CUDA with bf16, CPU with AMX), else 32-true."""
     if recipe.precision != "auto":

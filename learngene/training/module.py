@@ -19,6 +19,7 @@ from torchmetrics.functional.classification import multiclass_accuracy
 
 from learngene.data.module import Batch
 from learngene.errors import LearngeneError
+from learngene.logits import LogitCache
 from learngene.objectives import Distillation, Supervised, soft_kl
 from learngene.recipe import Recipe
 from learngene.vit import find_blocks
@@ -66,13 +67,24 @@ class TrainingModule(L.LightningModule):
         recipe: the knobs.
         num_classes: K.
         labelled: whether the targets are real; without labels there is no accuracy.
+        cache: the ancestor's logits of the very views that will be shown, instead of running it.
     """
 
-    def __init__(self, model: nn.Module, objective: Supervised, recipe: Recipe, *, num_classes: int, labelled: bool = True) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        objective: Supervised,
+        recipe: Recipe,
+        *,
+        num_classes: int,
+        labelled: bool = True,
+        cache: LogitCache | None = None,
+    ) -> None:
         super().__init__()
+        self.cache = cache
         self.model, self.objective, self.recipe = model, objective, recipe
         self.num_classes, self.labelled = num_classes, labelled
-        self.mixup = self._mixup()
+        self.mixup = mixing(recipe, num_classes)
         self.frozen = freeze(model, recipe.freeze)
         self.odd = NotFinite()
         self.skipped = self.skipped_in_a_row = 0
@@ -82,15 +94,14 @@ class TrainingModule(L.LightningModule):
         self.loss_sums: dict[str, Tensor] = {}
         self.loss_count = torch.zeros((), dtype=torch.int64)
 
-    def _mixup(self) -> Mixup | None:
-        recipe = self.recipe
-        if not (recipe.mixup or recipe.cutmix):
-            return None
-        return Mixup(recipe.mixup, recipe.cutmix, label_smoothing=recipe.label_smoothing, num_classes=self.num_classes)
-
     # training ---------------------------------------------------------------------------------------------------------
 
     def on_fit_start(self) -> None:
+        if self.cache is not None and self.mixup is not None and self.trainer.world_size > 1:
+            raise LearngeneError(
+                f"mixup and cutmix pair the images of one process, so a cache with them is for 1, not {self.trainer.world_size}; "
+                f"use --devices 1, or drop --cache"
+            )
         self.model.train()
         for part in self.frozen:
             part.eval()
@@ -100,17 +111,18 @@ class TrainingModule(L.LightningModule):
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         self.trainer.datamodule.take_bad(batch)  # type: ignore[attr-defined]
-        key = (self.recipe.seed, self.current_epoch, batch_idx, self.global_rank)
-        seed = int(np.random.SeedSequence(key).generate_state(1)[0])
-        random.seed(seed)
-        np.random.seed(seed)
-        torch.manual_seed(seed)
+        seed_step(self.recipe.seed, self.current_epoch, batch_idx, self.global_rank)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         images, targets = batch["image"], batch["target"]
         if self.mixup is not None:
             images, targets = self.mixup(images, targets.clamp(min=0))
-        losses = self.objective(self.model, images, targets)
+        if self.cache is None:
+            losses = self.objective(self.model, images, targets)
+        else:
+            places = self.global_rank + self.trainer.world_size * (batch_idx * self.recipe.batch_size + np.arange(len(images)))
+            teacher = self.cache.read(self.current_epoch, places, batch["seed"], images.device)
+            losses = self.objective(self.model, images, targets, teacher)
         total = torch.stack([self.objective.weights[name] * value for name, value in losses.items()]).sum()
         self._count({"total": total, **losses})
         if self.device.type == "cpu" or (batch_idx + 1) % self.recipe.log_every == 0:
@@ -250,6 +262,21 @@ class TrainingModule(L.LightningModule):
 
     def lr_scheduler_step(self, scheduler: Any, metric: Any) -> None:
         scheduler.step_update(self.global_step)
+
+
+def seed_step(seed: int, epoch: int, batch: int, rank: int) -> None:
+    """Seed every generator that a training step draws from."""
+    number = int(np.random.SeedSequence((seed, epoch, batch, rank)).generate_state(1)[0])
+    random.seed(number)
+    np.random.seed(number)
+    torch.manual_seed(number)
+
+
+def mixing(recipe: Recipe, num_classes: int) -> Mixup | None:
+    """timm's mixup and CutMix, if the recipe has any."""
+    if not (recipe.mixup or recipe.cutmix):
+        return None
+    return Mixup(recipe.mixup, recipe.cutmix, label_smoothing=recipe.label_smoothing, num_classes=num_classes)
 
 
 def score(logits: Tensor, targets: Tensor) -> dict[str, Tensor]:
