@@ -1,0 +1,345 @@
+"""Images per second of our training loop, as ratios against a plain eager fp32 loop of the same model in the same run.
+
+    python tools/throughput.py --preset cpu --out docs/results/throughput/cpu      # 2 cores: half an hour
+    python tools/throughput.py --preset gpu --out docs/results/throughput/h200     # ViT-S/16 and ViT-B/16 at 224 px
+
+Every case runs in a process of its own, cases take turns, and each is the median over the rounds. Weights are random and images may be
+(speed knows no difference); with --data host or device they are the embedded Fashion-MNIST images. MFU is model FLOPs (three
+forward passes of the student, one of the ancestor) over the time of a step, against the best matrix product measured here.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+import os
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+VARIANTS: dict[str, dict[str, Any]] = {
+    "plain loop": {"plain": True, "precision": "32-true"},
+    "eager fp32": {"precision": "32-true", "compile": False},
+    "compiled fp32": {"precision": "32-true", "compile": True},
+    "eager bf16": {"precision": "bf16-mixed", "compile": False},
+    "compiled bf16": {"precision": "bf16-mixed", "compile": True},
+    "checkpointed bf16": {"precision": "bf16-mixed", "compile": False, "grad_checkpointing": True},
+}
+SMALL = {"img_size": 28, "patch_size": 4, "in_chans": 1, "num_classes": 10, "class_token": False, "global_pool": "avg"}
+
+
+def small(width: int, depth: int) -> dict[str, Any]:
+    """A ViT for 28 x 28 grey images, and an ancestor twice as wide."""
+    args = {**SMALL, "embed_dim": width, "num_heads": max(1, width // 32)}
+    wider = {**SMALL, "embed_dim": 2 * width, "num_heads": max(1, width // 16), "depth": 8}
+    return {"arch": "vit_tiny_patch16_224", "args": args, "depth": depth, "ancestor": "vit_tiny_patch16_224", "ancestor_args": wider}
+
+
+def presets(name: str) -> list[dict[str, Any]]:
+    """The cases of a run: a base, and one thing changed at a time."""
+    cases: list[dict[str, Any]] = []
+
+    def add(base: dict[str, Any], tasks: tuple[str, ...], variants: tuple[str, ...], data: tuple[str, ...] = ("none",), **more: Any) -> None:
+        for task, variant, source in itertools.product(tasks, variants, data):
+            cases.append({**base, "task": task, "variant": variant, "data": source, "processes": 1, **more})
+
+    both = ("distill", "finetune")
+    if name == "cpu":
+        base = small(128, 8)
+        add(base, both, tuple(VARIANTS), batch=64)
+        add(base, both, ("eager bf16",), ("host", "device"), batch=64)
+        add(base, ("distill",), ("eager bf16",), ("cached",), batch=64)
+        add(base, ("distill",), ("eager bf16",), batch=32, processes=2)
+        for other in (small(128, 4), small(128, 16), small(64, 8), small(256, 8)):
+            add(other, ("distill",), ("plain loop", "eager bf16"), batch=64)
+        for batch in (16, 256):
+            add(base, ("distill",), ("plain loop", "eager bf16"), batch=batch)
+    elif name == "gpu":
+        for arch, ancestor, batch in (("vit_small_patch16_224", "levit_384", 512), ("vit_base_patch16_224", "levit_384", 256)):
+            base = {"arch": arch, "args": {}, "depth": 16, "ancestor": ancestor, "ancestor_args": {}}
+            add(base, both, tuple(VARIANTS), batch=batch)
+            for depth in (6, 12):
+                add({**base, "depth": depth}, ("finetune",), ("plain loop", "compiled bf16"), batch=batch)
+            for other in (batch // 4, 2 * batch):
+                add(base, ("distill",), ("plain loop", "compiled bf16"), batch=other)
+        add(small(128, 8), ("distill",), ("plain loop", "compiled bf16"), ("none", "host", "device", "cached"), batch=512)
+    else:  # one of each kind, as small as can be: for tests
+        base = small(32, 2)
+        add(base, both, ("plain loop", "eager fp32"), batch=8)
+        add(base, ("distill",), ("eager fp32",), ("host", "device", "cached"), batch=8)
+    return cases
+
+
+# in a process of its own ------------------------------------------------------------------------------------------------
+
+
+def measure(case: dict[str, Any], steps: int, warmup: int) -> dict[str, Any]:
+    """Run one case here: images per second, milliseconds per step, seconds to the first step, peak memory, FLOPs per image."""
+    import timm
+    import torch
+
+    from learngene import vit
+    from learngene.auxnet import tie
+    from learngene.jobs import forward_flops
+    from learngene.plan import StagePlan
+    from learngene.recipe import Recipe
+    from learngene.training.fit import training_device
+    from learngene.vit import Architecture
+
+    torch.manual_seed(0)
+    began = time.perf_counter()
+    options = dict(VARIANTS[case["variant"]])
+    plain = options.pop("plain", False)
+    if case["processes"] > 1:
+        options |= {"devices": case["processes"], "strategy": "ddp"}
+    recipe = Recipe(batch_size=case["batch"], steps=warmup + steps, log_every=10**6, **options)
+    model = Architecture(case["arch"], case["args"]).build(case["depth"])
+    ancestor = None
+    if case["task"] == "distill":
+        tie(model, StagePlan.balanced(case["depth"], min(5, case["depth"])))
+        ancestor = timm.create_model(case["ancestor"], **case["ancestor_args"])
+    size = vit.data_config(model)["input_size"]
+    flops = 3 * forward_flops(model, size)
+    if ancestor is not None and case["data"] != "cached":
+        flops += forward_flops(ancestor, size)
+    device = training_device(recipe)
+    run = _plain if plain else _ours
+    times = run(model, ancestor, case, recipe, size, device, warmup)
+    seconds = times[-1] - times[warmup]
+    peak = torch.cuda.max_memory_allocated() if device.type == "cuda" else 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    rate = steps * case["batch"] * case["processes"] / seconds
+    return {
+        "images_per_second": rate,
+        "step_ms": 1e3 * seconds / steps,
+        "first_step_s": times[1] - began,
+        "peak_bytes": peak,
+        "flops_per_image": flops,
+        "threads": torch.get_num_threads(),
+    }
+
+
+def _now(device: Any) -> float:
+    import torch
+
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+    return time.perf_counter()
+
+
+def _plain(model: Any, ancestor: Any, case: dict[str, Any], recipe: Any, size: Any, device: Any, warmup: int) -> list[float]:
+    """What one would write by hand: fp32, eager, the default AdamW."""
+    import torch
+
+    from learngene.objectives import soft_kl
+
+    model.to(device).train()
+    if ancestor is not None:
+        ancestor.to(device).eval()
+    images = torch.randn(case["batch"], *size, device=device)
+    targets = torch.randint(0, 10, (case["batch"],), device=device)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, weight_decay=0.05)
+    times = [_now(device)]
+    for step in range(recipe.steps):
+        logits = model(images)
+        if ancestor is None:
+            loss = torch.nn.functional.cross_entropy(logits, targets)
+        else:
+            with torch.no_grad():
+                teacher = ancestor(images)
+            loss = soft_kl(logits, teacher)
+        optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        if step in (0, warmup - 1, recipe.steps - 1):
+            times.append(_now(device))
+    return _by_step(times, warmup)
+
+
+def _ours(model: Any, ancestor: Any, case: dict[str, Any], recipe: Any, size: Any, device: Any, warmup: int) -> list[float]:
+    """The loop of `learngene distill` and `finetune`, with everything it does in a step."""
+    from lightning.pytorch.callbacks import Callback
+
+    from learngene import vit
+    from learngene.objectives import Ancestor, Distillation, Supervised
+    from learngene.training import RunDirectory, TrainingModule, fit
+
+    times = []
+
+    class Clock(Callback):
+        def on_train_start(self, *_: Any) -> None:
+            times.append(_now(device))
+
+        def on_train_batch_end(self, trainer: Any, *_: Any) -> None:
+            if trainer.global_step in (1, warmup, recipe.steps):
+                times.append(_now(device))
+
+    config = vit.data_config(model)
+    objective = Supervised() if ancestor is None else Distillation(Ancestor(ancestor, config))
+    data, cache = _images(case, recipe, config, model.num_classes, device)
+    module = TrainingModule(model, objective, recipe, num_classes=model.num_classes, cache=cache)
+    with tempfile.TemporaryDirectory() as folder:
+        fit(module, data, RunDirectory(Path(folder) / "run", {}), callbacks=[Clock()], validate=False)
+    return _by_step(times, warmup)
+
+
+def _by_step(times: list[float], warmup: int) -> list[float]:
+    """[before the first step, after it, ..., after the warm-up, after the last] at the places that `measure` asks for."""
+    return [times[0], times[1], *[times[2]] * (warmup - 1), times[3]]
+
+
+def _images(case: dict[str, Any], recipe: Any, config: dict[str, Any], classes: int, device: Any) -> tuple[Any, Any]:
+    """The embedded images, or with ``none`` one batch that is there already; and cached logits, if the case asks for them."""
+    import torch
+
+    from learngene.data import ImageData, open_training
+    from learngene.logits import LogitCache
+    from learngene.recipe import DataOptions
+
+    class OneBatch:
+        """Images and labels that are there already, again and again."""
+
+        def __init__(self) -> None:
+            images = torch.randn(case["batch"], *config["input_size"], device=device)
+            self.batch = {"image": images, "target": torch.randint(0, 10, (len(images),), device=device), "seed": None, "bad": []}
+
+        def __len__(self) -> int:
+            return recipe.steps
+
+        def __iter__(self) -> Any:
+            return itertools.repeat(self.batch, len(self))
+
+    class Nothing(ImageData):
+        def train_dataloader(self) -> Any:
+            return OneBatch()
+
+    options = DataOptions(on_device=case["data"] in ("device", "cached"))
+    train, val = open_training("fashion-mnist", options, "L")
+    data = (Nothing if case["data"] == "none" else ImageData)(train, val, config, recipe, options)
+    if case["data"] != "cached":
+        return data, None
+    folder = Path(tempfile.mkdtemp())
+    sampler = data._sampler()
+    views = {"views": len(sampler), "batch_size": case["batch"]}
+    cache = LogitCache.create(folder, {}, top_k=min(10, classes), dtype="float16", classes=classes, **views)
+    for epoch in range(recipe.steps // sampler.batches + 1):
+        sampler.set_epoch(epoch)
+        _, seeds = sampler.views()
+        cache.write(epoch, 0, seeds, torch.randn(len(seeds), classes), {"images": len(seeds)})
+    return data, cache
+
+
+def ceiling(precision: str) -> float:
+    """FLOP/s of the best matrix product: three sizes, the best of ten."""
+    import torch
+
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    dtype = torch.bfloat16 if "bf16" in precision else torch.float32
+    best = 0.0
+    for n in (4096, 8192, 16384) if device.type == "cuda" else (1024, 2048, 3072):
+        a, b = (torch.randn(n, n, device=device).to(dtype) for _ in "ab")
+        for _ in range(10):
+            began = _now(device)
+            a @ b
+            best = max(best, 2 * n**3 / (_now(device) - began))
+    return best
+
+
+# the parent -------------------------------------------------------------------------------------------------------------
+
+
+def child(job: dict[str, Any]) -> dict[str, Any] | None:
+    """Run a job in a process of its own; nothing if it fails, with its last line on stderr."""
+    env = {**os.environ, "OMP_NUM_THREADS": "1"} if job.get("case", {}).get("processes", 1) > 1 else dict(os.environ)
+    done = subprocess.run([sys.executable, __file__, "--job", json.dumps(job)], capture_output=True, text=True, env=env)
+    if done.returncode:
+        print("failed:", (done.stderr.strip().splitlines() or ["?"])[-1], file=sys.stderr)
+        return None
+    return json.loads(done.stdout.strip().splitlines()[-1])
+
+
+def family(case: dict[str, Any]) -> str:
+    """Cases that have one plain loop as their baseline."""
+    return json.dumps([case[k] for k in ("task", "arch", "args", "depth")] + [case["batch"] * case["processes"]])
+
+
+def rows_of(cases: list[dict[str, Any]], results: list[list[dict[str, Any]]], ceilings: dict[str, float]) -> list[dict[str, Any]]:
+    """Medians over the rounds, spread, ratio to the plain loop, MFU."""
+    rows = []
+    for case, measured in zip(cases, results, strict=True):
+        if measured:
+            row = {key: statistics.median(m[key] for m in measured) for key in measured[0]}
+            rates = sorted(m["images_per_second"] for m in measured)
+            row |= {"rounds": len(rates), "slowest": rates[0], "fastest": rates[-1]}
+            row["mfu"] = row["images_per_second"] * row["flops_per_image"] / ceilings[VARIANTS[case["variant"]]["precision"]]
+            rows.append({**case, **row})
+    plain = {family(r): r["images_per_second"] for r in rows if r["variant"] == "plain loop"}
+    return [{**r, "ratio": r["images_per_second"] / plain[family(r)] if family(r) in plain else None} for r in rows]
+
+
+def table(report: dict[str, Any]) -> str:
+    """The report as Markdown."""
+    lines = [
+        "# Throughput",
+        "",
+        f"{report['hardware']}; {', '.join(f'{k} {v}' for k, v in report['versions'].items())}; commit {report['commit']}.",
+        f"`{report['command']}`: medians of {report['rounds']} rounds of {report['steps']} steps after {report['warmup']}; matrix products: "
+        + ", ".join(f"{k} {v / 1e12:.2f} TFLOP/s" for k, v in report["ceilings"].items())
+        + ".",
+        "",
+        "| task | model | batch | processes | data | loop | images/s | slowest to fastest | of plain | MFU | first step s | peak GiB |",
+        "|---|---|---:|---:|---|---|---:|---:|---:|---:|---:|---:|",
+    ]
+    for r in report["rows"]:
+        ratio = "" if r["ratio"] is None else f"{r['ratio']:.2f}"
+        model = f"{r['arch'].split('_patch')[0]}, D {r['args'].get('embed_dim', '')}, {r['depth']} layers".replace("D , ", "")
+        lines.append(
+            f"| {r['task']} | {model} | {r['batch']} | {r['processes']} | {r['data']} | {r['variant']} | {r['images_per_second']:.0f} | "
+            f"{r['slowest']:.0f} to {r['fastest']:.0f} | {ratio} | {100 * r['mfu']:.0f} % | {r['first_step_s']:.1f} | {r['peak_bytes'] / 2**30:.2f} |"
+        )
+    return "\n".join(lines) + "\n"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--preset", default="cpu", choices=["cpu", "gpu", "tiny"])
+    parser.add_argument("--steps", type=int, default=20)
+    parser.add_argument("--warmup", type=int, default=5)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--out", type=Path, required="--job" not in sys.argv, help="writes OUT.json and OUT.md")
+    parser.add_argument("--job", help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if args.job:
+        job = json.loads(args.job)
+        result = measure(**job) if "case" in job else ceiling(job["precision"])
+        print(json.dumps(result))
+        return
+    from learngene.provenance import commit, hardware, versions
+
+    cases = presets(args.preset)
+    precisions = sorted({VARIANTS[case["variant"]]["precision"] for case in cases})
+    ceilings: dict[str, Any] = {precision: child({"precision": precision}) for precision in precisions}
+    results: list[list[dict[str, Any]]] = [[] for _ in cases]
+    for number in range(args.rounds):
+        for case, found in zip(cases, results, strict=True):
+            measured = child({"case": case, "steps": args.steps, "warmup": args.warmup})
+            found += [measured] if measured else []
+            rate = f"{measured['images_per_second']:.0f} images/s" if measured else "failed"
+            print(number + 1, case["task"], case["depth"], case["batch"], case["variant"], case["data"], rate, flush=True)
+    report = {"hardware": hardware(), "versions": versions(), "commit": commit(), "rounds": args.rounds, "steps": args.steps}
+    report |= {"warmup": args.warmup, "ceilings": ceilings, "command": " ".join(["python", *sys.argv])}
+    report["rows"] = rows_of(cases, results, ceilings)
+    args.out.parent.mkdir(parents=True, exist_ok=True)
+    args.out.with_suffix(".json").write_text(json.dumps(report, indent=1) + "\n")
+    args.out.with_suffix(".md").write_text(table(report))
+    print(table(report))
+
+
+if __name__ == "__main__":
+    main()
