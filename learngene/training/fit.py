@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
-import os
 import shutil
 import sys
 import time
@@ -28,6 +27,7 @@ from learngene.files import check_free, write_text
 from learngene.provenance import commit, hardware, versions
 from learngene.recipe import Recipe
 from learngene.training.callbacks import AtomicCheckpointIO, LogLines, MetricsFile, Rifle
+from learngene.training.distributed import check_launch, choose_strategy, gather, is_follower, launcher
 from learngene.training.module import TrainingModule, score
 
 log = logging.getLogger("learngene")
@@ -51,21 +51,26 @@ class RunDirectory:
             with other arguments.
     """
 
+    results: dict[str, Any]
     CONFIG, RUN, METRICS, LOG, CHECKPOINT = "config.yaml", "run.json", "metrics.csv", "log.txt", "last.ckpt"
 
     def __init__(self, path: str | Path, config: Mapping[str, Any], *, resume: bool = False, overwrite: bool = False) -> None:
         self.path = Path(path)
         self.config = json.loads(json.dumps(dict(config), default=str))
-        record = None if is_follower() else self._read()
+        record = self._read()
         self._discard = record is not None and overwrite
+        if is_follower():  # knows only whether there is anything to do: the first process may be writing by now
+            self.finished = record is not None and not overwrite and record.get("status") == "finished"
+            self.results = (record or {}).get("results", {})
+            return
         if self._discard:
             self._check_inputs()
             record = None
         self.finished = record is not None and record.get("status") == "finished"
-        self.results: dict[str, Any] = (record or {}).get("results", {})
+        self.results = (record or {}).get("results", {})
         if record is not None:
             self._check(record, resume)
-        elif not self._discard and not is_follower():
+        elif not self._discard:
             check_free(self.path, hint="choose another --out (only an earlier run can be overwritten or resumed)")
 
     def _read(self) -> dict[str, Any] | None:
@@ -104,6 +109,11 @@ class RunDirectory:
     @property
     def checkpoint(self) -> Path:
         return self.path / self.CHECKPOINT
+
+    @property
+    def has_checkpoint(self) -> bool:
+        """Whether to go on from `checkpoint`; the same in all processes, even while the first one deletes an earlier run."""
+        return self.checkpoint.exists() and not (is_follower() and self._discard)
 
     def begin(self) -> None:
         """Make the directory and write down what is going to be done. An earlier run is deleted only now."""
@@ -159,11 +169,6 @@ class RunDirectory:
             handler.close()
 
 
-def is_follower() -> bool:
-    """Whether this is a process of a distributed run other than the first, which does all writing."""
-    return any(os.environ.get(name, "0") != "0" for name in ("LOCAL_RANK", "NODE_RANK", "GROUP_RANK", "SLURM_PROCID"))
-
-
 def fit(
     module: TrainingModule, data: ImageData, run: RunDirectory, *, callbacks: Sequence[Callback] = (), validate: bool = True
 ) -> dict[str, Any]:
@@ -181,7 +186,7 @@ def fit(
     _rehearse(module, data)
     trainer = _trainer(recipe, run, metrics, callbacks, validate)
     run.begin()
-    checkpoint = str(run.checkpoint) if run.checkpoint.exists() else None
+    checkpoint = str(run.checkpoint) if run.has_checkpoint else None
     if checkpoint:
         log.info("resuming from %s", checkpoint)
     with run.logging(), _plain_attention(module.model, trainer), _quiet_lightning():
@@ -196,6 +201,7 @@ def fit(
         with _quiet_lightning():
             last |= trainer.validate(module, datamodule=data, verbose=False)[0]
         metrics.write()
+    gather(module)
     if is_follower():
         sys.exit(0)  # the first process writes what all have trained
     seen = {"images": metrics.images, "step": trainer.global_step, "joules": metrics.joules}
@@ -228,10 +234,10 @@ def _trainer(recipe: Recipe, run: RunDirectory, metrics: MetricsFile, further: S
     if validate:
         callbacks.append(ModelCheckpoint(run.path, filename="last", save_on_train_epoch_end=True, enable_version_counter=False))
     with _quiet_lightning(), _as_bad_input():
-        return L.Trainer(
+        trainer = L.Trainer(
             accelerator=recipe.accelerator,
             devices=recipe.devices,
-            strategy=recipe.strategy,
+            strategy=choose_strategy(recipe),
             num_nodes=recipe.num_nodes,
             precision=choose_precision(recipe),  # type: ignore[arg-type]
             max_epochs=recipe.epochs if recipe.steps is None else -1,
@@ -248,8 +254,10 @@ def _trainer(recipe: Recipe, run: RunDirectory, metrics: MetricsFile, further: S
             enable_progress_bar=terminal,
             enable_model_summary=False,
             default_root_dir=run.path,
-            plugins=[AtomicCheckpointIO()],
+            plugins=[AtomicCheckpointIO(), *filter(None, [launcher()])],
         )
+        check_launch(trainer)
+    return trainer
 
 
 @contextlib.contextmanager

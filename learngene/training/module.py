@@ -19,6 +19,7 @@ from learngene.data.module import Batch
 from learngene.errors import LearngeneError
 from learngene.objectives import Distillation, Supervised, soft_kl
 from learngene.recipe import Recipe
+from learngene.training.distributed import shard
 from learngene.vit import find_blocks
 
 
@@ -50,6 +51,10 @@ class TrainingModule(L.LightningModule):
         if not (recipe.mixup or recipe.cutmix):
             return None
         return Mixup(recipe.mixup, recipe.cutmix, label_smoothing=recipe.label_smoothing, num_classes=self.num_classes)
+
+    def configure_model(self) -> None:
+        """Lightning calls this when the processes know each other."""
+        shard(self)
 
     # training ---------------------------------------------------------------------------------------------------------
 
