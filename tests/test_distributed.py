@@ -1,8 +1,12 @@
 """Several processes: the same step as one, what they exchange, and how they are launched. All with gloo on one machine."""
 
 import os
+import signal
+import socket
 import subprocess
 import sys
+import time
+from pathlib import Path
 
 import pytest
 import torch
@@ -15,7 +19,7 @@ from learngene.objectives import Supervised
 from learngene.plan import StagePlan
 from learngene.recipe import Recipe
 from learngene.training import TrainingModule
-from learngene.training.distributed import gather, shard
+from learngene.training.distributed import gather, is_follower, shard
 from learngene.vit import Architecture
 
 TWO = ["--batch-size", "16", "--devices", "2"]
@@ -173,3 +177,130 @@ def test_only_unique_parameters_are_exchanged(tmp_path):
     for one, two, three in zip(model.parameters(), reduced, shards, strict=True):
         torch.testing.assert_close(two, one.grad)
         torch.testing.assert_close(three, one.grad)
+
+
+def free_port():
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return str(probe.getsockname()[1])
+
+
+def together(commands):
+    """Start all at once, and wait for all."""
+    running = [subprocess.Popen(c, stderr=subprocess.PIPE, text=True, env={**os.environ, **env}) for c, env in commands]
+    logs = [process.communicate(timeout=300)[1] for process in running]
+    assert [process.returncode for process in running] == [0] * len(running), "\n".join(logs)
+    return "".join(logs)
+
+
+def torchrun(node, port):
+    where = [
+        "--nnodes",
+        "2",
+        "--nproc-per-node",
+        "1",
+        "--node-rank",
+        str(node),
+        "--master-addr",
+        "127.0.0.1",
+        "--master-port",
+        port,
+    ]
+    return [sys.executable, "-m", "torch.distributed.run", *where, "-m", "learngene"]
+
+
+def test_two_machines_by_torchrun_train_what_one_does(ancestor, alone, tmp_path):
+    """And again on the finished run: both see that there is nothing to do."""
+    half = [*SGD, "--steps", "3", "--batch-size", "16", "--feature", "0.5", "--num-nodes", "2", "--devices", "1", "--resume"]
+    for wrote in (1, 0):
+        port = free_port()
+        commands = [([*torchrun(node, port), *words(ancestor, tmp_path / "run", *half)], {}) for node in (0, 1)]
+        assert together(commands).count("wrote") == wrote
+    assert distance(load(tmp_path / "run"), alone) < 1e-6
+
+
+def test_processes_that_would_train_alone_are_refused(ancestor, tmp_path):
+    """Forgotten --num-nodes: Lightning would let each machine train by itself."""
+    command = [*torchrun(0, free_port()), *words(ancestor, tmp_path / "run", "--steps", "1", "--devices", "1")]
+    command[command.index("2")] = "1"
+    command[command.index("--nproc-per-node") + 1] = "2"
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert "2 processes were launched, but this run is to have 1 x 1: give the number of machines with --num-nodes" in done.stderr
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("variables", "follows"),
+    [
+        ({}, False),
+        ({"LOCAL_RANK": "0", "NODE_RANK": "0"}, False),
+        ({"LOCAL_RANK": "0", "NODE_RANK": "1"}, True),
+        ({"SLURM_PROCID": "3"}, True),
+        ({"TORCHELASTIC_RUN_ID": "1", "RANK": "0", "SLURM_PROCID": "1", "GROUP_RANK": "0", "LOCAL_RANK": "0"}, False),
+        ({"TORCHELASTIC_RUN_ID": "1", "RANK": "1", "SLURM_PROCID": "0", "GROUP_RANK": "1", "LOCAL_RANK": "0"}, True),
+    ],
+)
+def test_one_process_writes(monkeypatch, variables, follows):
+    for name in ("LOCAL_RANK", "NODE_RANK", "GROUP_RANK", "SLURM_PROCID", "TORCHELASTIC_RUN_ID", "RANK"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    assert is_follower() is follows
+
+
+SRUN = """#!{python}
+import os, signal, subprocess, sys
+assert sys.argv[1] == "--kill-on-bad-exit=1" and sys.argv[2] == "learngene"
+words = sys.argv[3:]
+nodes, each = words[words.index("--num-nodes") + 1], words[words.index("--devices") + 1]
+assert (nodes, each) == ("2", "1")
+common = dict(os.environ, SLURM_NTASKS="2", SLURM_STEP_NUM_TASKS="2", SLURM_LOCALID="0", MASTER_ADDR="127.0.0.1", MASTER_PORT="{port}")
+tasks = [
+    subprocess.Popen([sys.executable, *{program}, *words], env=dict(common, SLURM_PROCID=str(n), SLURM_NODEID=str(n)))
+    for n in (0, 1)
+]
+signal.signal(signal.SIGUSR1, lambda *_: [task.send_signal(signal.SIGUSR1) for task in tasks])
+print("running", flush=True)
+codes = [task.wait() for task in tasks]
+sys.exit(max(code if code >= 0 else 128 - code for code in codes))
+"""
+SCRIPT = Path(__file__).parent.parent / "tools" / "slurm_train.sh"
+
+
+def slurm(tmp_path, program):
+    """A SLURM job of two machines with one process each, in which srun and scontrol are ours."""
+    fakes = {
+        "srun": SRUN.format(python=sys.executable, program=program, port=free_port()),
+        "scontrol": f'#!/bin/sh\necho "$@" >> "{tmp_path}/called"\n',
+    }
+    for name, text in fakes.items():
+        (tmp_path / name).write_text(text)
+        (tmp_path / name).chmod(0o755)
+    job = {"SLURM_NNODES": "2", "SLURM_NTASKS_PER_NODE": "1", "SLURM_NTASKS": "2", "SLURM_JOB_ID": "4711", "SLURM_JOB_NAME": "gene"}
+    return {**os.environ, **job, "PATH": f"{tmp_path}:{os.environ['PATH']}"}
+
+
+def test_a_slurm_job_trains_what_one_process_does(ancestor, alone, tmp_path):
+    half = [*SGD, "--steps", "3", "--batch-size", "16", "--feature", "0.5"]
+    job = slurm(tmp_path, ["-m", "learngene"])
+    done = subprocess.run([SCRIPT, *words(ancestor, tmp_path / "run", *half)], env=job, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    assert not (tmp_path / "called").exists()
+    assert distance(load(tmp_path / "run"), alone) < 1e-6
+
+
+@pytest.mark.parametrize("code", [138, 0, 3])
+def test_a_slurm_job_is_queued_again(tmp_path, code):
+    """When the time is nearly up and the run has saved itself; not when it finished just then, nor after a failure before."""
+    program = f"import signal, sys, time; signal.signal(signal.SIGUSR1, lambda *_: (time.sleep(1), sys.exit({code}))); "
+    program += "sys.exit(3)" if code == 3 else "time.sleep(60)"
+    job = subprocess.Popen([SCRIPT, "distill"], env=slurm(tmp_path, ["-c", program]), stdout=subprocess.PIPE, text=True)
+    assert job.stdout.readline() == "running\n"
+    time.sleep(1)
+    if code != 3:
+        job.send_signal(signal.SIGUSR1)
+    job.communicate(timeout=60)
+    assert job.returncode == (0 if code == 138 else code)
+    assert (tmp_path / "called").exists() == (code == 138)
+    if code == 138:
+        assert (tmp_path / "called").read_text() == "requeue 4711\n"

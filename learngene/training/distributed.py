@@ -39,18 +39,18 @@ def launcher() -> ClusterEnvironment | None:
 
 
 def check_launch(trainer: L.Trainer) -> None:
-    """Raise unless as many processes were launched as the recipe asks for; Lightning does not look, and each would train alone."""
-    environment: Any = trainer.strategy.cluster_environment if hasattr(trainer.strategy, "cluster_environment") else None
-    if environment is None:  # one device; but was it launched as one of many?
-        found = [kind for kind in (TorchElasticEnvironment, SLURMEnvironment) if kind.detect()]
-        environment = found[0]() if found else None
-    if environment is None or not environment.creates_processes_externally or environment.world_size() == trainer.world_size:
+    """Raise unless as many processes were launched as the recipe asks for; Lightning does not look, and each could train alone."""
+    if TorchElasticEnvironment.detect():
+        launched = int(os.environ["WORLD_SIZE"])
+    elif SLURMEnvironment.detect():
+        launched = int(os.environ.get("SLURM_STEP_NUM_TASKS", "1"))
+    else:
         return
-    raise LearngeneError(
-        f"{environment.world_size()} processes were launched, but --devices and --num-nodes make {trainer.world_size} "
-        f"({trainer.num_nodes} machines of {trainer.num_devices}); say with --num-nodes how many machines there are, and with --devices "
-        f"how many processes each has"
-    )
+    if launched != trainer.num_nodes * trainer.num_devices:
+        raise LearngeneError(
+            f"{launched} processes were launched, but this run is to have {trainer.num_nodes} x {trainer.num_devices}: give the number "
+            f"of machines with --num-nodes and of processes on each with --devices"
+        )
 
 
 def choose_strategy(recipe: Recipe) -> str | Strategy:
