@@ -123,12 +123,20 @@ def loss(model):
     return model(torch.linspace(-1, 1, 784).view(1, 1, 28, 28)).square().sum()
 
 
+def counted(collective, seen, key):
+    def counting(*args, **kwargs):
+        seen[key] += max(t.numel() for t in [*args, *kwargs.values()] if isinstance(t, torch.Tensor))
+        return collective(*args, **kwargs)
+
+    return counting
+
+
 def exchange(rank, store, answers):
     """In each of two processes: how many numbers DDP and FSDP reduce, and the gradients they come to."""
     from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import allreduce_hook
 
     dist.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=2)
-    seen = {"ddp": 0, "fsdp": 0}
+    seen = {"ddp": 0, "fsdp": 0, "gathered": 0}
 
     def counting(group, bucket):
         seen["ddp"] += bucket.buffer().numel()
@@ -139,25 +147,24 @@ def exchange(rank, store, answers):
     parallel.register_comm_hook(None, counting)
     loss(parallel).backward()
 
-    name = "reduce_scatter_single" if hasattr(dist, "reduce_scatter_single") else "reduce_scatter_tensor"  # newer or older torch
-    reduce_scatter = getattr(dist, name)
-
-    def counted(*args, **kwargs):
-        seen["fsdp"] += max(t.numel() for t in [*args, *kwargs.values()] if isinstance(t, torch.Tensor))
-        return reduce_scatter(*args, **kwargs)
-
-    setattr(dist, name, counted)
+    for key, names in (
+        ("fsdp", ("reduce_scatter_single", "reduce_scatter_tensor")),  # in newer and in older torch
+        ("gathered", ("all_gather_single", "all_gather_into_tensor")),
+    ):
+        name = next(name for name in names if hasattr(dist, name))
+        setattr(dist, name, counted(getattr(dist, name), seen, key))
     module = TrainingModule(tied(), Supervised(), Recipe(), num_classes=3)
     module.training_step = lambda: loss(module.model)
     module._device_mesh = dist.init_device_mesh("cpu", (2, 1), mesh_dim_names=("data_parallel", "tensor_parallel"))
     shard(module)
     module.training_step().backward()
+    shown = dict(seen)
     shards = [p.grad.full_tensor() for p in module.model.parameters()]
     gather(module)
     same = module.model.blocks[0].attn is module.model.blocks[2].attn
     whole = sum(p.numel() for p in module.parameters())
     if rank == 0:
-        torch.save((seen, [p.grad for p in model.parameters()], shards, same, whole), answers)
+        torch.save((shown, [p.grad for p in model.parameters()], shards, same, whole), answers)
     dist.destroy_process_group()
 
 
@@ -172,7 +179,7 @@ def test_only_unique_parameters_are_exchanged(tmp_path):
     untied = sum(p.numel() for p in Architecture("vit_tiny_patch16_224", TINY_ARGS).build(16).parameters())
     assert untied > 2.5 * unique
     assert seen["ddp"] == whole == unique
-    assert unique <= seen["fsdp"] < 1.02 * unique  # shards are padded
+    assert unique <= seen["fsdp"] == seen["gathered"] < 1.02 * unique  # shards are padded
     assert same
     for one, two, three in zip(model.parameters(), reduced, shards, strict=True):
         torch.testing.assert_close(two, one.grad)
