@@ -3,7 +3,7 @@
     from learngene import Learngene
     model = Learngene.load("learngene.safetensors").spawn(depth=9, num_classes=37)
 
-Every CLI command is also a function here: `distill`, `spawn`, `finetune`, `evaluate`, `benchmark`, `report`, `relearn`,
+Every CLI command is also a function here: `distill`, `cache`, `spawn`, `finetune`, `evaluate`, `benchmark`, `report`, `relearn`,
 `attention`, `info`, `export`, `demo`. Importing this package imports nothing heavy; its names are loaded when they are used.
 """
 
@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 COMMANDS = (
-    "distill", "spawn", "finetune", "evaluate", "benchmark", "report", "relearn", "attention", "info", "export", "demo",
+    "distill", "cache", "spawn", "finetune", "evaluate", "benchmark", "report", "relearn", "attention", "info", "export", "demo",
 )  # fmt: skip
 _HOMES = {
     "StagePlan": "plan",
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from learngene.commands import (  # type: ignore[no-redef]  # noqa: F401
         attention,
         benchmark,
+        cache,
         demo,
         distill,
         evaluate,

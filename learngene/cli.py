@@ -18,6 +18,7 @@ from learngene.errors import LearngeneError
 # first line of each command's docstring, here so that 'learngene --help' need not import the commands
 COMMANDS = {
     "distill": "distil an ancestor once into a learngene",
+    "cache": "write down the ancestor's outputs for every view, once for many distillations",
     "spawn": "spawn descendants of any depth from a learngene",
     "finetune": "train a descendant, or an architecture from random weights",
     "evaluate": "top-1, top-5, loss and throughput of a model",
@@ -29,12 +30,17 @@ COMMANDS = {
     "export": "write a model as ONNX",
     "demo": "the whole pipeline on the embedded images, in minutes",
 }
-POSITIONAL = {"spawn": "gene", "finetune": "model", "evaluate": "model", "info": "source", "export": "model"} | {
+POSITIONAL = {
+    "spawn": "gene",
+    "finetune": "model",
+    "evaluate": "model",
+    "info": "source",
+    "export": "model",
     "report": "results",
     "relearn": "models",
     "attention": "models",
 }
-JSON_COMMANDS = ("info", "evaluate", "benchmark", "report", "relearn")
+JSON_COMMANDS = ("cache", "info", "evaluate", "benchmark", "report", "relearn")
 HELP = "learngene: one big ViT, many sizes of it.\n\nusage: learngene COMMAND [options]   (learngene COMMAND --help lists them)\n\n"
 
 
@@ -154,6 +160,7 @@ def build_parser(command: str, function: Callable[..., Any]) -> Any:
 
     groups = {
         "distill": (Recipe, DataOptions, DistillOptions),
+        "cache": (Recipe, DataOptions),
         "finetune": (Recipe, DataOptions, DistillOptions),
         "benchmark": (Recipe, DataOptions),
         "relearn": (Recipe, DataOptions),
@@ -183,8 +190,6 @@ def build_parser(command: str, function: Callable[..., Any]) -> Any:
         parser.add_class_arguments(group, fail_untyped=True)
     if command == "finetune":
         parser.set_defaults(ce=1.0)
-    if command == "relearn":
-        parser.set_defaults(lr=4e-3)
     if command in JSON_COMMANDS:
         parser.add_argument("--json", type=bool, default=False, help="Print one JSON document instead of a table.")
     return parser
@@ -203,7 +208,7 @@ def _special_types(command: str) -> dict[str, dict[str, Any]]:
         "starts": {"type": list[str | dict[str, Any]]},
         "tflops": {"type": list[float]},
         "scratch_epochs": {"type": list[int]},
-        "layers": {"type": list[int] | None} if command == "relearn" else {"type": int, "nargs": "+"},
+        "layers": {"type": int, "nargs": "+"},
         "shares": {"type": list[float]},
         "modes": {"type": list[str]},
         "controls": {"type": list[str]},

@@ -6,8 +6,10 @@ import contextlib
 import os
 import shutil
 import tempfile
+import weakref
 from collections.abc import Iterator
 from pathlib import Path
+from typing import IO
 
 from learngene.errors import LearngeneError
 
@@ -69,6 +71,7 @@ def locked(path: str | Path, *, wait: bool = True) -> Iterator[bool]:
     path = Path(path)
     _make_parent(path)
     with path.open("a") as file:
+        _locks.add(file)
         try:
             fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
         except BlockingIOError:
@@ -79,7 +82,20 @@ def locked(path: str | Path, *, wait: bool = True) -> Iterator[bool]:
         try:
             yield True
         finally:
-            fcntl.flock(file, fcntl.LOCK_UN)  # forked workers may still hold the file open
+            fcntl.flock(file, fcntl.LOCK_UN)
+
+
+_locks: weakref.WeakSet[IO[str]] = weakref.WeakSet()
+
+
+def _close_locks() -> None:
+    """In a forked worker, which must not go on holding a lock when this process is gone."""
+    for file in _locks:
+        file.close()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_close_locks)
 
 
 def check_free(path: str | Path, *, overwrite: bool = False, hint: str = "choose another --out, or pass --overwrite") -> None:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import copy
 import logging
+import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +15,11 @@ from torch import nn
 
 from learngene import vit
 from learngene.auxnet import tie
-from learngene.data import ImageData, Source, open_training
+from learngene.data import ImageData, Source, fingerprint, open_training
 from learngene.errors import LearngeneError
 from learngene.formats import describe_as_trained, save_timm_directory
 from learngene.gene import Learngene
+from learngene.logits import LogitCache
 from learngene.objectives import Ancestor, Distillation, Supervised, match_layers
 from learngene.plan import StagePlan
 from learngene.provenance import versions
@@ -96,6 +98,7 @@ def run_distillation(
     start: str | None,
     start_args: Mapping[str, Any] | None,
     share_norms: bool,
+    cache: str | Path | None,
     recipe: Recipe,
     loading: DataOptions,
     terms: DistillOptions,
@@ -112,10 +115,11 @@ def run_distillation(
     check_start(start, start_args, from_ancestor)
     if arch is not None:
         vit.anatomy(arch)
+    cached = None if cache is None else open_cache(cache, terms)
     teacher = vit.open_model(ancestor)
     begin_with = (start or "random", dict(start_args or {}))
-    auxnet, architecture, model_data = _build_student(teacher, arch, arch_args or {}, plan, begin_with, share_norms, recipe, terms)
-    model_data = evaluation_config(model_data, loading)
+    auxnet, architecture = _build_student(teacher, arch, arch_args or {}, plan, begin_with, share_norms, recipe, terms)
+    model_data = student_images(teacher, arch, auxnet, loading)
     if from_ancestor:
         _begin_from(teacher, auxnet, architecture, plan)
     train, val = open_training(data, loading, image_mode(auxnet))
@@ -131,15 +135,24 @@ def run_distillation(
     names = vit.label_names(teacher) or (None if loading.unlabeled else train.classes)
     if names is not None and len(names) != auxnet.num_classes:
         names = None  # a head that was taken off leaves its names behind
-    flops = 3 * forward_flops(auxnet, model_data["input_size"]) + teacher_flops(guide, model_data)
+    flops = 3 * forward_flops(auxnet, model_data["input_size"])
+    if cached is None:
+        flops += teacher_flops(guide, model_data)
+    else:
+        if loading.on_device == "auto":
+            loading = replace(loading, on_device=bool(cached.key.get("views", {}).get("on_device")))
+        cached.check(cache_key(guide, model_data, train, recipe, loading))
     images = ImageData(train, val, model_data, recipe, loading)
-    module = TrainingModule(auxnet, objective, recipe, num_classes=auxnet.num_classes, labelled=not loading.unlabeled)  # type: ignore[arg-type]
+    if cached is not None:
+        cached.check_epochs(recipe.epochs if recipe.steps is None else math.ceil(recipe.steps * recipe.accumulate / images.train_batches))
+    classes: Any = auxnet.num_classes
+    module = TrainingModule(auxnet, objective, recipe, num_classes=classes, labelled=not loading.unlabeled, cache=cached)
     log.info(
         "distilling %s (%.1f M parameters) into %s, plan %s: %d layers, %.2f M parameters stored; %d images, %d held out",
         name, vit.parameters(teacher) / 1e6, architecture.name, plan, plan.depth, vit.parameters(auxnet) / 1e6, len(train), len(val),
     )  # fmt: skip
     result = fit(module, images, run)
-    cost = training_cost(result, flops)
+    cost = training_cost(result, flops) | ({} if cached is None else {f"cache_{k}": v for k, v in cached.cost.items()})
     gene = Learngene.extract(
         auxnet.cpu(),
         plan,
@@ -153,6 +166,34 @@ def run_distillation(
     run.finish(**val_metrics(result), **cost, learngene=path.name, stored_parameters=gene.parameters)
     log.info("wrote %s (%.2f MB, digest of the ancestor %s)", path, path.stat().st_size / 1e6, gene.ancestor["digest"][:12])
     return gene
+
+
+def open_cache(path: str | Path, terms: DistillOptions) -> LogitCache:
+    """A cache of the ancestor's logits, for these terms of the loss."""
+    if terms.feature:
+        raise LearngeneError(f"feature {terms.feature} needs the ancestor's layers, and a cache has only its logits; drop one")
+    if not (terms.kl or terms.hard):
+        raise LearngeneError("kl and hard are both 0, so nothing of the cache would be used; drop --cache")
+    return LogitCache(path)
+
+
+VIEW_FIELDS = ("seed", "batch_size", "repeats", "hflip", "crop_scale", "color_jitter", "auto_augment", "random_erasing", "mixup", "cutmix")
+
+
+def cache_key(
+    guide: Ancestor, model_data: Mapping[str, Any], train: Source, recipe: Recipe, loading: DataOptions
+) -> dict[str, Any]:
+    """What cached logits belong to. Equal keys mean equal views and an equal ancestor."""
+    own = vit.data_config(guide.model) if getattr(guide.model, "pretrained_cfg", None) else {}
+    views = {name: getattr(recipe, name) for name in VIEW_FIELDS} | {"on_device": loading.on_device is True}
+    shown = ("input_size", "mean", "std", "interpolation")
+    return {
+        "ancestor": vit.digest(guide.model.state_dict()),
+        "ancestor's normalisation": {k: own.get(k) for k in shown},
+        "data": fingerprint(train),
+        "views": views,
+        "images": {k: model_data.get(k) for k in shown},
+    }
 
 
 def check_start(start: str | None, start_args: Mapping[str, Any] | None, from_ancestor: bool = False) -> None:
@@ -175,16 +216,26 @@ def _build_student(
     share_norms: bool,
     recipe: Recipe,
     terms: DistillOptions,
-) -> tuple[nn.Module, Architecture, dict[str, Any]]:
-    """The auxiliary net with random weights, its architecture, and the data config it will be trained with."""
+) -> tuple[nn.Module, Architecture]:
+    """The auxiliary net as it begins, and its architecture."""
     torch.manual_seed(recipe.seed)
-    classes = getattr(teacher, "num_classes", None)
-    if not classes and (terms.kl or terms.hard):
+    if not getattr(teacher, "num_classes", None) and (terms.kl or terms.hard):
         raise LearngeneError(
             "the ancestor has no classes (num_classes), so its logits cannot be learned; finetune it first to give it a head, "
             "or learn from its layers alone: --kl 0 --feature 1, with num_classes in --arch-args"
         )
-    classes = classes or arch_args.get("num_classes", 0)
+    architecture = student_architecture(teacher, arch, arch_args)
+    untied = architecture.build(plan.depth, drop_path_rate=recipe.drop_path or None)
+    name, options = begin_with
+    auxnet = tie(begin(untied, name, class_names=vit.label_names(teacher), **options), plan, share_norms=share_norms)
+    if is_post_norm(auxnet):
+        raise LearngeneError("a post-norm auxiliary net cannot be stored as a learngene; drop post-norm from --start")
+    return auxnet, architecture
+
+
+def student_architecture(teacher: nn.Module, arch: str | None, arch_args: Mapping[str, Any]) -> Architecture:
+    """The named architecture, or the ancestor's own, with a head for the ancestor's classes."""
+    classes = getattr(teacher, "num_classes", None) or arch_args.get("num_classes", 0)
     if arch is None:
         own = vit.architecture_of(teacher)
         try:
@@ -194,21 +245,21 @@ def _build_student(
                 f"the ancestor's own architecture cannot be an auxiliary net ({error}); name one with --arch"
             ) from None
         architecture = Architecture(own.name, {**own.args, **arch_args})
-        record = vit.data_config(teacher)
     else:
-        architecture, record = Architecture(arch, arch_args), {}
+        vit.anatomy(arch)
+        architecture = Architecture(arch, arch_args)
     given = architecture.args.get("num_classes", classes)
     if given != classes:
         raise LearngeneError(f"num_classes {given} in --arch-args, but the ancestor's head has {classes}; drop it")
-    architecture = Architecture(architecture.name, {**architecture.args, "num_classes": classes})
-    untied = architecture.build(plan.depth, drop_path_rate=recipe.drop_path or None)
-    name, options = begin_with
-    auxnet = tie(begin(untied, name, class_names=vit.label_names(teacher), **options), plan, share_norms=share_norms)
-    if is_post_norm(auxnet):
-        raise LearngeneError("a post-norm auxiliary net cannot be stored as a learngene; drop post-norm from --start")
-    model_data = vit.data_config(auxnet)
-    model_data |= {k: v for k, v in record.items() if k != "input_size" and len(record["mean"]) == model_data["input_size"][0]}
-    return auxnet, architecture, model_data
+    return Architecture(architecture.name, {**architecture.args, "num_classes": classes})
+
+
+def student_images(teacher: nn.Module, arch: str | None, student: nn.Module, loading: DataOptions) -> dict[str, Any]:
+    """How a student gets its images: as the ancestor does where the architecture is the ancestor's own."""
+    config = vit.data_config(student)
+    record = vit.data_config(teacher) if arch is None else {}
+    config |= {k: v for k, v in record.items() if k != "input_size" and len(record["mean"]) == config["input_size"][0]}
+    return evaluation_config(config, loading)
 
 
 def _begin_from(teacher: nn.Module, auxnet: nn.Module, architecture: Architecture, plan: StagePlan) -> None:
@@ -389,3 +440,4 @@ def _with_head(trained: nn.Module, train: Source) -> nn.Module:
     if not same:
         trained.reset_classifier(train.num_classes)  # type: ignore[operator]
     return trained
+

@@ -101,17 +101,18 @@ class Distillation(Supervised):
     def ancestor(self) -> Ancestor:
         return self._held[0]
 
-    def forward(self, model: nn.Module, images: Tensor, targets: Tensor) -> Losses:
+    def forward(self, model: nn.Module, images: Tensor, targets: Tensor, teacher: Tensor | None = None) -> Losses:
+        """``teacher``: the ancestor's logits (B, K), if they are known already."""
         wanted = self.weights
-        ancestor = self.ancestor.to(images.device)
         losses: Losses = {}
         if "feature" in wanted:
             logits, features = forward_features(model, images, self.layers)
-            teacher, guides = ancestor.features(images, self.ancestor_layers)
+            teacher, guides = self.ancestor.to(images.device).features(images, self.ancestor_layers)
             losses["feature"] = self._feature_distance(features, guides)
         else:
             logits = model(images)
-            teacher = ancestor(images) if self.compares_logits else logits
+            if teacher is None:
+                teacher = self.ancestor.to(images.device)(images) if self.compares_logits else logits
         if "kl" in wanted:
             losses["kl"] = soft_kl(logits, teacher, self.temperature)
         if "hard" in wanted:
@@ -157,6 +158,7 @@ class Ancestor(nn.Module):
         for name, config in (("student", student_data), ("own", own)):
             for key in ("mean", "std"):
                 self.register_buffer(f"{name}_{key}", torch.tensor(config[key]).view(1, -1, 1, 1), persistent=False)
+        self.same_normalisation = all(tuple(own[key]) == tuple(student_data[key]) for key in ("mean", "std"))
 
     def train(self, mode: bool = True) -> Ancestor:
         """Stays in eval mode."""
@@ -168,9 +170,8 @@ class Ancestor(nn.Module):
 
     def view(self, images: Tensor) -> Tensor:
         """The student's images (B, C, H, W) as the ancestor wants them (B, C', H', W')."""
-        same = torch.equal(self.student_mean, self.own_mean) and torch.equal(self.student_std, self.own_std)
         channels = self.own_mean.shape[1]
-        if not same or images.shape[1] != channels:
+        if not self.same_normalisation or images.shape[1] != channels:
             images = images * self.student_std + self.student_mean
             if images.shape[1] != channels:
                 images = images.mean(1, keepdim=True).expand(-1, channels, -1, -1)

@@ -43,6 +43,10 @@ class Recipe:
         color_jitter: strength; ignored where auto_augment is set and for grey images.
         repeats: views of each image within a batch (repeated augmentation, Hoffer et al. 2020).
         precision: Lightning's names, or auto (bf16-mixed where the hardware has it, else 32-true).
+        compile: compile one layer with torch.compile and use it for all; auto is on CUDA. Pays after a minute or so.
+        grad_checkpointing: keep no activations inside layers and compute them twice: less memory, about a third slower.
+        skip_nonfinite: leave out steps whose loss or gradients are not finite, instead of stopping at the first.
+        checkpoint_minutes: time between checkpoints within an epoch; one is written at the end of every epoch anyway.
         seed: of everything random.
         devices: how many, or auto.
         accelerator: cpu, gpu, ... or auto.
@@ -77,6 +81,10 @@ class Recipe:
     color_jitter: float = 0.0
     repeats: int = 1
     precision: str = "auto"
+    compile: bool | Literal["auto"] = "auto"
+    grad_checkpointing: bool = False
+    skip_nonfinite: bool = False
+    checkpoint_minutes: float = 10.0
     seed: int = 0
     devices: int | str = "auto"
     accelerator: str = "auto"
@@ -96,6 +104,7 @@ class Recipe:
             _between(self, name, 0, 1)
         _above(self, "lr", 0)
         _above(self, "crop_scale", 0)
+        _at_least(self, "checkpoint_minutes", 0)
         _between(self, "crop_scale", 0, 1)
         _at_least(self, "freeze", -1)
         _at_least(self, "rifle", 0)
@@ -131,6 +140,8 @@ class DataOptions:
         split_seed: of that cut; the same for all runs that are to be compared.
         unlabeled: ignore the labels, for distilling on any images.
         in_memory: decode all images once and keep them.
+        on_device: keep the training images on the device as uint8, and crop, flip and normalise whole batches there; for images
+            of one size, no larger than the model's. auto does so on CUDA for images in memory.
         num_classes: classes of a streamed data set that does not say so itself.
         num_samples: images in the training split of a streamed data set that does not say so itself.
         workers: processes that read images; auto is 0 for small images in memory, else one per core.
@@ -148,6 +159,7 @@ class DataOptions:
     split_seed: int = 0
     unlabeled: bool = False
     in_memory: bool = False
+    on_device: bool | Literal["auto"] = "auto"
     num_classes: int | None = None
     num_samples: int | None = None
     workers: int | Literal["auto"] = "auto"

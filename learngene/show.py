@@ -57,6 +57,16 @@ def finetune(result: Mapping[str, Any]) -> None:
     )
 
 
+def cache(result: Mapping[str, Any]) -> None:
+    """One line."""
+    views = result["epochs"] * result["views"]
+    _console().print(
+        f"{result['cache']}: {result['epochs']} epochs of {result['views']:,} views, {result['bytes'] / 1e6:.2f} MB "
+        f"({result['bytes'] / max(1, views):.1f} bytes a view), {result['seconds']:.0f} s, {result['flops'] / 1e12:.2f} TFLOPs",
+        highlight=False,
+    )
+
+
 def spawn(result: list[Any]) -> None:
     """One directory per line."""
     for path in result:

@@ -1,13 +1,16 @@
 """The benchmark: trials are resumed, never run twice, and the numbers are computed as said."""
 
+import inspect
 import json
 import re
 
 import pytest
+import yaml
 from conftest import FAST, TINY_ARGS
 
-from learngene import LearngeneError, benchmark, report
+from learngene import LearngeneError, benchmark, distill, finetune, report
 from learngene.bench import Experiment, Preparation, StartSpec, summarize
+from learngene.bench.experiment import _OWN, PLAN
 from learngene.bench.report import comparable, cost_table, difference_table, in_words, markdown_table
 from learngene.bench.table import break_even, compare, lines, t_quantile
 from learngene.cli import main
@@ -22,7 +25,7 @@ GENE = {"out/gene": {**COST, "stored_parameters": 700, "name": "gene", "each": [
 
 def row(start, depth, epochs, seed, top1, *, kind=None, prepared=None, flops=2e12):
     return {
-        "start": start, "kind": kind or start, "depth": depth, "epochs": epochs, "tflops": None, "seed": seed, "data": "photos",
+        "start": start, "kind": kind or start, "arch_args": {}, "depth": depth, "epochs": epochs, "tflops": None, "seed": seed, "data": "photos",
         "recipe": "", "val_top1": 0.1, "test_top1": top1, "test_images": 50, "parameters": 1000, "flops": flops * epochs / 2,
         "images": 50 * epochs, "seconds": 1.5 * epochs, "curve": [{"epoch": 0, "val_top1": 0.2}, {"epoch": 1, "val_top1": 0.3}],
         "prepared": prepared or {}, "architecture": "vit", "hardware": "here", "versions": {"torch": "2"}, "commit": "c0ffee",
@@ -42,8 +45,8 @@ ROWS = [
 ]
 
 
-def line(name, size=2):
-    return next(found for found in lines(summarize(ROWS)) if (found.start, found.size) == (name, size))
+def line(name, epochs=2):
+    return next(found for found in lines(summarize(ROWS)) if (found.start, found.epochs) == (name, epochs))
 
 
 def test_mean_spread_and_pairs():
@@ -113,9 +116,9 @@ def test_lines_of_other_depths_are_compared_where_both_are():
     rows += [row("deep", 9, 2, seed, 0.9, kind="mimetic") for seed in range(3)]
     found = lines(summarize(rows))
     text = difference_table(found, found[0])
-    assert "| deep | 9 |  | 90.00 | 89.00 | +1.00 | +1.00 to +1.00 |" in text
-    assert "| random | 6, 9 |  | 60.00 | 87.50 | -27.50 | -27.50 to -27.50 |" in text
-    assert "| learngene | 6, 9 | once | 87.50 | 87.50 | | |" in text
+    assert "| deep | 9 |  | 90.00 ± 0.00 | 89.00 ± 0.00 | +1.00 | +1.00 to +1.00 |" in text
+    assert "| random | 6, 9 |  | 60.00 ± 0.00 | 87.50 ± 0.00 | -27.50 | -27.50 to -27.50 |" in text
+    assert "| learngene | 6, 9 | once | 87.50 ± 0.00 | 87.50 ± 0.00 | | |" in text
     words = in_words(lines(summarize(rows)))
     assert "mean over depths 6, 9: **learngene** is first with 87.50 %, then random with 60.00 %" in words
     assert "clearly better than the start learngene: deep (+1.00 points" in words
@@ -155,7 +158,7 @@ def test_what_is_needed_comes_in_order_and_once():
     }
     starts = [{"name": "direct", "start": "pretrained", "source": "direct"}, {"start": "learngene", "gene": "gene"}]
     found = experiment(starts, prepare=prepare)
-    keys = [p.key(depth, seed) for p, depth, seed in found.needed(found.trials())]
+    keys = [need.key for need in found.needed(found.trials())]
     assert keys == ["tall", "gene-s0", "direct-d06", "direct-d09", "gene-s1"]
 
 
@@ -202,6 +205,33 @@ def test_bad_experiments():
             experiment(starts, **changes)
 
 
+def test_what_a_preparation_may_set_is_what_the_commands_take():
+    for command in (distill, finetune):
+        parameters = inspect.signature(command).parameters
+        taken = {name for name, p in parameters.items() if p.kind is not p.VAR_KEYWORD}
+        assert _OWN[command.__name__] == taken - {"out", "resume", "overwrite"}
+    assert inspect.signature(distill).parameters["plan"].default == PLAN
+
+
+def test_the_examples_in_the_help_are_accepted():
+    from docstring_parser import parse
+
+    helps = {p.arg_name: " ".join(p.description.split()) for p in parse(benchmark.__doc__).params}
+
+    def example(name):
+        text = helps[name].replace("{...}", "{ancestor: DIR}")
+        found = text[text.index("{") : text.rindex("}") + 1]
+        return yaml.safe_load(found)
+
+    given = {"depths": (6,), "seeds": (0,), "epochs": 2}
+    found = Experiment.parse(
+        [example("starts")], prepare=example("prepare"), recipes=example("recipes"), datasets=example("datasets"), **given
+    )
+    assert set(found.recipes) == {"weak", "strong"}
+    assert set(found.prepare) == {"tall", "gene", "direct"}
+    assert found.trials()[0].epochs == 8
+
+
 def stable(result):
     """The rows without what depends on the clock."""
     drop = ("seconds", "hardware")
@@ -212,7 +242,7 @@ def stable(result):
 def test_interrupted_and_resumed_gives_the_same_rows(folder, gene, tmp_path, monkeypatch):
     file = gene.save(tmp_path / "gene.safetensors")
     whole = benchmark(str(folder), out=tmp_path / "whole", gene=file, **OPTIONS)
-    import learngene.bench as bench
+    import learngene.bench.run as bench
 
     original, ran = bench.run_trial, []
 
@@ -321,7 +351,7 @@ def test_preparations_budgets_data_sets_and_recipes(folder, ancestor, tmp_path):
     assert "half-strong-accuracy-by-cost.png" in report
 
 
-def test_shards_do_each_trial_once_and_make_the_same_table(folder, gene, tmp_path, caplog):
+def test_shards_do_each_trial_once_and_make_the_same_table(folder, gene, tmp_path):
     file = gene.save(tmp_path / "gene.safetensors")
     whole = benchmark(str(folder), out=tmp_path / "whole", gene=file, **OPTIONS)
     first = benchmark(str(folder), out=tmp_path / "parts", gene=file, shard="1/2", **OPTIONS)
@@ -379,6 +409,34 @@ def test_report_from_a_stored_results_file(tmp_path, capsys):
     assert main(["report", str(tmp_path), "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["trials"] == len(ROWS)
     assert (tmp_path / "report.md").read_text() == text
+
+
+def test_report_gathers_what_trials_have_finished(folder, gene, tmp_path):
+    """Of an interrupted benchmark there is no results.jsonl yet, or one that is older than the last trials."""
+    file = gene.save(tmp_path / "gene.safetensors")
+    out = tmp_path / "b"
+    whole = benchmark(str(folder), out=out, gene=file, **{**OPTIONS, "depths": [3], "seeds": [0], "scratch_epochs": []})
+    text = (out / "results.jsonl").read_text()
+    assert "- threads: 1\n" in (out / "report.md").read_text()
+    for stored in (None, text.splitlines()[0], text):
+        (out / "results.jsonl").unlink(missing_ok=True)
+        if stored is not None:
+            (out / "results.jsonl").write_text(stored)
+        assert report(out)["trials"] == len(whole["rows"]) == 2
+    record = out / "trials" / "random-d03-e1-s0" / "run.json"
+    record.write_text(record.read_text().replace('"arch_args": {},', ""))
+    assert report(out)["trials"] == 2  # results.jsonl has them all
+    (out / "results.jsonl").unlink()
+    with pytest.raises(LearngeneError, match=r"run.json' is no trial: it lacks 'arch_args'; an earlier version ran it"):
+        report(out)
+
+
+def test_only_the_familys_own_architecture_counts_as_scratch():
+    changed = [r | {"start": "other-norm", "arch_args": {"pre_norm": True}} for r in ROWS if r["start"] == "random"]
+    long = [r | {"start": "long"} for r in ROWS if r["start"] == "random"]
+    found = {line.start: line for line in lines(summarize([*ROWS, *changed, *long]))}
+    assert [name for name, line in found.items() if line.scratch] == ["random", "long"]
+    assert found["long"].title == "long (from scratch)"
 
 
 def test_bad_results(tmp_path):

@@ -11,6 +11,7 @@ from learngene.auxnet import build_auxnet
 from learngene.cli import build_parser, main
 from learngene.gene import Learngene
 from learngene.plan import StagePlan
+from learngene.recipe import Recipe
 from learngene.vit import Architecture
 
 ROOT = Path(__file__).parent.parent
@@ -56,6 +57,15 @@ def test_published_settings(name):
         gene = Learngene.extract(auxnet, plan)
         with torch.no_grad():
             assert torch.equal(gene.spawn(plan=plan).eval()(images), auxnet(images))
+
+
+def test_relearning_states_its_learning_rate():
+    """The command has none of its own, so configs and README do not change with the recipe's."""
+    assert build_parser("relearn", commands.relearn).get_defaults().lr == Recipe().lr
+    assert all("lr" in yaml.safe_load(path.read_text()) for path in CONFIGS if "relearn" in path.name)
+    tour = [line for line in (ROOT / "README.md").read_text().splitlines() if line.startswith("learngene relearn ")]
+    assert tour
+    assert all("--lr " in line for line in tour)
 
 
 def test_parser_knows_every_argument_of_every_command():

@@ -91,7 +91,7 @@ def test_two_processes_take_the_same_step_as_one(ancestor, alone, tmp_path, stra
 
 
 def test_a_sharded_run_resumes_to_what_ddp_trains(folder, ancestor, tmp_path):
-    """Its checkpoint is an ordinary one: whole tensors in one file, which DDP can go on from as well."""
+    """Its checkpoint is an ordinary one: whole tensors in one file, those that DDP writes."""
     common = [*SGD, "--epochs", "3", "--batch-size", "8", "--devices", "2"]  # with momentum
     learngene(*words(ancestor, tmp_path / "ddp", *common, "--strategy", "ddp", data=folder))
     (tmp_path / "cut.py").write_text(CUT)
@@ -101,7 +101,7 @@ def test_a_sharded_run_resumes_to_what_ddp_trains(folder, ancestor, tmp_path):
     wanted = torch.load(tmp_path / "ddp" / "last.ckpt", weights_only=True)
     assert found["epoch"] == 0
     assert shapes(found["state_dict"]) == shapes(wanted["state_dict"])
-    assert shapes(found["optimizer_states"]) == shapes(wanted["optimizer_states"])
+    assert shapes(found["optimizer_states"][0]["state"]) == shapes(wanted["optimizer_states"][0]["state"])
     learngene(*sharded, "--resume")
     assert distance(load(tmp_path / "fsdp"), load(tmp_path / "ddp")) < 1e-6
 
@@ -311,3 +311,23 @@ def test_a_slurm_job_is_queued_again(tmp_path, code):
     assert (tmp_path / "called").exists() == (code == 138)
     if code == 138:
         assert (tmp_path / "called").read_text() == "requeue 4711\n"
+
+
+def test_a_slurm_job_goes_on_where_it_was_stopped(ancestor, tmp_path):
+    """USR1 to the script, through srun to both processes, a checkpoint within the epoch, requeue, and the same job once more."""
+    half = [*SGD, "--epochs", "4", "--batch-size", "16"]
+    learngene(*words(ancestor, tmp_path / "whole", *half, "--devices", "2", "--num-nodes", "1"))
+    command = [SCRIPT, *words(ancestor, tmp_path / "run", *half)]
+    job = subprocess.Popen(command, env=slurm(tmp_path, ["-m", "learngene"]), stderr=subprocess.PIPE, stdout=subprocess.DEVNULL)
+    while not (tmp_path / "run" / "last.ckpt").exists():  # the first epoch
+        assert job.poll() is None
+        time.sleep(0.02)
+    job.send_signal(signal.SIGUSR1)
+    log = job.communicate(timeout=120)[1].decode()
+    assert "--resume goes on there" in log
+    assert (job.returncode, (tmp_path / "called").read_text()) == (0, "requeue 4711\n")
+    assert not (tmp_path / "run" / "learngene.safetensors").exists()
+    done = subprocess.run(command, env=slurm(tmp_path, ["-m", "learngene"]), capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    assert "resuming from" in done.stderr
+    assert distance(load(tmp_path / "run"), load(tmp_path / "whole")) < 1e-6

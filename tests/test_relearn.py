@@ -8,7 +8,9 @@ import torch
 from conftest import FAST
 
 from learngene import LearngeneError, relearn, vit
-from learngene.bench.relearn import Cell, answers, cell_table, cells, freeze_all_but, reset_layers, spans
+from learngene.bench.plots import relearning
+from learngene.bench.relearn import Cell, cells, freeze_all_but, reset_layers
+from learngene.bench.relearn_report import answers, cell_table, spans
 from learngene.cli import main
 
 
@@ -109,7 +111,7 @@ def test_stops_once_the_accuracy_is_back(folder, ancestor, tmp_path, capsys, mon
 
     values = iter([0.9, 0.5, 0.6, 0.7, 0.896])
     monkeypatch.setattr(bench, "accuracy", lambda model, data: next(values))
-    command = ["relearn", str(ancestor), "--data", str(folder), "--layers", "[2]", "--shares", "[1.0]", "--modes", "[frozen]"]
+    command = ["relearn", str(ancestor), "--data", str(folder), "--layers", "2", "--shares", "[1.0]", "--modes", "[frozen]"]
     command += ["--max-images", "640", "--batch-size", "16", "--workers", "0", "--precision", "32-true", "--epochs", "1"]
     assert main([*command, "--json", "--out", str(tmp_path / "a")]) == 0
     (row,) = json.loads(capsys.readouterr().out)["rows"]
@@ -172,6 +174,11 @@ def test_answers_follow_from_the_rows():
     two = answers([*rows, row(1, "free", 1.0, 90, model="n", depth=8, width=32)], {"m": None, "n": None})
     assert "n (N = 8, D = 32): median views until back free 90" in two
     assert "| m |  | 1 | frozen | 100 % | 90.00 | 50.0 | never in 100 |  | 91.00 |" in cell_table(rows, {"m": 1000})
+
+
+def test_the_plot_takes_seeds_that_end_differently(tmp_path):
+    rows = [row(1, "free", 1.0, None), row(1, "free", 1.0, 20), row(2, "free", 1.0, 0)]
+    assert relearning(rows, tmp_path / "plot.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_bad_input(folder, ancestor, tmp_path):

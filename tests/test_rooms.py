@@ -7,8 +7,8 @@ from pathlib import Path
 
 PACKAGE = Path(__file__).parent.parent / "learngene"
 ROOMS = [
-    "errors", "plan", "files", "provenance", "recipe", "vit", "auxnet", "gene", "sizes", "starts", "formats", "objectives", "assets",
-    "data", "training", "jobs", "bench", "show", "commands", "cli",
+    "errors", "plan", "files", "provenance", "recipe", "vit", "auxnet", "gene", "sizes", "starts", "formats", "logits", "objectives",
+    "assets", "data", "training", "jobs", "caching", "bench", "show", "commands", "cli",
 ]  # fmt: skip
 HEAVY = {"torch", "timm", "lightning", "torchvision", "matplotlib", "torchmetrics", "numpy"}
 

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import CLASSES, TINY_ARGS
+from conftest import CLASSES, FAST, TINY_ARGS
 
-from learngene import LearngeneError, vit
+from learngene import LearngeneError, distill, finetune, vit
 from learngene.gene import Learngene
 from learngene.plan import StagePlan
 from learngene.starts import STARTS, begin, branch_variances, parse
@@ -277,6 +277,29 @@ def test_starts_compose_from_left_to_right():
     composed = begin(build(), "trunc-normal+mimetic", std=0.5, b2=1.0, a2=0.0)
     assert composed.blocks[0].mlp.fc1.weight.std() > 0.3
     assert torch.allclose(products(composed.blocks[0])[1], -torch.eye(16), atol=1e-5)
+
+
+def test_commands_really_begin_with_the_start_they_are_given(folder, ancestor, tmp_path):
+    """Trained at a learning rate of almost nothing, the written weights still show the closed form."""
+    idle = {**FAST, "lr": 1e-9, "min_lr": 0.0}
+    args = {k: v for k, v in TINY_ARGS.items() if k != "num_classes"} | {"embed_dim": 64, "num_heads": 1}
+    tiny = {"depth": 2, "arch_args": args, **idle}
+    chosen = {"start": "xavier+mimetic", "start_args": {"b2": 0.3}}
+    finetune("vit_tiny_patch16_224", str(folder), out=tmp_path / "a", **chosen, **tiny)
+    for block in vit.open_model(tmp_path / "a" / "model").blocks:
+        assert products(block)[1].diagonal().mean().item() == pytest.approx(-0.3, abs=0.05)
+        assert block.mlp.fc1.weight.std().item() == pytest.approx((2 / (64 + 256)) ** 0.5, rel=0.05)
+    gene = distill(
+        ancestor, str(folder), out=tmp_path / "b", arch="vit_tiny_patch16_224", arch_args=args, plan="1,1", start="mimetic", **idle
+    )
+    value = gene.state["blocks.1.attn.qkv.weight"].chunk(3)[2].T @ gene.state["blocks.1.attn.proj.weight"].T
+    assert value.diagonal().mean().item() == pytest.approx(-0.4, abs=0.05)
+    select = {"start": "weight-selection", "start_args": {"ancestor": str(ancestor)}}
+    small = {**tiny, "arch_args": {**args, "embed_dim": 8}}
+    finetune("vit_tiny_patch16_224", str(folder), out=tmp_path / "c", **select, **small)
+    large, small = (vit.open_model(path).blocks[0].mlp.fc1.weight for path in (ancestor, tmp_path / "c" / "model"))
+    rows, columns = selected_indices(64, 32), selected_indices(16, 8)
+    assert torch.allclose(small, large[rows][:, columns], atol=1e-5)
 
 
 def test_every_start_is_documented_and_has_a_fingerprint(ancestor, gene, tmp_path):

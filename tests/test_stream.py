@@ -109,7 +109,7 @@ def test_every_image_comes_once(stream, monkeypatch, world, workers, download):
             loader.sampler.set_epoch(epoch)
             found = classes(loader)
             assert [len(batch) for batch in found] == [BATCH] * len(loader) == [BATCH] * (53 // (BATCH * world))
-            assert images.train_images == 53 // (BATCH * world) * BATCH * world
+            assert images.train_batches == len(loader)
             trained += flat(found)
             found = classes(images.val_dataloader())
             assert len(found) == len(images.val_dataloader())
@@ -132,6 +132,21 @@ def test_an_epoch_is_repeated_exactly(stream):
             [batch["image"] for batch in ImageData(train, val, CONFIG, Recipe(batch_size=BATCH), choice).train_dataloader()]
         )
     assert all((a == b).all() for a, b in zip(*runs, strict=True))
+
+
+@pytest.mark.parametrize("workers", [0, 2, 3])
+def test_an_epoch_goes_on_behind_some_batches(stream, workers):
+    data, root = stream
+    choice = options(data, root, workers=workers)
+    train, val = open_training(data, choice, "L")
+    images = ImageData(train, val, CONFIG, Recipe(batch_size=BATCH), choice)
+    whole = [batch["image"] for batch in images.train_dataloader()]
+    for done in (1, 5, 12):
+        loader = images.train_dataloader()
+        loader.dataset.first_batch = done
+        rest = [batch["image"] for batch in loader]
+        assert len(rest) == len(whole) - done
+        assert all((a == b).all() for a, b in zip(rest, whole[done:], strict=True))
 
 
 COUNT = """

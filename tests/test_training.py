@@ -260,6 +260,48 @@ def test_layer_decay_and_freezing(folder, tmp_path, architecture):
         trained(folder, tmp_path / "no", Recipe(**QUICK, freeze=9), architecture.build(3))
 
 
+def break_gradients(monkeypatch, steps):
+    """The loss stays as it is, its gradient does not."""
+    original = Supervised.forward
+    calls = []
+
+    def broken(self, model, images, targets):
+        losses = original(self, model, images, targets)
+        calls.append(1)
+        if len(calls) - 1 in steps:
+            losses["ce"].register_hook(lambda gradient: gradient * float("inf"))
+        return losses
+
+    monkeypatch.setattr(Supervised, "forward", broken)
+
+
+def test_gradients_that_are_not_finite_stop_before_they_are_used(folder, tmp_path, monkeypatch):
+    break_gradients(monkeypatch, steps=[4])
+    message = r"the gradients are not finite \(every term of the loss is\) at step 4 of epoch 1; .*--skip-nonfinite"
+    with pytest.raises(LearngeneError, match=message):
+        scratch(folder, tmp_path / "run", epochs=3, clip_grad=None)
+    checkpoint = torch.load(tmp_path / "run" / "last.ckpt", weights_only=True)
+    assert checkpoint["global_step"] == 3
+    assert all(torch.isfinite(v).all() for v in checkpoint["state_dict"].values())
+
+
+def test_steps_that_are_not_finite_are_left_out_on_request(folder, tmp_path, monkeypatch, caplog, architecture):
+    recipe = Recipe(**QUICK, skip_nonfinite=True, steps=3, ema=0.5)
+    break_gradients(monkeypatch, steps=[1])
+    states = []
+    monkeypatch.setattr(
+        TrainingModule, "on_train_batch_end", lambda self, *args: states.append(vit.digest(self.model.state_dict())), raising=False
+    )
+    result, module = trained(folder, tmp_path / "run", recipe, architecture.build(2))
+    assert states[0] == states[1] != states[2]
+    assert module.skipped == result["skipped"] == 1
+    assert "left out step 1 of epoch 0: gradients not finite" in caplog.text
+    assert all(torch.isfinite(v).all() for v in module.model.state_dict().values())
+    break_gradients(monkeypatch, steps=range(100))
+    with pytest.raises(LearngeneError, match="20 steps in a row were not finite, up to step 19 of epoch 6"):
+        scratch(folder, tmp_path / "no", epochs=9, skip_nonfinite=True)
+
+
 def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_checkpoint(folder, tmp_path, monkeypatch):
     original = Supervised.forward
     calls = []

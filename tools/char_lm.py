@@ -17,7 +17,7 @@ import sysconfig
 import time
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -43,7 +43,6 @@ class Setting:
     start: str = "trunc-normal"
     norm_pre: bool = False
     warmup: bool = True
-    options: dict[str, Any] = field(default_factory=dict)
 
 
 SETTINGS = (
@@ -145,9 +144,7 @@ def train(
     """One run: validation bits per character at ten points and at the end."""
     cut = len(text) * 9 // 10
     torch.manual_seed(seed)
-    model = begin(
-        CharLM(width=width, depth=depth, heads=heads, context=context, norm_pre=setting.norm_pre), setting.start, **setting.options
-    )
+    model = begin(CharLM(width=width, depth=depth, heads=heads, context=context, norm_pre=setting.norm_pre), setting.start)
     module = LanguageModelling(model, lr, steps // 10 if setting.warmup else 0)  # type: ignore[arg-type]
     windows = Windows(text[:cut], context, steps * batch, seed)
     held = Windows(text[cut:], context, 8 * batch)

@@ -12,7 +12,55 @@ from torch import Tensor, nn
 
 from learngene import vit
 from learngene.bench.plots import save
+from learngene.data import open_split
+from learngene.data.module import Views, eval_transform
 from learngene.errors import LearngeneError
+from learngene.jobs import evaluation_config, image_mode
+from learngene.recipe import DataOptions
+from learngene.starts import begin, parse
+
+
+def open_named(names: Sequence[str], *, seed: int) -> list[tuple[str, nn.Module]]:
+    """Models by name: trained ones, and for names of starts untrained ones in the architecture of the first trained one.
+
+    Raises:
+        LearngeneError: a model cannot be opened, or there is none to take the architecture from.
+    """
+    trained = {name: vit.open_model(name) for name in names if Path(name).exists() or not _is_start(name)}
+    starts = [name for name in names if name not in trained]
+    if starts and not trained:
+        raise LearngeneError(f"'{starts[0]}' has no architecture of its own; name a trained model beside it")
+    first = next(iter(trained.values()))
+    return [
+        ("/".join(Path(name).parts[-2:]), trained[name])
+        if name in trained
+        else (f"{name}, untrained", _begun_like(first, name, seed))
+        for name in names
+    ]
+
+
+def _is_start(name: str) -> bool:
+    try:
+        parse(name)
+    except LearngeneError:
+        return False
+    return True
+
+
+def _begun_like(model: nn.Module, start: str, seed: int) -> nn.Module:
+    torch.manual_seed(seed)
+    twin = vit.architecture_of(model).build(len(vit.get_blocks(model)))
+    vit.set_pretrained_cfg(twin, vit.pretrained_cfg(model))
+    return begin(twin, start)
+
+
+def batch(model: nn.Module, data: str, loading: DataOptions, split: str, images: int) -> Tensor:
+    """The first images of a split (B, C, H, W), as the model takes them; broken ones are left out."""
+    source = open_split(data, loading, split, image_mode(model))
+    if source.stream is not None:
+        raise LearngeneError(f"{data} is streamed; give a folder of images")
+    views = Views(source, eval_transform(evaluation_config(vit.data_config(model), loading)))
+    return torch.stack([view["image"] for view in (views[i] for i in range(min(images, len(source)))) if "image" in view])
 
 
 def attention_maps(model: nn.Module, images: Tensor, layers: Sequence[int]) -> dict[int, Tensor]:

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
-from typing import Any
+from pathlib import Path
+from typing import Any, NamedTuple
 
 from learngene.errors import LearngeneError
+from learngene.plan import StagePlan
 from learngene.recipe import DataOptions, DistillOptions, Recipe, divide
 from learngene.starts import SOURCES, parse
 
 EACH = ("depth", "seed")
+PLAN = "3,3,4,3,3"  # of distill, unless given
 
 
 @dataclass(frozen=True)
@@ -139,10 +142,6 @@ class Preparation:
         _check_arguments(name, kinds[0], arguments)
         return cls(name, kinds[0], arguments, each, cost_of)
 
-    def key(self, depth: int, seed: int) -> str:
-        """The folder of the one that serves a trial."""
-        return self.name + (f"-d{depth:02d}" if "depth" in self.each else "") + (f"-s{seed}" if "seed" in self.each else "")
-
     def builds_on(self) -> list[str]:
         """The trained weights it begins from or learns from; names of other preparations among them."""
         inner = self.arguments.get("start_args") or {}
@@ -154,9 +153,25 @@ class Preparation:
         return [*self.builds_on(), *([self.cost_of] if self.cost_of else [])]
 
 
+class Need(NamedTuple):
+    """A preparation, with the depth and the seed of a trial that it serves."""
+
+    preparation: Preparation
+    depth: int
+    seed: int
+
+    @property
+    def key(self) -> str:
+        """The folder of the one that serves them."""
+        made = self.preparation
+        depth = f"-d{self.depth:02d}" if "depth" in made.each else ""
+        return made.name + depth + (f"-s{self.seed}" if "seed" in made.each else "")
+
+
+# what the commands take beside recipe, data options and loss terms, and a preparation may set
 _OWN = {
     "distill": {"ancestor", "data", "arch", "arch_args", "plan", "from_ancestor", "start", "start_args", "share_norms"},
-    "finetune": {"model", "data", "depth", "plan", "arch_args", "ancestor", "start", "start_args"},
+    "finetune": {"model", "data", "depth", "plan", "arch_args", "ancestor", "license", "start", "start_args"},
 }
 
 
@@ -184,20 +199,10 @@ class Trial:
     recipe: str = ""
 
     @property
-    def budget(self) -> str:
-        """``2 epochs`` or ``1.5 TFLOPs``."""
-        return budget_name(self.epochs, self.tflops)
-
-    @property
     def key(self) -> str:
         """The trial's folder."""
         budget = f"e{self.epochs}" if self.tflops is None else f"t{self.tflops:g}"
         return "-".join(filter(None, (self.data, self.recipe, self.start, f"d{self.depth:02d}", budget, f"s{self.seed}")))
-
-
-def budget_name(epochs: int | None, tflops: float | None) -> str:
-    """A budget in words."""
-    return f"{tflops:g} TFLOPs" if tflops is not None else f"{epochs} epoch{'' if epochs == 1 else 's'}"
 
 
 @dataclass(frozen=True)
@@ -222,6 +227,47 @@ class Experiment:
     datasets: Mapping[str, Mapping[str, Any]] = field(default_factory=lambda: {"": {}})
     recipes: Mapping[str, Mapping[str, Any]] = field(default_factory=lambda: {"": {}})
 
+    @classmethod
+    def parse(
+        cls,
+        starts: Sequence[str | Mapping[str, Any]],
+        *,
+        depths: Sequence[int],
+        seeds: Sequence[int],
+        epochs: int,
+        scratch_epochs: Sequence[int] = (),
+        tflops: Sequence[float] = (),
+        gene: str | Path | None = None,
+        distill: Mapping[str, Any] | None = None,
+        prepare: Mapping[str, Any] | None = None,
+        datasets: Mapping[str, Any] | None = None,
+        recipes: Mapping[str, Any] | None = None,
+    ) -> Experiment:
+        """From the arguments of ``learngene benchmark``.
+
+        The plain name ``learngene`` stands for ``gene`` or what ``distill`` makes, ``random`` has ``scratch_epochs`` too.
+
+        Raises:
+            LearngeneError: what does not go together.
+        """
+        plain: dict[str, Mapping[str, Any]] = {
+            "learngene": {"start": "learngene", "gene": str(gene or "distill")},
+            "random": {"start": "random", "epochs": list(dict.fromkeys([epochs, *scratch_epochs])), "tflops": list(tflops)},
+        }
+        if "learngene" in starts and (gene is None) == (distill is None):
+            raise LearngeneError("the start learngene: name its file with gene, or say how to make one with distill (not both)")
+        entries = {**({"distill": {"distill": distill}} if distill is not None else {}), **(prepare or {})}
+        return cls(
+            tuple(StartSpec.parse(plain.get(entry, entry) if isinstance(entry, str) else entry) for entry in starts),
+            tuple(depths),
+            tuple(seeds),
+            (epochs,),
+            tuple(tflops),
+            {name: Preparation.parse(name, entry) for name, entry in entries.items()},
+            {name: changes or {} for name, changes in (datasets or {"": {}}).items()},
+            {name: changes or {} for name, changes in (recipes or {"": {}}).items()},
+        )
+
     def __post_init__(self) -> None:
         if not (self.starts and self.depths and self.seeds and (self.epochs or self.tflops)):
             raise LearngeneError("a benchmark needs at least one start, one depth, one seed and one budget")
@@ -244,6 +290,7 @@ class Experiment:
                     f"start {spec.name}: depth {odd[0]} is not among the benchmark's {list(self.depths)}; add it there"
                 )
             self._check_kinds(spec)
+            self._check_stages(spec)
         for name, changes in self.recipes.items():
             check_changes(f"recipe {name}", changes)
         for name in (*self.datasets, *self.recipes):
@@ -268,6 +315,14 @@ class Experiment:
             if made is not None and made.kind != wanted:
                 raise LearngeneError(f"start {spec.name}: {option} needs a preparation by {wanted}, '{name}' is by {made.kind}")
 
+    def _check_stages(self, spec: StartSpec) -> None:
+        """Raise for a depth with fewer layers than the learngene that is to be distilled for it has stages."""
+        made = self.prepare.get(spec.sources(self.depths[0], self.seeds[0]).get("gene", ""))
+        if made is not None and "plan" not in spec.options:
+            stages = StagePlan.parse(made.arguments.get("plan", PLAN)).stages
+            for depth in spec.depths or self.depths:
+                StagePlan.balanced(depth, stages)
+
     def spec(self, name: str) -> StartSpec:
         """The start of a trial."""
         return next(spec for spec in self.starts if spec.name == name)
@@ -290,17 +345,27 @@ class Experiment:
         epochs, tflops = (spec.epochs, spec.tflops) if spec.epochs or spec.tflops else (self.epochs, self.tflops)
         return [(count, None) for count in epochs] + [(None, float(count)) for count in tflops]
 
-    def needed(self, trials: Sequence[Trial]) -> list[tuple[Preparation, int, int]]:
-        """Which preparations these trials need, with the depth and seed they are for; what others build on comes first."""
-        found: dict[str, tuple[Preparation, int, int]] = {}
+    def sources(self, trial: Trial) -> dict[str, str]:
+        """By option, what a trial's start takes weights from: the key of a preparation, or the option and the file it names."""
+        named = self.spec(trial.start).sources(trial.depth, trial.seed)
+        return {
+            option: next(iter(self.keys([name], trial.depth, trial.seed)), f"{option} {name}") for option, name in named.items()
+        }
+
+    def keys(self, names: Sequence[str], depth: int, seed: int) -> list[str]:
+        """Keys of those names that are preparations."""
+        return [Need(self.prepare[name], depth, seed).key for name in names if name in self.prepare]
+
+    def needed(self, trials: Sequence[Trial]) -> list[Need]:
+        """Which preparations these trials need; what others build on comes first."""
+        found: dict[str, Need] = {}
 
         def add(name: str, depth: int, seed: int) -> None:
-            preparation = self.prepare.get(name)
-            if preparation is None or preparation.key(depth, seed) in found:
+            if name not in self.prepare or (need := Need(self.prepare[name], depth, seed)).key in found:
                 return
-            for below in preparation.before():
+            for below in need.preparation.before():
                 add(below, depth, seed)
-            found[preparation.key(depth, seed)] = (preparation, depth, seed)
+            found[need.key] = need
 
         for trial in trials:
             for name in self.spec(trial.start).sources(trial.depth, trial.seed).values():

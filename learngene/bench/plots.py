@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,6 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from learngene.bench.experiment import budget_name
 from learngene.bench.table import Line, Row
 from learngene.files import atomic_file
 
@@ -34,12 +34,11 @@ def accuracy_by_depth(lines: Sequence[Line], path: Path, *, title: str) -> Path:
 def accuracy_by_cost(lines: Sequence[Line], path: Path, *, title: str) -> Path:
     """Mean accuracy against the cost of one model when ten are made; budgets of one start are joined."""
     figure, axes = _figure()
-    for start, color in _coloured(list(dict.fromkeys(line.start for line in lines))):
-        own = [line for line in lines if line.start == start]
+    starts = dict.fromkeys(line.title for line in lines)
+    for (start, color), marker in zip(_coloured(list(starts)), cycle("so"), strict=False):
+        own = [line for line in lines if line.title == start]
         costs = [line.total("flops", 10) / 10 / 1e12 for line in own]
-        name = "random (from scratch)" if start == "random" else start
-        marker = "o" if int(COLORS.index(color)) % 2 else "s"
-        axes.plot(costs, [100 * line.mean for line in own], marker=marker, color=color, label=name)
+        axes.plot(costs, [100 * line.mean for line in own], marker=marker, color=color, label=start)
     axes.set(xlabel="TFLOPs per model, preparing counted in, when ten are made", ylabel="top-1 accuracy (%)", title=title)
     axes.set_xscale("log")
     return _finish(figure, path)
@@ -52,8 +51,8 @@ def accuracy_by_epoch(rows: Sequence[Row], lines: Sequence[Line], path: Path, *,
     panels = figure.subplots(1, len(depths), sharey=True, squeeze=False)[0]
     for panel, depth in zip(panels, depths, strict=True):
         for line, color in _coloured(lines):
-            own = [row for row in rows if (row["start"], row["depth"]) == (line.start, depth)]
-            curves = [row["curve"] for row in own if budget_name(row["epochs"], row["tflops"]) == line.budget]
+            case = (line.start, depth, line.epochs, line.tflops)
+            curves = [row["curve"] for row in rows if (row["start"], row["depth"], row["epochs"], row["tflops"]) == case]
             if curves:
                 means = [100 * statistics.fmean(point["val_top1"] for point in points) for points in zip(*curves, strict=False)]
                 epochs = [point["epoch"] for point in curves[0]][: len(means)]
@@ -68,16 +67,18 @@ def accuracy_by_epoch(rows: Sequence[Row], lines: Sequence[Line], path: Path, *,
 
 def break_even(lines: Sequence[Line], path: Path, *, title: str) -> Path:
     """Training cost of a family against the number of its models, everything counted."""
-    return _by_models(lines, lambda line, n: line.total("flops", n) / 1e12, path, title, "TFLOPs in all")
+    names = [f"{line.name} ({100 * line.mean:.1f} %)" for line in lines]
+    return _by_models(lines, names, lambda line, n: line.total("flops", n) / 1e12, path, title, "TFLOPs in all")
 
 
 def stored(lines: Sequence[Line], path: Path, *, title: str) -> Path:
     """Parameters to be stored to begin a family, against the number of its models. One line per start."""
-    once = list({line.start: line for line in lines}.values())
-    return _by_models(once, lambda line, n: line.total("stored_parameters", n) / 1e6, path, title, "stored parameters (millions)")
+    once = {line.start: line for line in lines}
+    label = "stored parameters (millions)"
+    return _by_models(list(once.values()), list(once), lambda line, n: line.total("stored_parameters", n) / 1e6, path, title, label)
 
 
-def relearning(rows: Sequence[Row], originals: Mapping[str, int | None], path: Path) -> Path:
+def relearning(rows: Sequence[Row], path: Path) -> Path:
     """Views until the accuracy is back against the layer, a line per share of the data; a panel per model and mode.
 
     Crosses at the top are layers that never came back.
@@ -90,11 +91,14 @@ def relearning(rows: Sequence[Row], originals: Mapping[str, int | None], path: P
     for axes, (model, mode) in zip(grid, panels, strict=False):
         own = [row for row in single if (row["model"], row["mode"]) == (model, mode)]
         for share, color in _coloured(sorted({row["share"] for row in single})):
-            points = sorted((row["layers"][0], row["images"], row["gave_up_after"]) for row in own if row["share"] == share)
+            same = [row for row in own if row["share"] == share]
+            points = sorted(((row["layers"][0], row["images"], row["gave_up_after"]) for row in same), key=lambda point: point[0])
             back = [(layer, images) for layer, images, _ in points if images]
-            axes.plot(*zip(*back, strict=True), "o-", color=color, label=f"{100 * share:g} % of the data") if back else None
             never = [(layer, limit) for layer, images, limit in points if images is None]
-            axes.plot(*zip(*never, strict=True), "x", color=color, label="never, by then") if never else None
+            if back:
+                axes.plot(*zip(*back, strict=True), "o-", color=color, label=f"{100 * share:g} % of the data")
+            if never:
+                axes.plot(*zip(*never, strict=True), "x", color=color, label="never, by then")
         axes.set(title=f"{model}, {mode}", xlabel="layer reset", yscale="log")
         axes.title.set_fontsize("small")
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
@@ -105,10 +109,11 @@ def relearning(rows: Sequence[Row], originals: Mapping[str, int | None], path: P
     return _finish(figure, path)
 
 
-def _by_models(lines: Sequence[Line], value: Callable[[Line, int], float], path: Path, title: str, label: str) -> Path:
+def _by_models(
+    lines: Sequence[Line], names: Sequence[str], value: Callable[[Line, int], float], path: Path, title: str, label: str
+) -> Path:
     figure, axes = _figure()
-    for line, color in _coloured(lines):
-        name = line.start if "stored" in label else f"{line.name} ({100 * line.mean:.1f} %)"
+    for (line, color), name in zip(_coloured(lines), names, strict=True):
         axes.plot(MODELS, [value(line, n) for n in MODELS], color=color, label=name)
     axes.set(xlabel="number of models", ylabel=label, title=title)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))

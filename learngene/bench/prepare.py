@@ -6,19 +6,20 @@ import contextlib
 import json
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from learngene import vit
-from learngene.bench.experiment import EACH, Experiment, Preparation
+from learngene.bench.experiment import EACH, Experiment, Need, Trial
 from learngene.errors import LearngeneError
 from learngene.files import locked
 from learngene.gene import Learngene
 from learngene.jobs import forward_flops, teacher_flops
 from learngene.objectives import Ancestor
+from learngene.recipe import DataOptions, Recipe
 from learngene.starts import SOURCES
 from learngene.vit import Architecture
 
@@ -55,7 +56,7 @@ class Prepared:
 
 def prepare(
     experiment: Experiment,
-    needed: list[tuple[Preparation, int, int]],
+    needed: Sequence[Need],
     commands: Mapping[str, Command],
     defaults: Mapping[str, Any],
     family: Architecture,
@@ -72,83 +73,83 @@ def prepare(
         out: a folder of run directories.
     """
     made: dict[str, Prepared] = {}
-    while len(made) < len(needed):
-        ready = [item for item in needed if item[0].key(*item[1:]) not in made]
-        ready = [item for item in ready if all(key in made for key in _keys(item[0].before(), experiment, *item[1:]))]
+    while waiting := [need for need in needed if need.key not in made]:
         before = len(made)
-        for preparation, depth, seed in ready:
-            key = preparation.key(depth, seed)
-            with locked(out / f"{key}.lock", wait=False) as mine:
+        ready = [need for need in waiting if all(key in made for key in _below(need.preparation.before(), experiment, need))]
+        for need in ready:
+            with locked(out / f"{need.key}.lock", wait=False) as mine:
                 if not mine:  # another process is at it: see to the others first
                     continue
-                log.info("preparing %s (%d of %d done)", key, len(made), len(needed))
-                arguments = _arguments(preparation, experiment, made, defaults, family, given, depth, seed)
-                commands[preparation.kind](**arguments, out=out / key, resume=True)
-            below = {name: made[name] for name in _keys(preparation.builds_on(), experiment, depth, seed)}
-            made[key] = replace(_read(preparation, out / key), below=below)
+                log.info("preparing %s (%d of %d done)", need.key, len(made), len(needed))
+                arguments = _arguments(need, experiment, made, defaults, family, given)
+                commands[need.preparation.kind](**arguments, out=out / need.key, resume=True)
+            below = {key: made[key] for key in _below(need.preparation.builds_on(), experiment, need)}
+            made[need.key] = replace(_read(need, out / need.key), below=below)
         if len(made) == before:
-            preparation, depth, seed = ready[0]
-            log.info("waiting for another process to prepare %s", preparation.key(depth, seed))
-            with locked(out / f"{preparation.key(depth, seed)}.lock"):
+            log.info("waiting for another process to prepare %s", ready[0].key)
+            with locked(out / f"{ready[0].key}.lock"):
                 pass
     return made
 
 
+def defaults(data: str, loading: DataOptions, recipe: Recipe) -> dict[str, Any]:
+    """The benchmark's data and device, for preparations that do not say otherwise. They train on all of it."""
+    own = {k: v for k, v in asdict(loading).items() if k != "train_fraction"}
+    return {"data": data, **own, "devices": 1, "accelerator": recipe.accelerator, "precision": recipe.precision}
+
+
 def _arguments(
-    preparation: Preparation,
+    need: Need,
     experiment: Experiment,
     made: Mapping[str, Prepared],
     defaults: Mapping[str, Any],
     family: Architecture,
     given: bool,
-    depth: int,
-    seed: int,
 ) -> dict[str, Any]:
     """All arguments of the command but ``out``."""
+    preparation = need.preparation
     general = GENERAL if "data" in preparation.arguments else tuple(defaults)
     arguments = {k: defaults[k] for k in general if k not in preparation.arguments}
-    arguments |= _resolve(preparation.arguments, experiment, made, depth, seed)
+    arguments |= _resolve(need, experiment, made)
     if preparation.kind == "finetune":
-        arguments = _for_depth(arguments, family, preparation, depth)
+        arguments = _for_depth(arguments, family, need)
     elif given and "arch" not in arguments:
         own = arguments.get("arch_args") or {}
         arguments |= {"arch": family.name, "arch_args": {**family.args, **own}}
     if "seed" in preparation.each:
-        arguments["seed"] = seed
+        arguments["seed"] = need.seed
     if preparation.cost_of is not None:
-        budget = made[experiment.prepare[preparation.cost_of].key(depth, seed)].cost["flops"]
-        arguments["steps"] = steps_for(budget, arguments, depth)
+        (key,) = _below([preparation.cost_of], experiment, need)
+        arguments["steps"] = steps_for(made[key].cost["flops"], arguments, need.depth)
     return arguments
 
 
-def _keys(names: Sequence[str], experiment: Experiment, depth: int, seed: int) -> list[str]:
-    """Keys of those names that are preparations."""
-    return [experiment.prepare[name].key(depth, seed) for name in names if name in experiment.prepare]
+def _below(names: Sequence[str], experiment: Experiment, need: Need) -> list[str]:
+    """Keys of those names that are preparations, for the same depth and seed."""
+    return experiment.keys(names, need.depth, need.seed)
 
 
-def _resolve(
-    arguments: Mapping[str, Any], experiment: Experiment, made: Mapping[str, Prepared], depth: int, seed: int
-) -> dict[str, Any]:
-    """Arguments with the names of preparations replaced by what these made."""
+def _resolve(need: Need, experiment: Experiment, made: Mapping[str, Prepared]) -> dict[str, Any]:
+    """The preparation's arguments with the names of others replaced by what these made."""
 
     def path(value: Any) -> Any:
-        named = experiment.prepare.get(str(value))
-        return str(made[named.key(depth, seed)].path) if named else value
+        keys = _below([str(value)], experiment, need)
+        return str(made[keys[0]].path) if keys else value
 
-    resolved = {k: path(v) if k in (*SOURCES, "model") else v for k, v in arguments.items()}
+    resolved = {k: path(v) if k in (*SOURCES, "model") else v for k, v in need.preparation.arguments.items()}
     if resolved.get("start_args"):
         resolved["start_args"] = {k: path(v) for k, v in resolved["start_args"].items()}
     return resolved
 
 
-def _for_depth(arguments: dict[str, Any], family: Architecture, preparation: Preparation, depth: int) -> dict[str, Any]:
+def _for_depth(arguments: dict[str, Any], family: Architecture, need: Need) -> dict[str, Any]:
     """A model of the family unless another is named, as deep as the trial (or as the preparation says)."""
-    if "depth" in preparation.each:
-        arguments = {"depth": depth, **arguments}
+    if "depth" in need.preparation.each:
+        arguments = {"depth": need.depth, **arguments}
     if "model" in arguments:
         return arguments
     if "depth" not in arguments:
-        raise LearngeneError(f"prepare {preparation.name}: say how deep with depth, or each: [depth]")
+        raise LearngeneError(f"prepare {need.preparation.name}: say how deep with depth, or each: [depth]")
     own = arguments.get("arch_args") or {}
     return {**arguments, "model": family.name, "arch_args": {**family.args, **own}}
 
@@ -166,12 +167,25 @@ def steps_for(budget: float, arguments: Mapping[str, Any], depth: int) -> int:
     return max(1, round(budget / (image * arguments.get("batch_size", 128) * arguments.get("accumulate", 1))))
 
 
-def _read(preparation: Preparation, directory: Path) -> Prepared:
+def _read(need: Need, directory: Path) -> Prepared:
+    preparation = need.preparation
     record = json.loads((directory / "run.json").read_text())["results"]
     distilled = preparation.kind == "distill"
     path = directory / ("learngene.safetensors" if distilled else "model")
     stored = record["stored_parameters" if distilled else "parameters"]
     return Prepared(path, _cost(record), stored, preparation.name, preparation.each)
+
+
+def outsides(experiment: Experiment, trials: Sequence[Trial]) -> dict[str, Prepared]:
+    """The weights that were there before and that trials begin from, by key (see `Experiment.sources`)."""
+    found: dict[str, Prepared] = {}
+    for trial in trials:
+        spec = experiment.spec(trial.start)
+        for option, name in spec.sources(trial.depth, trial.seed).items():
+            key = experiment.sources(trial)[option]
+            if name not in experiment.prepare and key not in found:
+                found[key] = outside(name, option, str(spec.options[option]))
+    return found
 
 
 def outside(source: str, option: str, template: str) -> Prepared:

@@ -73,7 +73,7 @@ def _section(title: str, prefix: str, summaries: Sequence[Summary], rows: Sequen
 def _tables(found: Sequence[Line]) -> list[str]:
     """Differences from the learngene, and, where there is more to see, from random weights at the same budget."""
     gene = main_line(found)
-    scratch = next((line for line in found if is_scratch(line) and (gene is None or line.budget == gene.budget)), None)
+    scratch = next((line for line in found if line.scratch and (gene is None or line in at_budget(found, gene))), None)
     parts = [] if gene is None else ["### Against the learngene", difference_table(found, gene)]
     if scratch is not None and len(at_budget(found, scratch)) > 2:
         parts += ["### Against random weights", difference_table(found, scratch)]
@@ -92,6 +92,7 @@ def _head(rows: Sequence[Row], command: str | None) -> str:
         "family": distinct(row["architecture"] for row in rows),
         "command": f"`{command}`" if command else None,
         "hardware": distinct(row["hardware"] for row in rows),
+        "threads": distinct(row["threads"] for row in rows if "threads" in row),
         "versions": ", ".join(f"{name} {version}" for name, version in rows[0]["versions"].items()),
         "commit": distinct(row["commit"] or "not a checkout" for row in rows),
         "precision": distinct(row["precision"] for row in rows),
@@ -120,14 +121,9 @@ def main_line(found: Sequence[Line]) -> Line | None:
     return next(iter(named or own), None)
 
 
-def is_scratch(line: Line) -> bool:
-    """Whether a line is plain training from scratch: the start random, called ``random`` or ``random-...``."""
-    return line.summaries[0].kind == "random" and line.start.split("-")[0] == "random"
-
-
 def at_budget(found: Sequence[Line], other: Line) -> list[Line]:
     """The lines with the same budget of fine-tuning, the same line included."""
-    return [line for line in found if line.budget == other.budget]
+    return [line for line in found if (line.epochs, line.tflops) == (other.epochs, other.tflops)]
 
 
 def comparable(found: Sequence[Line]) -> list[Line]:
@@ -139,7 +135,7 @@ def comparable(found: Sequence[Line]) -> list[Line]:
 def notable(found: Sequence[Line], limit: int = 7) -> list[Line]:
     """The lines worth a plot: the learngene, all budgets from scratch, pre-training, and at least three, the best, of the others."""
     gene = main_line(found)
-    kept = [line for line in found if line is gene or is_scratch(line) or line.summaries[0].kind == "pretrained"]
+    kept = [line for line in found if line is gene or line.scratch or line.summaries[0].kind == "pretrained"]
     others = sorted((line for line in comparable(found) if line not in kept), key=lambda line: -line.mean)
     return kept + others[: max(3, limit - len(kept))]
 
@@ -147,7 +143,7 @@ def notable(found: Sequence[Line], limit: int = 7) -> list[Line]:
 def difference_table(found: Sequence[Line], reference: Line) -> str:
     """Every other start minus a reference, at its budget, paired by seed, over the depths that both have."""
     head = [
-        f"At {reference.budget} of fine-tuning, best first; means over the depths that both have, differences paired by seed. 'Prepared' "
+        f"At {reference.budget} of fine-tuning, best first; means over the depths that both have, ± standard deviation over seeds, differences paired by seed. 'Prepared' "
         "says how often what the start needs was trained anew: where that is once, the interval leaves out how much another time would "
         "differ. The intervals are not corrected for their number.\n",
         f"| start | depths | prepared | top-1 % | {reference.start} there % | difference (points) | 95 % interval |",
@@ -164,7 +160,7 @@ def difference_table(found: Sequence[Line], reference: Line) -> str:
         rest = "| |" if line is reference else f"{gap.mean:+.2f} | {interval} |"
         times = {None: "", 1: "once"}.get(line.preparations, f"{line.preparations} times")
         depths = ", ".join(map(str, sorted(common)))
-        body.append(f"| {line.start} | {depths} | {times} | {100 * ours.mean:.2f} | {100 * theirs.mean:.2f} | {rest}")
+        body.append(f"| {line.start} | {depths} | {times} | {ours.accuracy()} | {theirs.accuracy()} | {rest}")
     return "\n".join(head + body)
 
 
@@ -191,7 +187,7 @@ def cost_table(found: Sequence[Line]) -> str:
 def in_words(found: Sequence[Line]) -> str:
     """What won, by how much, where it did not, when training from scratch catches up, and what it costs."""
     gene = main_line(found)
-    sentences = [_ranking([line for line in comparable(found) if line.budget == (gene or found[0]).budget])]
+    sentences = [_ranking(at_budget(comparable(found), gene or found[0]))]
     if gene is not None:
         sentences += [
             _against_others(gene, at_budget(found, gene)),
@@ -238,11 +234,11 @@ def _against_others(gene: Line, others: Sequence[Line]) -> str:
 
 def _against_scratch(gene: Line, found: Sequence[Line]) -> list[str]:
     """Per depth: who is ahead at equal budget and by how much, and whether a longer scratch run catches up."""
-    scratch = [line for line in found if is_scratch(line) and "TFLOP" not in line.budget]
+    scratch = [line for line in found if line.scratch and line.tflops is None]
     sentences = []
     for own in gene.summaries:
         same = [s for line in scratch for s in line.summaries if s.depth == own.depth]
-        equal = next((s for s in same if s.budget == own.budget), None)
+        equal = next((s for s in same if s.epochs == own.epochs), None)
         if equal is None:
             continue
         gap = difference(dict(zip(own.seeds, own.top1, strict=True)), dict(zip(equal.seeds, equal.top1, strict=True)))
@@ -250,7 +246,7 @@ def _against_scratch(gene: Line, found: Sequence[Line]) -> list[str]:
             continue
         won = "the learngene is ahead" if gap.mean > 0 else "training from scratch is ahead" if gap.mean < 0 else "they are level"
         text = f"{own.depth} layers, {own.budget}: {won}, {own.accuracy()} against {equal.accuracy()} % ({gap})."
-        longer = [s for s in same if s.size > own.size]
+        longer = [s for s in same if (s.epochs or 0) > (own.epochs or 0)]
         caught = next((s for s in longer if s.mean >= own.mean), None)
         if caught:
             text += f" Training from scratch catches up at {caught.budget} ({caught.accuracy()} %; by the means)."
@@ -263,7 +259,7 @@ def _against_scratch(gene: Line, found: Sequence[Line]) -> list[str]:
 def _ratios(gene: Line, found: Sequence[Line]) -> list[str]:
     """The three ratios that SWS claims (6.6x, 20x, 10x), counted here on lines of the same depths; where the learngene breaks even."""
     sentences = []
-    scratch = [line for line in found if is_scratch(line) and "TFLOP" not in line.budget]
+    scratch = [line for line in found if line.scratch and line.tflops is None]
     if scratch:
         level = next((line for line in scratch if line.mean >= gene.mean), scratch[-1])
         reached = "which is as good" if level.mean >= gene.mean else "still worse, so this is a lower bound"
@@ -274,7 +270,7 @@ def _ratios(gene: Line, found: Sequence[Line]) -> list[str]:
             f"distillation counted in, and {level.total('flops', TEN) / 1e12:.1f} from scratch at {level.budget} ({100 * level.mean:.2f} %, "
             f"{reached}): a ratio of {ratio:.2f} (SWS claims 6.6). {_even_words(even, 'training from scratch')}"
         )
-    for line in (line for line in found if line.summaries[0].kind == "pretrained" and line.budget == gene.budget):
+    for line in (line for line in at_budget(found, gene) if line.summaries[0].kind == "pretrained"):
         stored = line.total("stored_parameters", TEN) / gene.total("stored_parameters", TEN)
         own, theirs = gene.shared("flops"), TEN * (line.each("flops") - gene.each("flops"))
         text = f"Against {line.start} ({100 * line.mean:.2f} %): {stored:.1f} times fewer stored parameters for ten models (SWS claims about 20)"

@@ -9,8 +9,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from learngene.bench.experiment import budget_name
-
 Row = Mapping[str, Any]
 
 
@@ -20,6 +18,8 @@ class Summary:
 
     Attributes:
         kind: the start behind the name, e.g. ``weight-selection``.
+        arch_args: architecture arguments that differ from the family's.
+        epochs, tflops: the budget; one of them.
         top1: test accuracy (validation where there is no test split) of each seed, shares.
         before: mean validation accuracy before training.
         flops, images, seconds, joules: mean cost of training one model.
@@ -31,9 +31,10 @@ class Summary:
     recipe: str
     start: str
     kind: str
+    arch_args: Mapping[str, Any]
     depth: int
-    budget: str
-    size: float
+    epochs: int | None
+    tflops: float | None
     seeds: tuple[int, ...]
     top1: tuple[float, ...]
     before: float
@@ -43,6 +44,16 @@ class Summary:
     seconds: float
     joules: float | None
     prepared: Mapping[str, Mapping[str, Any]]
+
+    @property
+    def budget(self) -> str:
+        """In words."""
+        return budget_name(self.epochs, self.tflops)
+
+    @property
+    def scratch(self) -> bool:
+        """Whether it is plain training from scratch: random weights in the family's own architecture."""
+        return self.kind == "random" and not self.arch_args
 
     @property
     def mean(self) -> float:
@@ -55,8 +66,23 @@ class Summary:
 
     def accuracy(self) -> str:
         """``91.23 ± 0.12`` percent."""
-        spread = "" if self.spread is None else f" ± {100 * self.spread:.2f}"
-        return f"{100 * self.mean:.2f}{spread}"
+        return percent(self.top1)
+
+    def plain(self) -> dict[str, Any]:
+        """Its fields but the preparations, for JSON, with mean, spread and the budget in words."""
+        kept = {k: v for k, v in dataclasses.asdict(self).items() if k != "prepared"}
+        return {**kept, "budget": self.budget, "mean": self.mean, "spread": self.spread}
+
+
+def percent(shares: Sequence[float]) -> str:
+    """Mean and, of several, sample standard deviation: ``91.23 ± 0.12``."""
+    spread = f" ± {100 * statistics.stdev(shares):.2f}" if len(shares) > 1 else ""
+    return f"{100 * statistics.fmean(shares):.2f}{spread}"
+
+
+def budget_name(epochs: int | None, tflops: float | None) -> str:
+    """``2 epochs`` or ``1.5 TFLOPs``."""
+    return f"{tflops:g} TFLOPs" if tflops is not None else f"{epochs} epoch{'' if epochs == 1 else 's'}"
 
 
 def accuracy_of(row: Row) -> float:
@@ -68,7 +94,7 @@ def summarize(rows: Sequence[Row]) -> list[Summary]:
     """One summary per data set, recipe, depth, budget and start; starts in order of first appearance, seeds in order."""
     groups: dict[tuple[Any, ...], list[Row]] = {}
     for row in sorted(rows, key=lambda row: row["seed"]):
-        size = (1, row["tflops"]) if row["tflops"] is not None else (0, row["epochs"])
+        size = budget_order(row["epochs"], row["tflops"])
         groups.setdefault((row["data"], row["recipe"], row["depth"], size, row["start"]), []).append(row)
 
     def mean(group: Sequence[Row], key: str) -> float:
@@ -80,9 +106,10 @@ def summarize(rows: Sequence[Row]) -> list[Summary]:
             recipe,
             start,
             group[0]["kind"],
+            group[0]["arch_args"],
             depth,
-            budget_name(group[0]["epochs"], group[0]["tflops"]),
-            size[1],
+            group[0]["epochs"],
+            group[0]["tflops"],
             tuple(row["seed"] for row in group),
             tuple(accuracy_of(row) for row in group),
             statistics.fmean(row["curve"][0]["val_top1"] for row in group),
@@ -93,8 +120,13 @@ def summarize(rows: Sequence[Row]) -> list[Summary]:
             None if any(row.get("joules") is None for row in group) else mean(group, "joules"),
             {key: cost for row in group for key, cost in row["prepared"].items()},
         )
-        for (data, recipe, depth, size, start), group in sorted(groups.items(), key=lambda item: item[0][:4])
+        for (data, recipe, depth, _, start), group in sorted(groups.items(), key=lambda item: item[0][:4])
     ]
+
+
+def budget_order(epochs: int | None, tflops: float | None) -> tuple[bool, float]:
+    """Sorts budgets: epochs, then TFLOPs, the least first."""
+    return tflops is not None, tflops if tflops is not None else epochs or 0
 
 
 @dataclass(frozen=True)
@@ -106,13 +138,29 @@ class Line:
     """
 
     start: str
-    budget: str
-    size: float
+    epochs: int | None
+    tflops: float | None
     summaries: tuple[Summary, ...]
 
     @property
+    def budget(self) -> str:
+        """In words."""
+        return budget_name(self.epochs, self.tflops)
+
+    @property
+    def scratch(self) -> bool:
+        """See `Summary.scratch`."""
+        return self.summaries[0].scratch
+
+    @property
+    def title(self) -> str:
+        """The start's name, and whether it is training from scratch."""
+        return f"{self.start} (from scratch)" if self.scratch else self.start
+
+    @property
     def name(self) -> str:
-        return f"{'random (from scratch)' if self.start == 'random' else self.start}, {self.budget}"
+        """Title and budget."""
+        return f"{self.title}, {self.budget}"
 
     @property
     def depths(self) -> tuple[int, ...]:
@@ -127,6 +175,10 @@ class Line:
     def mean(self) -> float:
         """Accuracy, mean over depths and seeds."""
         return statistics.fmean(s.mean for s in self.summaries)
+
+    def accuracy(self) -> str:
+        """``91.23 ± 0.12`` percent: of each seed's mean over depths, where seeds were run at all of them."""
+        return percent(list(self.by_seed().values())) if self.by_seed() else f"{100 * self.mean:.2f}"
 
     def at(self, depths: Iterable[int]) -> Line | None:
         """The same at some depths; none unless it has all of them."""
@@ -174,13 +226,11 @@ class Line:
 
 def lines(summaries: Sequence[Summary]) -> list[Line]:
     """One per start and budget, in order of budget and appearance. The summaries are of one data set and recipe."""
-    groups: dict[tuple[str, str], list[Summary]] = {}
+    groups: dict[tuple[str, int | None, float | None], list[Summary]] = {}
     for s in summaries:
-        groups.setdefault((s.start, s.budget), []).append(s)
-    found = [
-        Line(start, budget, group[0].size, tuple(sorted(group, key=lambda s: s.depth))) for (start, budget), group in groups.items()
-    ]
-    return sorted(found, key=lambda line: ("TFLOP" in line.budget, line.size))
+        groups.setdefault((s.start, s.epochs, s.tflops), []).append(s)
+    found = [Line(*case, tuple(sorted(group, key=lambda s: s.depth))) for case, group in groups.items()]
+    return sorted(found, key=lambda line: budget_order(line.epochs, line.tflops))
 
 
 @dataclass(frozen=True)

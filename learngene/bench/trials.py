@@ -14,7 +14,8 @@ from torch import nn
 from learngene import vit
 from learngene.bench.experiment import StartSpec, Trial
 from learngene.bench.prepare import Prepared
-from learngene.data import ImageData, Source
+from learngene.data import ImageData, Source, has_test_split, open_split, open_training
+from learngene.data.sources import Mode
 from learngene.jobs import evaluation_config, forward_flops, training_cost
 from learngene.objectives import Supervised
 from learngene.provenance import commit, hardware, versions
@@ -32,6 +33,15 @@ class Images:
     val: Source
     test: Source | None
     loading: DataOptions
+
+    @classmethod
+    def open(cls, place: str, loading: DataOptions, mode: Mode, *, test: bool) -> Images:
+        """Those at a place, grey or RGB; without ``test``, or without a test split, trials are compared on validation images."""
+        train, val = open_training(place, loading, mode)
+        tested = open_split(place, loading, "test", mode, train.classes) if test and has_test_split(place, loading) else None
+        if loading.in_memory:
+            train, val, tested = train.in_memory(), val.in_memory(), tested and tested.in_memory()
+        return cls(train, val, tested, loading)
 
 
 def build(
@@ -95,6 +105,7 @@ def run_trial(
     row = {
         **dataclasses.asdict(trial),
         "kind": spec.start,
+        "arch_args": dict(spec.arch_args),
         "data": trial.data or images.train.name.split(" (")[0],
         "architecture": family.name,
         "val_top1": result["val_top1"],
@@ -102,7 +113,6 @@ def run_trial(
         "test_images": tested and tested["images"],
         "parameters": vit.parameters(model),
         **training_cost(result, flops),
-        "flops_per_image": flops,
         "prepared": _records(sources),
         "curve": curve,
         "precision": result["precision"],

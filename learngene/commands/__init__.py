@@ -5,6 +5,7 @@ Nothing heavy is imported until a command runs, so that the CLI can show its hel
 
 from learngene.commands.attention import attention
 from learngene.commands.benchmark import benchmark
+from learngene.commands.cache import cache
 from learngene.commands.demo import demo
 from learngene.commands.distill import distill
 from learngene.commands.evaluate import evaluate
@@ -16,5 +17,5 @@ from learngene.commands.report import report
 from learngene.commands.spawn import spawn
 
 __all__ = [
-    "attention", "benchmark", "demo", "distill", "evaluate", "export", "finetune", "info", "relearn", "report", "spawn",
+    "attention", "benchmark", "cache", "demo", "distill", "evaluate", "export", "finetune", "info", "relearn", "report", "spawn",
 ]  # fmt: skip

@@ -42,45 +42,11 @@ def attention(
             or a layer below 1.
     """
     (loading,) = divide(options, DataOptions)
-    import torch
-
-    from learngene import vit
-    from learngene.bench.attention import attention_maps, draw
-    from learngene.data import open_split
-    from learngene.data.module import Views, eval_transform
-    from learngene.jobs import evaluation_config, image_mode
-    from learngene.starts import begin, parse
-
     if not models or min(layers, default=0) < 1 or images < 1:
         raise LearngeneError("attention needs at least one model, layers counted from 1, and at least one image")
-    starts = [name for name in models if not Path(name).exists() and _is_start(name, parse)]
-    trained = {name: vit.open_model(name) for name in models if name not in starts}
-    if starts and not trained:
-        raise LearngeneError(f"'{starts[0]}' has no architecture of its own; name a trained model beside it")
-    opened = []
-    for name in models:
-        if name in trained:
-            opened.append(("/".join(Path(name).parts[-2:]), trained[name]))
-            continue
-        first = next(iter(trained.values()))
-        torch.manual_seed(seed)
-        twin = vit.architecture_of(first).build(len(vit.get_blocks(first)))
-        vit.set_pretrained_cfg(twin, vit.pretrained_cfg(first))
-        opened.append((f"{name}, untrained", begin(twin, name)))
-    columns = []
-    for name, model in opened:
-        source = open_split(data, loading, split, image_mode(model))
-        if source.stream is not None:
-            raise LearngeneError(f"{data} is streamed; give a folder of images")
-        views = Views(source, eval_transform(evaluation_config(vit.data_config(model), loading)))
-        good = [view["image"] for view in (views[i] for i in range(min(images, len(source)))) if "image" in view]
-        columns.append((name, attention_maps(model, torch.stack(good), layers)))
-    return draw(columns, Path(out))
 
+    from learngene.bench.attention import attention_maps, batch, draw, open_named
 
-def _is_start(name: str, parse: Any) -> bool:
-    try:
-        parse(name)
-    except LearngeneError:
-        return False
-    return True
+    opened = open_named(models, seed=seed)
+    maps = [(name, attention_maps(model, batch(model, data, loading, split, images), layers)) for name, model in opened]
+    return draw(maps, Path(out))

@@ -27,6 +27,7 @@ def distill(
     start: str | None = None,
     start_args: Mapping[str, Any] | None = None,
     share_norms: bool = True,
+    cache: str | Path | None = None,
     resume: bool = False,
     overwrite: bool = False,
     **options: Any,
@@ -45,6 +46,7 @@ def distill(
         start: how the auxiliary net's weights begin, e.g. mimetic or weight-selection (learngene.starts); by default at random.
         start_args: options of that start, e.g. '{"ancestor": "my-vit"}'.
         share_norms: off, each layer of the auxiliary net has norms of its own, averaged over the stage in the learngene.
+        cache: directory of 'learngene cache', whose logits are used instead of running the ancestor.
         resume: go on with an interrupted run; a finished one is left as it is.
         overwrite: delete an earlier run in OUT first.
         **options: any field of `Recipe`, `DataOptions` and `DistillOptions`.
@@ -63,5 +65,5 @@ def distill(
 
     config = train_config(arguments | {"plan": stage_plan}, recipe, loading, terms)
     run = RunDirectory(out, config, resume=resume, overwrite=overwrite)
-    begin_with = (from_ancestor, start, start_args, share_norms)
+    begin_with = (from_ancestor, start, start_args, share_norms, cache)
     return run_distillation(ancestor, data, arch, arch_args, stage_plan, *begin_with, recipe, loading, terms, run)

@@ -21,24 +21,41 @@ from timm.data.auto_augment import posterize
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
+from learngene.data.device import DeviceBatches, stack
 from learngene.data.sources import Source
 from learngene.data.stream import BROKEN_IMAGE, Shards, Stream
 from learngene.errors import LearngeneError
 from learngene.recipe import DataOptions, Recipe
 
 log = logging.getLogger(__name__)
-Batch = dict[str, Any]  # image (B, C, H, W) float, target (B,) int64, bad: names of images that could not be read
+Batch = dict[str, Any]  # image (B, C, H, W) float, target (B,) int64, seed of each view (B,), bad: names of unreadable images
 
 
 class ViewSampler(Sampler[tuple[int, int]]):
     """(index, view seed) pairs of one epoch for one rank, in whole batches.
 
     Each image comes ``repeats`` times in a row (spread over ranks), and the epoch keeps its length.
+
+    Args:
+        epoch: the first one.
+        first_batch: of the first epoch: a run that was interrupted after some batches goes on behind them.
     """
 
-    def __init__(self, length: int, batch_size: int, *, seed: int, repeats: int = 1, rank: int = 0, world: int = 1) -> None:
+    def __init__(
+        self,
+        length: int,
+        batch_size: int,
+        *,
+        seed: int,
+        repeats: int = 1,
+        rank: int = 0,
+        world: int = 1,
+        epoch: int = 0,
+        first_batch: int = 0,
+    ) -> None:
         self.length, self.batch_size, self.seed, self.repeats = length, batch_size, seed, repeats
-        self.rank, self.world, self.epoch = rank, world, 0
+        self.rank, self.world = rank, world
+        self.epoch, self.first_batch = epoch, first_batch
 
     @property
     def batches(self) -> int:
@@ -50,16 +67,22 @@ class ViewSampler(Sampler[tuple[int, int]]):
 
     def set_epoch(self, epoch: int) -> None:
         """Lightning calls this before every epoch."""
-        self.epoch = epoch
+        if epoch != self.epoch:
+            self.epoch, self.first_batch = epoch, 0
 
-    def __iter__(self) -> Iterator[tuple[int, int]]:
+    def views(self) -> tuple[np.ndarray, np.ndarray]:
+        """Indices and view seeds of what is left of this rank's epoch, in order."""
         total = len(self) * self.world
         generator = np.random.default_rng((self.seed, self.epoch))
         order = generator.permutation(self.length).repeat(self.repeats)
         order = np.resize(order, total)
         seeds = generator.integers(2**32, size=total)
-        for place in range(self.rank, total, self.world):
-            yield int(order[place]), int(seeds[place])
+        mine = slice(self.rank + self.first_batch * self.batch_size * self.world, total, self.world)
+        return order[mine], seeds[mine]
+
+    def __iter__(self) -> Iterator[tuple[int, int]]:
+        indices, seeds = self.views()
+        yield from zip(indices.tolist(), seeds.tolist(), strict=True)
 
 
 class Views(Dataset[dict[str, Any]]):
@@ -81,7 +104,7 @@ class Views(Dataset[dict[str, Any]]):
             return {"bad": f"{self.source.describe(index)} ({error})"}
         image = self.transform(picture)
         target = -1 if self.source.targets is None else int(self.source.targets[index])
-        return {"image": image, "target": target}
+        return {"image": image, "target": target, "seed": seed}
 
 
 def seed_view(seed: int) -> None:
@@ -100,7 +123,13 @@ def collate(samples: list[dict[str, Any]], *, fill: bool) -> Batch:
     if fill:
         good += [good[i % len(good)] for i in range(len(bad))]
     image = torch.stack([s["image"] for s in good])
-    return {"image": image, "target": torch.tensor([s["target"] for s in good]), "bad": bad}
+    seeds = [s.get("seed") for s in good]
+    return {
+        "image": image,
+        "target": torch.tensor([s["target"] for s in good]),
+        "seed": None if None in seeds else np.array(seeds),
+        "bad": bad,
+    }
 
 
 class _Fill:
@@ -160,23 +189,42 @@ def eval_transform(config: Mapping[str, Any]) -> Callable[[Image.Image], Tensor]
 class ImageData(L.LightningDataModule):
     """Training and validation batches of two sources, for a model's data config (``input_size``, ``mean``, ``std``)."""
 
-    def __init__(self, train: Source | None, val: Source, config: Mapping[str, Any], recipe: Recipe, options: DataOptions) -> None:
+    def __init__(
+        self,
+        train: Source | None,
+        val: Source,
+        config: Mapping[str, Any],
+        recipe: Recipe,
+        options: DataOptions,
+        *,
+        device: torch.device | None = None,
+    ) -> None:
         super().__init__()
+        self.device = device or torch.device("cpu")  # without a trainer
         hold = options.in_memory
         self.train = train.in_memory() if train is not None and hold else train
         self.val = val.in_memory() if hold else val
         self.config, self.recipe, self.options = config, recipe, options
         self._bad: set[str] = set()
+        self._pixels: Tensor | None = None
 
     @property
-    def train_images(self) -> int:
-        """Images seen in one epoch by all ranks together."""
-        return self._sampler().batches * self.recipe.batch_size * self._world[1]
+    def train_batches(self) -> int:
+        """Batches of one rank in an epoch."""
+        return self._sampler().batches
 
     @property
     def _world(self) -> tuple[int, int]:
         trainer = self.trainer
         return (trainer.global_rank, trainer.world_size) if trainer is not None else (0, 1)
+
+    @property
+    def _position(self) -> tuple[int, int]:
+        """Epoch, and batches of it that are done, where a resumed run begins."""
+        if self.trainer is None or self.trainer.fit_loop is None:
+            return 0, 0
+        loop: Any = self.trainer.fit_loop
+        return loop.epoch_progress.current.processed, loop.epoch_loop.batch_progress.current.processed
 
     @property
     def _train_source(self) -> Source:
@@ -186,17 +234,51 @@ class ImageData(L.LightningDataModule):
     def _sampler(self) -> ViewSampler:
         rank, world = self._world
         recipe = self.recipe
-        return ViewSampler(
-            len(self._train_source), recipe.batch_size, seed=recipe.seed, repeats=recipe.repeats, rank=rank, world=world
+        epoch, done = self._position
+        sampler = ViewSampler(
+            len(self._train_source),
+            recipe.batch_size,
+            seed=recipe.seed,
+            repeats=recipe.repeats,
+            rank=rank,
+            world=world,
+            epoch=epoch,
         )
+        sampler.first_batch = done % sampler.batches
+        return sampler
 
     def train_dataloader(self) -> DataLoader[Any]:
         """Batches of augmented views, always full ones."""
-        transform = train_transform(self.config, self.recipe)
         source = self._train_source
+        pixels = self.pixels()
+        if pixels is not None:
+            device = self.trainer.strategy.root_device if self.trainer is not None else self.device
+            return DeviceBatches(pixels, source.targets, self._sampler(), self.config, self.recipe, device)  # type: ignore[return-value]
+        transform = train_transform(self.config, self.recipe)
         if source.stream is not None:
             return self._stream(source, transform, fill=True)
         return self._loader(Views(source, transform), fill=True, sampler=self._sampler())
+
+    def pixels(self) -> Tensor | None:
+        """The training images (N, C, H, W) uint8, if they are to live on the device.
+
+        Raises:
+            LearngeneError: they cannot, and it was asked for.
+        """
+        if self._pixels is None and self._wants_pixels():
+            try:
+                self._pixels = stack(self._train_source, self.recipe, self.config["input_size"])
+            except LearngeneError as error:
+                if self.options.on_device is True:
+                    raise
+                log.debug("images stay in the host's memory: %s", error)
+        return self._pixels
+
+    def _wants_pixels(self) -> bool:
+        if self.options.on_device != "auto":
+            return self.options.on_device
+        on_cuda = self.trainer is not None and self.trainer.strategy.root_device.type == "cuda"
+        return on_cuda and self._train_source.held
 
     def val_dataloader(self) -> DataLoader[Any]:
         """Batches of the validation images, each once over all ranks."""
@@ -224,8 +306,12 @@ class ImageData(L.LightningDataModule):
         recipe, workers = self.recipe, min(self._workers(), 4)
         data: Any = source.stream
         if isinstance(data, Shards):
-            view = seed_view if fill else None
-            data = Stream(data, transform, recipe.batch_size, seed_view=view, seed=recipe.seed, rank=rank, world=world)
+            data = Stream(
+                data, transform, recipe.batch_size, seed_view=seed_view if fill else None, seed=recipe.seed, rank=rank, world=world
+            )
+            if fill:
+                sampler = self._sampler()
+                data.epoch, data.first_batch = sampler.epoch, sampler.first_batch
         else:  # timm's tfds reader: asked torch for these before there were other processes
             data.transform = transform
             data.reader.dist_rank, data.reader.dist_num_replicas = rank, world

@@ -5,6 +5,8 @@ timm's ``create_dataset`` opens folders, tar files, ``torch/...``, ``hfds/...`` 
 
 from __future__ import annotations
 
+import hashlib
+import json
 import logging
 import tarfile
 from collections.abc import Callable, Sequence
@@ -101,6 +103,21 @@ class Source:
         with ThreadPoolExecutor() as pool:
             kept = list(pool.map(decode, range(len(self))))
         return Source(self.name, len(self), lambda i: _from_memory(kept[i]), self.describe, self.targets, self.classes, held=True)
+
+
+def fingerprint(source: Source, samples: int = 64) -> str:
+    """SHA-256 over number, labels and class names of the images, and the pixels of some of them, evenly spread."""
+    if source.stream is not None:
+        raise LearngeneError(f"{source.name} is streamed, so its views have no fixed order; a cache needs images by index")
+    total = hashlib.sha256(json.dumps([len(source), source.classes]).encode())
+    total.update(b"" if source.targets is None else np.asarray(source.targets, dtype=np.int64).tobytes())
+    for index in np.unique(np.linspace(0, len(source) - 1, samples).astype(int)):
+        try:
+            picture = np.asarray(source.read(int(index)))
+        except BROKEN_IMAGE:
+            continue
+        total.update(str(picture.shape).encode() + picture.tobytes())
+    return total.hexdigest()
 
 
 def _from_memory(kept: np.ndarray | Exception) -> Image.Image:

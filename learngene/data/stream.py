@@ -102,7 +102,7 @@ class Stream(IterableDataset[dict[str, Any]]):
         world: int = 1,
     ) -> None:
         self.shards, self.transform, self.batch_size, self.seed_view = shards, transform, batch_size, seed_view
-        self.seed, self.epoch = seed, 0
+        self.seed, self.epoch, self.first_batch = seed, 0, 0  # set from outside: a resumed run goes on behind some batches
         total = len(shards)
         if seed_view is not None:
             if total < batch_size * world:
@@ -117,29 +117,42 @@ class Stream(IterableDataset[dict[str, Any]]):
 
     def set_epoch(self, epoch: int) -> None:
         """Another order and other views."""
-        self.epoch = epoch
+        if epoch != self.epoch:
+            self.epoch, self.first_batch = epoch, 0
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
-        worker = get_worker_info()
-        number, workers = (worker.id, worker.num_workers) if worker else (0, 1)
-        batches = -(-len(self) // self.batch_size)
-        start, stop = (min(self.start + batches * n // workers * self.batch_size, self.stop) for n in (number, number + 1))
+        start, stop, done = self._share()
         if self.seed_view is None:
             samples = self.shards.walk(range(len(self.shards.lengths)), start, stop)
         else:
             order = np.random.default_rng((self.seed, self.epoch)).permutation(len(self.shards.lengths))
             samples = shuffled(self.shards.walk(order.tolist(), start, stop), random.Random(f"{self.seed} {self.epoch} {start}"))
-        for place, sample in samples:
+        for place, sample in islice(samples, done * self.batch_size, None):
             yield self._view(place, sample)
 
+    def _share(self) -> tuple[int, int, int]:
+        """What this worker reads, from place to place, and how many batches of it are done.
+
+        The loader asks its workers in turn, so that batch i of an epoch is worker i's, modulo their number. Of a resumed
+        epoch the worker that it asks first takes the part of the one whose turn it was.
+        """
+        worker = get_worker_info()
+        workers = worker.num_workers if worker else 1
+        turn = (self.first_batch + (worker.id if worker else 0)) % workers
+        each, more = divmod(-(-len(self) // self.batch_size), workers)
+        places = [min(self.start + (n * each + min(n, more)) * self.batch_size, self.stop) for n in (turn, turn + 1)]
+        return places[0], places[1], self.first_batch // workers + (turn < self.first_batch % workers)
+
     def _view(self, place: int, sample: Any) -> dict[str, Any]:
+        seed = None
         if self.seed_view is not None:
-            self.seed_view(int(np.random.SeedSequence((self.seed, self.epoch, place)).generate_state(1)[0]))
+            seed = int(np.random.SeedSequence((self.seed, self.epoch, place)).generate_state(1)[0])
+            self.seed_view(seed)
         try:
             picture, target = self.shards.decode(sample)
         except BROKEN_IMAGE as error:
             return {"bad": f"{self.shards.name} image {place} ({error})"}
-        return {"image": self.transform(picture), "target": target}
+        return {"image": self.transform(picture), "target": target, "seed": seed}
 
 
 def shuffled(samples: Iterator[Any], generator: random.Random, size: int = BUFFER) -> Iterator[Any]:

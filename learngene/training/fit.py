@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import logging
 import shutil
+import signal
 import sys
 import time
 import warnings
@@ -17,18 +19,28 @@ import lightning as L
 import torch
 import yaml
 from lightning.fabric.utilities.exceptions import MisconfigurationException
-from lightning.pytorch.callbacks import Callback, EMAWeightAveraging, ModelCheckpoint, RichProgressBar
+from lightning.pytorch.callbacks import Callback, EMAWeightAveraging, RichProgressBar
 from timm.optim import get_optimizer_info
 from torch import nn
 
 from learngene.data.module import ImageData, train_transform
 from learngene.errors import LearngeneError
-from learngene.files import check_free, write_text
+from learngene.files import check_free, locked, write_text
+from learngene.objectives import Distillation
 from learngene.provenance import commit, hardware, versions
 from learngene.recipe import Recipe
-from learngene.training.callbacks import AtomicCheckpointIO, LogLines, MetricsFile, Rifle
+from learngene.training.callbacks import (
+    AtomicCheckpointIO,
+    Checkpoints,
+    LogLines,
+    MetricsFile,
+    Rifle,
+    Stopped,
+    newest_checkpoint,
+)
 from learngene.training.distributed import check_launch, choose_strategy, gather, is_follower, launcher
 from learngene.training.module import TrainingModule, score
+from learngene.training.speed import at_speed
 
 log = logging.getLogger("learngene")
 
@@ -52,7 +64,7 @@ class RunDirectory:
     """
 
     results: dict[str, Any]
-    CONFIG, RUN, METRICS, LOG, CHECKPOINT = "config.yaml", "run.json", "metrics.csv", "log.txt", "last.ckpt"
+    CONFIG, RUN, METRICS, LOG, CHECKPOINT, LOCK = "config.yaml", "run.json", "metrics.csv", "log.txt", "last.ckpt", "run.lock"
 
     def __init__(self, path: str | Path, config: Mapping[str, Any], *, resume: bool = False, overwrite: bool = False) -> None:
         self.path = Path(path)
@@ -70,7 +82,7 @@ class RunDirectory:
         self.results = (record or {}).get("results", {})
         if record is not None:
             self._check(record, resume)
-        elif not self._discard:
+        elif not self._discard and not self._is_bare():
             check_free(self.path, hint="choose another --out (only an earlier run can be overwritten or resumed)")
 
     def _read(self) -> dict[str, Any] | None:
@@ -78,6 +90,10 @@ class RunDirectory:
             return json.loads((self.path / self.RUN).read_text())
         except (OSError, ValueError):
             return None
+
+    def _is_bare(self) -> bool:
+        """Whether an earlier run was killed before it wrote anything but its lock."""
+        return self.path.is_dir() and {path.name for path in self.path.iterdir()} <= {self.LOCK}
 
     def _check_inputs(self) -> None:
         """Raise if overwriting would delete what the job is to read."""
@@ -110,10 +126,9 @@ class RunDirectory:
     def checkpoint(self) -> Path:
         return self.path / self.CHECKPOINT
 
-    @property
-    def has_checkpoint(self) -> bool:
-        """Whether to go on from `checkpoint`; the same in all processes, even while the first one deletes an earlier run."""
-        return self.checkpoint.exists() and not (is_follower() and self._discard)
+    def newest(self) -> Path | None:
+        """The checkpoint to go on from; the same in all processes, even while the first one deletes an earlier run."""
+        return None if is_follower() and self._discard else newest_checkpoint(self.checkpoint)
 
     def begin(self) -> None:
         """Make the directory and write down what is going to be done. An earlier run is deleted only now."""
@@ -121,15 +136,47 @@ class RunDirectory:
             return
         try:
             if self._discard:
-                shutil.rmtree(self.path)
+                self._empty()
             versions(), hardware(), commit()  # slow the first time; from here on another process may look at the directory
             self.path.mkdir(parents=True, exist_ok=True)
             self._write("running")
             write_text(self.path / self.CONFIG, yaml.safe_dump(self.config, sort_keys=False))
         except OSError as error:
-            raise LearngeneError(
-                f"the output directory '{self.path}' cannot be written ({error.strerror}); choose another --out"
-            ) from None
+            raise self._unwritable(error) from None
+
+    def _empty(self) -> None:
+        for path in self.path.iterdir():
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path)
+            elif path.name != self.LOCK:
+                path.unlink()
+
+    @contextlib.contextmanager
+    def held(self) -> Iterator[None]:
+        """Keep other runs out of the directory while the block runs.
+
+        Raises:
+            LearngeneError: another run is at work there, or it cannot be written.
+        """
+        if is_follower():
+            yield
+            return
+        lock = self.path / self.LOCK
+        try:
+            lock.parent.mkdir(parents=True, exist_ok=True)
+            lock.touch()
+        except OSError as error:
+            raise self._unwritable(error) from None
+        with locked(lock, wait=False) as mine:
+            if not mine:
+                raise LearngeneError(f"another run is at work in '{self.path}'; wait for it, or choose another --out")
+            try:
+                yield
+            finally:
+                lock.unlink(missing_ok=True)
+
+    def _unwritable(self, error: OSError) -> LearngeneError:
+        return LearngeneError(f"the output directory '{self.path}' cannot be written ({error.strerror}); choose another --out")
 
     def cancel(self) -> None:
         """Take back `begin` after bad input that only showed then, unless something was trained meanwhile."""
@@ -185,14 +232,11 @@ def fit(
     metrics = MetricsFile(run.path / run.METRICS)
     _rehearse(module, data)
     trainer = _trainer(recipe, run, metrics, callbacks, validate)
-    run.begin()
-    checkpoint = str(run.checkpoint) if run.has_checkpoint else None
-    if checkpoint:
-        log.info("resuming from %s", checkpoint)
-    with run.logging(), _plain_attention(module.model, trainer), _quiet_lightning():
-        trainer.fit(module, datamodule=data, ckpt_path=checkpoint, weights_only=True if checkpoint else None)
-    if trainer.interrupted:
-        raise KeyboardInterrupt
+    ancestor = module.objective.ancestor.model if isinstance(module.objective, Distillation) else None
+    speed = at_speed(module.model, ancestor, recipe, trainer.strategy.root_device)
+    with speed, run.held(), run.logging(), _quiet_lightning():
+        run.begin()
+        _train(trainer, module, data, run.newest())
     for callback in trainer.callbacks:  # type: ignore[attr-defined]
         if isinstance(callback, EMAWeightAveraging):  # Lightning leaves this out when there was nothing left to resume
             callback._copy_average_to_current(module)
@@ -204,12 +248,61 @@ def fit(
     gather(module)
     if is_follower():
         sys.exit(0)  # the first process writes what all have trained
-    seen = {"images": metrics.images, "step": trainer.global_step, "joules": metrics.joules}
+    seen = {"images": metrics.images, "step": trainer.global_step, "joules": metrics.joules, "skipped": module.skipped}
     return {**last, **seen, "precision": trainer.precision, "epochs_by_row": metrics.rows}
 
 
+def _train(trainer: L.Trainer, module: TrainingModule, data: ImageData, checkpoint: Path | None) -> None:
+    """Run the loop; what stops it ends in one sentence, or as the signal that asked for it."""
+    if checkpoint:
+        log.info("resuming from %s", checkpoint)
+    try:
+        with explained(module.recipe):
+            trainer.fit(module, datamodule=data, ckpt_path=checkpoint, weights_only=True if checkpoint else None)
+    except Stopped as stop:
+        log.warning("stopped at step %d; the same command with --resume goes on there", trainer.global_step)
+        if stop.signal == signal.SIGINT:
+            raise KeyboardInterrupt from None
+        raise SystemExit(128 + stop.signal) from None
+    except SystemExit:  # Lightning's answer to a second SIGINT
+        if trainer.interrupted:
+            raise KeyboardInterrupt from None
+        raise
+
+
+@contextlib.contextmanager
+def explained(recipe: Recipe) -> Iterator[None]:
+    """What goes wrong in a loop on any machine, as one sentence with a way out.
+
+    Raises:
+        LearngeneError: out of memory, a reading process that died, a rank that was lost.
+    """
+    try:
+        yield
+    except (RuntimeError, MemoryError, OSError) as error:
+        text = str(error)
+        if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT):
+            raise LearngeneError(f"{text}; the last good checkpoint is kept: free some space, then --resume") from error
+        if isinstance(error, (torch.OutOfMemoryError, MemoryError)) or "can't allocate memory" in text:
+            smaller = max(1, recipe.batch_size // 2)
+            raise LearngeneError(
+                f"out of memory with batch_size {recipe.batch_size}; try --batch-size {smaller} --accumulate {2 * recipe.accumulate} "
+                f"(the same step in half the memory){'' if recipe.grad_checkpointing else ', or --grad-checkpointing true'}"
+            ) from error
+        if type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
+            raise LearngeneError(f"torch.compile failed ({text.splitlines()[0][:200]}); use --compile false") from error
+        if "DataLoader worker" in text:
+            raise LearngeneError(
+                f"a process that reads images died ({text.splitlines()[0]}); often memory: try fewer --workers, then --resume"
+            ) from error
+        if isinstance(error, torch.distributed.DistError) or "onnection closed by peer" in text or "onnection reset" in text:
+            raise LearngeneError(f"another rank was lost ({text.splitlines()[0][:200]}); see its log, then --resume") from error
+        raise
+
+
 def _rehearse(module: TrainingModule, data: ImageData) -> None:
-    """Raise for words in the recipe that timm does not know, before anything is written."""
+    """Raise for words in the recipe that timm does not know, and images that cannot go where they should, before anything is written."""
+    data.pixels()
     attempts: dict[str, Callable[[], Any]] = {
         "auto_augment": lambda: train_transform(data.config, module.recipe),
         "opt": lambda: get_optimizer_info(module.recipe.opt),
@@ -232,7 +325,7 @@ def _trainer(recipe: Recipe, run: RunDirectory, metrics: MetricsFile, further: S
     if recipe.rifle > 1:
         callbacks.append(Rifle(recipe.rifle, recipe.seed))
     if validate:
-        callbacks.append(ModelCheckpoint(run.path, filename="last", save_on_train_epoch_end=True, enable_version_counter=False))
+        callbacks.append(Checkpoints(run.path, recipe.checkpoint_minutes))
     with _quiet_lightning(), _as_bad_input():
         trainer = L.Trainer(
             accelerator=recipe.accelerator,
@@ -319,6 +412,11 @@ def _accelerator(recipe: Recipe) -> str:
     return "cuda" if recipe.accelerator == "gpu" else "cpu"
 
 
+def training_device(recipe: Recipe) -> torch.device:
+    """The first device that the recipe's accelerator means."""
+    return torch.device(_accelerator(recipe))
+
+
 def choose_precision(recipe: Recipe) -> str:
     """``auto`` is bf16-mixed where matrix units for it are there (CUDA with bf16, CPU with AMX), else 32-true."""
     if recipe.precision != "auto":
@@ -329,19 +427,6 @@ def choose_precision(recipe: Recipe) -> str:
     else:
         fast = name == "cpu" and bool(getattr(torch.cpu, "_is_amx_tile_supported", bool)())
     return "bf16-mixed" if fast else "32-true"
-
-
-@contextlib.contextmanager
-def _plain_attention(model: nn.Module, trainer: L.Trainer) -> Iterator[None]:
-    """Train without torch's fused attention on CPU: its bf16 backward takes 65 % of a step there (measured, torch 2.15)."""
-    fused = [m for m in model.modules() if getattr(m, "fused_attn", False)] if trainer.strategy.root_device.type == "cpu" else []
-    for module in fused:
-        module.fused_attn = False  # type: ignore[assignment]
-    try:
-        yield
-    finally:
-        for module in fused:
-            module.fused_attn = True  # type: ignore[assignment]
 
 
 @contextlib.contextmanager

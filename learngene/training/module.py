@@ -2,25 +2,60 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import random
+from inspect import signature
 from typing import Any
 
 import lightning as L
 import numpy as np
 import torch
 from timm.data import Mixup
-from timm.optim import create_optimizer_v2
+from timm.optim import create_optimizer_v2, get_optimizer_info
 from timm.scheduler.cosine_lr import CosineLRScheduler
 from torch import Tensor, nn
+from torch.distributed.fsdp import FSDPModule
+from torch.distributed.tensor import DTensor
 from torchmetrics.functional.classification import multiclass_accuracy
 
 from learngene.data.module import Batch
 from learngene.errors import LearngeneError
+from learngene.logits import LogitCache
 from learngene.objectives import Distillation, Supervised, soft_kl
 from learngene.recipe import Recipe
 from learngene.training.distributed import shard
 from learngene.vit import find_blocks
+
+log = logging.getLogger("learngene")
+SKIPS_IN_A_ROW = 20  # of steps that are not finite; more of them is no accident
+
+
+class NotFinite:
+    """Remembers, where the values are, at which step each of them was first infinite or not a number."""
+
+    def __init__(self) -> None:
+        self._steps: dict[str, Tensor] = {}  # 0-d, -1 while all is well
+
+    def look(self, name: str, value: Tensor, step: int) -> None:
+        """``value``: 0-d. Nobody waits for the device."""
+        known = self._steps.get(name)
+        known = torch.full((), -1, device=value.device) if known is None else known.to(value.device)
+        self._steps[name] = torch.where((known < 0) & ~torch.isfinite(value), step, known)
+
+    def first(self) -> tuple[int, list[str]]:
+        """The first such step, and what it was that was not finite; no names if all is well."""
+        steps = {name: int(step) for name, step in self._steps.items() if step >= 0}
+        earliest = min(steps.values(), default=-1)
+        return earliest, [name for name, step in steps.items() if step == earliest]
+
+    def names(self) -> str:
+        """All that was not finite."""
+        return ", ".join(name for name, step in self._steps.items() if step >= 0)
+
+    def forget(self) -> None:
+        """Begin again."""
+        self._steps = {}
 
 
 class TrainingModule(L.LightningModule):
@@ -35,22 +70,32 @@ class TrainingModule(L.LightningModule):
         recipe: the knobs.
         num_classes: K.
         labelled: whether the targets are real; without labels there is no accuracy.
+        cache: the ancestor's logits of the very views that will be shown, instead of running it.
     """
 
-    def __init__(self, model: nn.Module, objective: Supervised, recipe: Recipe, *, num_classes: int, labelled: bool = True) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        objective: Supervised,
+        recipe: Recipe,
+        *,
+        num_classes: int,
+        labelled: bool = True,
+        cache: LogitCache | None = None,
+    ) -> None:
         super().__init__()
+        self.cache = cache
         self.model, self.objective, self.recipe = model, objective, recipe
         self.num_classes, self.labelled = num_classes, labelled
-        self.mixup = self._mixup()
+        self.mixup = mixing(recipe, num_classes)
         self.frozen = freeze(model, recipe.freeze)
-        self.loss_sums: dict[str, Tensor] = {}
-        self.loss_count = 0
+        self.odd = NotFinite()
+        self.skipped = self.skipped_in_a_row = 0
+        self._new_epoch()
 
-    def _mixup(self) -> Mixup | None:
-        recipe = self.recipe
-        if not (recipe.mixup or recipe.cutmix):
-            return None
-        return Mixup(recipe.mixup, recipe.cutmix, label_smoothing=recipe.label_smoothing, num_classes=self.num_classes)
+    def _new_epoch(self) -> None:
+        self.loss_sums: dict[str, Tensor] = {}
+        self.loss_count = torch.zeros((), dtype=torch.int64)
 
     def configure_model(self) -> None:
         """Lightning calls this when the processes know each other."""
@@ -59,26 +104,32 @@ class TrainingModule(L.LightningModule):
     # training ---------------------------------------------------------------------------------------------------------
 
     def on_fit_start(self) -> None:
+        if self.cache is not None and self.mixup is not None and self.trainer.world_size > 1:
+            raise LearngeneError(
+                f"mixup and cutmix pair the images of one process, so a cache with them is for 1, not {self.trainer.world_size}; "
+                f"use --devices 1, or drop --cache"
+            )
         self.model.train()
         for part in self.frozen:
             part.eval()
 
     def on_train_epoch_start(self) -> None:
-        self.loss_sums, self.loss_count = {}, 0
+        self._new_epoch()
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         self.trainer.datamodule.take_bad(batch)  # type: ignore[attr-defined]
-        key = (self.recipe.seed, self.current_epoch, batch_idx, self.global_rank)
-        seed = int(np.random.SeedSequence(key).generate_state(1)[0])
-        random.seed(seed)
-        np.random.seed(seed)
-        torch.manual_seed(seed)
+        seed_step(self.recipe.seed, self.current_epoch, batch_idx, self.global_rank)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         images, targets = batch["image"], batch["target"]
         if self.mixup is not None:
             images, targets = self.mixup(images, targets.clamp(min=0))
-        losses = self.objective(self.model, images, targets)
+        if self.cache is None:
+            losses = self.objective(self.model, images, targets)
+        else:
+            places = self.global_rank + self.trainer.world_size * (batch_idx * self.recipe.batch_size + np.arange(len(images)))
+            teacher = self.cache.read(self.current_epoch, places, batch["seed"], images.device)
+            losses = self.objective(self.model, images, targets, teacher)
         total = torch.stack([self.objective.weights[name] * value for name, value in losses.items()]).sum()
         self._count({"total": total, **losses})
         if self.device.type == "cpu" or (batch_idx + 1) % self.recipe.log_every == 0:
@@ -87,23 +138,80 @@ class TrainingModule(L.LightningModule):
 
     def _count(self, losses: dict[str, Tensor]) -> None:
         """Sum the losses where they are; nobody waits for the device here."""
+        finite = torch.isfinite(losses["total"].detach())
         for name, value in losses.items():
-            previous = self.loss_sums.get(name)
-            self.loss_sums[name] = value.detach() if previous is None else previous + value.detach()
-        self.loss_count += 1
+            value = value.detach()
+            self.odd.look(name, value, self.global_step)
+            self.loss_sums[name] = self.loss_sums.get(name, value.new_zeros(())).to(value) + torch.where(finite, value, 0.0)
+        self.loss_count = self.loss_count.to(finite.device) + finite
+
+    def configure_gradient_clipping(
+        self, optimizer: Any, gradient_clip_val: float | None = None, gradient_clip_algorithm: str | None = None
+    ) -> None:
+        """Clip by norm, and look whether the gradients are finite. A scaler (fp16) looks itself."""
+        gradients = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
+        norm = nn.utils.get_total_norm(gradients)
+        if isinstance(norm, DTensor):
+            norm = norm.full_tensor()
+        if gradient_clip_val is not None:
+            parameters = [p for group in optimizer.param_groups for p in group["params"]]
+            nn.utils.clip_grads_with_norm_(parameters, gradient_clip_val, norm)
+        if getattr(self.trainer.precision_plugin, "scaler", None) is not None:
+            return
+        if self.recipe.skip_nonfinite:
+            self._skip(optimizer, norm)
+        self.odd.look("gradients", norm, self.global_step)
+        if self.device.type == "cpu":
+            self.check_finite()
+
+    def _skip(self, optimizer: Any, norm: Tensor) -> None:
+        """Leave out this step if the gradients are not finite: without them, no optimizer moves anything."""
+        if torch.isfinite(norm):
+            self.skipped_in_a_row = 0
+            return
+        optimizer.zero_grad(set_to_none=True)
+        self.skipped += 1
+        self.skipped_in_a_row += 1
+        log.warning(
+            "left out step %d of epoch %d: %s not finite", self.global_step, self.current_epoch, self.odd.names() or "gradients"
+        )
+        self.odd.forget()
+        if self.skipped_in_a_row >= SKIPS_IN_A_ROW:
+            raise LearngeneError(
+                f"{SKIPS_IN_A_ROW} steps in a row were not finite, up to step {self.global_step} of epoch {self.current_epoch}; "
+                f"the last good checkpoint is kept. {self._advice()}"
+            )
 
     def check_finite(self) -> None:
-        """Raise when any loss of this epoch so far was infinite or not a number. The sums keep what they once saw."""
-        odd = [name for name, value in self.loss_sums.items() if not torch.isfinite(value).all()]
-        if odd:
-            raise LearngeneError(
-                f"the loss is not finite (terms: {', '.join(odd)}) at step {self.global_step} of epoch {self.current_epoch}; the last "
-                f"good checkpoint is kept. Try a lower lr (now {self.recipe.lr}), more warm-up, clip_grad, or precision 32-true"
-            )
+        """Raise when any loss or gradient so far was infinite or not a number; naming the first step, and which."""
+        if self.recipe.skip_nonfinite:
+            return
+        step, names = self.odd.first()
+        if not names:
+            return
+        what = (
+            "the gradients are not finite (every term of the loss is)"
+            if names == ["gradients"]
+            else f"the loss is not finite (terms: {', '.join(names)})"
+        )
+        raise LearngeneError(
+            f"{what} at step {step} of epoch {self.current_epoch}; the last good checkpoint is kept. {self._advice()}"
+        )
+
+    def _advice(self) -> str:
+        skip = "" if self.recipe.skip_nonfinite else ", or leave such steps out with --skip-nonfinite"
+        return f"Try a lower lr (now {self.recipe.lr}), more warm-up, clip_grad, or precision 32-true{skip}"
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint["losses"] = {"sums": self.loss_sums, "count": self.loss_count, "skipped": self.skipped}
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        losses = checkpoint["losses"]
+        self.loss_sums, self.loss_count, self.skipped = dict(losses["sums"]), losses["count"], losses["skipped"]
 
     def mean_losses(self) -> dict[str, float]:
         """Each term's mean over the epoch so far."""
-        return {name: float(value) / max(1, self.loss_count) for name, value in self.loss_sums.items()}
+        return {name: float(value) / max(1, int(self.loss_count)) for name, value in self.loss_sums.items()}
 
     # validation -------------------------------------------------------------------------------------------------------
 
@@ -127,15 +235,18 @@ class TrainingModule(L.LightningModule):
 
     def configure_optimizers(self) -> Any:
         recipe = self.recipe
-        steps = max(1, int(self.trainer.estimated_stepping_batches))
+        steps = self.steps
         scale = recipe.batch_size * self.trainer.world_size * recipe.accumulate / 512
         options: dict[str, Any] = {"opt": recipe.opt, "lr": recipe.lr * scale, "weight_decay": recipe.weight_decay}
+        fusible = "fused" in signature(get_optimizer_info(recipe.opt).opt_class).parameters
+        if fusible and not isinstance(self, FSDPModule):  # fused SGD does not know sharded tensors (torch 2.15)
+            options["fused"] = True
         optimizer = create_optimizer_v2(self.model, **options, layer_decay=recipe.layer_decay)
         extra = list(self.objective.parameters())
         if extra:
             optimizer.add_param_group({"params": extra, "weight_decay": recipe.weight_decay})
         cycles = max(1, recipe.rifle)
-        warmup = min(round(recipe.warmup_epochs * self._steps_per_epoch()), steps - 1)
+        warmup = min(round(recipe.warmup_epochs * self._train_batches / recipe.accumulate), steps - 1)
         scheduler = CosineLRScheduler(
             optimizer,
             t_initial=max(1, steps - warmup) if cycles == 1 else self.cycle_steps(cycles),
@@ -149,14 +260,35 @@ class TrainingModule(L.LightningModule):
 
     def cycle_steps(self, cycles: int) -> int:
         """Optimizer steps in each of so many cycles; the last takes the rest."""
-        return max(1, math.ceil(int(self.trainer.estimated_stepping_batches) / cycles))
+        return max(1, math.ceil(self.steps / cycles))
 
-    def _steps_per_epoch(self) -> float:
-        images = self.trainer.datamodule.train_images  # type: ignore[attr-defined]
-        return images / (self.recipe.batch_size * self.trainer.world_size * self.recipe.accumulate)
+    @property
+    def steps(self) -> int:
+        """Optimizer steps in the whole run. Lightning's own estimate would open the data before a resumed run knows where it is."""
+        recipe = self.recipe
+        return recipe.steps or recipe.epochs * math.ceil(self._train_batches / recipe.accumulate)
+
+    @property
+    def _train_batches(self) -> int:
+        return self.trainer.datamodule.train_batches  # type: ignore[attr-defined]
 
     def lr_scheduler_step(self, scheduler: Any, metric: Any) -> None:
         scheduler.step_update(self.global_step)
+
+
+def seed_step(seed: int, epoch: int, batch: int, rank: int) -> None:
+    """Seed every generator that a training step draws from."""
+    number = int(np.random.SeedSequence((seed, epoch, batch, rank)).generate_state(1)[0])
+    random.seed(number)
+    np.random.seed(number)
+    torch.manual_seed(number)
+
+
+def mixing(recipe: Recipe, num_classes: int) -> Mixup | None:
+    """timm's mixup and CutMix, if the recipe has any."""
+    if not (recipe.mixup or recipe.cutmix):
+        return None
+    return Mixup(recipe.mixup, recipe.cutmix, label_smoothing=recipe.label_smoothing, num_classes=num_classes)
 
 
 def score(logits: Tensor, targets: Tensor) -> dict[str, Tensor]:

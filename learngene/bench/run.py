@@ -1,0 +1,146 @@
+"""Run a benchmark's trials: what they share, whose turn it is, and the end."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from learngene import vit
+from learngene.bench.experiment import Experiment, Trial
+from learngene.bench.prepare import Prepared
+from learngene.bench.report import write_report
+from learngene.bench.rows import FILE, gather_rows
+from learngene.bench.table import summarize
+from learngene.bench.trials import Images, build, run_trial, trial_recipe
+from learngene.errors import LearngeneError
+from learngene.files import locked, write_text
+from learngene.gene import Learngene
+from learngene.jobs import image_mode
+from learngene.recipe import DataOptions, Recipe, divide
+from learngene.training import RunDirectory
+from learngene.vit import Architecture
+
+log = logging.getLogger("learngene")
+
+
+def parse_shard(shard: str | None) -> slice:
+    """Which of all trials are to be run: every n-th from the i-th on for ``i/n``."""
+    first, slash, count = (shard or "1/1").partition("/")
+    if not (slash and first.isdigit() and count.isdigit() and 1 <= int(first) <= int(count)):
+        raise LearngeneError(f"shard '{shard}': write i/n with i from 1 to n, e.g. 2/8")
+    return slice(int(first) - 1, None, int(count))
+
+
+def find_family(
+    arch: str | None, arch_args: Mapping[str, Any] | None, gene: str | Path | None, experiment: Experiment
+) -> Architecture:
+    """The architecture that is given, that of the learngene, or what the first distillation will make."""
+    if arch is not None:
+        vit.anatomy(arch)
+        return Architecture(arch, arch_args or {})
+    if arch_args:
+        raise LearngeneError("arch_args are those of an architecture; name it with arch")
+    if gene is not None:
+        return Learngene.load(gene).architecture
+    first = next((p.arguments for p in experiment.prepare.values() if p.kind == "distill"), None)
+    if first is None:
+        raise LearngeneError("name the family's architecture with arch, or a learngene to take it from")
+    own = Architecture(first["arch"], {}) if first.get("arch") else vit.architecture_of(vit.open_model(first["ancestor"]))
+    vit.anatomy(own.name)
+    return Architecture(own.name, {**own.args, **(first.get("arch_args") or {})})
+
+
+def open_images(data: str, loading: DataOptions, experiment: Experiment, family: Architecture, *, test: bool) -> dict[str, Images]:
+    """Images of each data set, by its name, grey or RGB as the family takes them."""
+    with torch.device("meta"):
+        mode = image_mode(family.build(2))
+    found = {}
+    for name, changes in experiment.datasets.items():
+        given = {**dataclasses.asdict(loading), **changes}
+        place = given.pop("data", data)
+        (options,) = divide(given, DataOptions)
+        found[name] = Images.open(place, options, mode, test=test)
+    return found
+
+
+@dataclass(frozen=True)
+class Bench:
+    """What all trials of a benchmark share.
+
+    Attributes:
+        family: the architecture.
+        images: by name of the data set.
+        recipe: before what a trial's recipe and start change in it.
+    """
+
+    experiment: Experiment
+    family: Architecture
+    images: Mapping[str, Images]
+    recipe: Recipe
+
+    def recipe_of(self, trial: Trial) -> Recipe:
+        """The benchmark's recipe with the changes of the trial's."""
+        return dataclasses.replace(self.recipe, **self.experiment.recipes[trial.recipe])
+
+    def check(self, trials: Sequence[Trial], sources: Mapping[str, Prepared]) -> None:
+        """Build every start whose sources are there once at each depth, so that what does not fit is refused now."""
+        seen = set()
+        for trial in trials:
+            trial_recipe(trial, self.experiment.spec(trial.start), self.recipe_of(trial))
+            named = self.experiment.sources(trial)
+            case = (trial.start, trial.depth, *named.values())
+            if case not in seen and all(key in sources for key in named.values()):
+                seen.add(case)
+                self._check_build(trial, {option: sources[key] for option, key in named.items()})
+
+    def _check_build(self, trial: Trial, sources: Mapping[str, Prepared]) -> None:
+        spec = self.experiment.spec(trial.start)
+        try:
+            build(spec, self.family, trial.depth, self.images[trial.data], self.recipe, sources)
+        except LearngeneError as error:
+            raise LearngeneError(f"start {spec.name}, depth {trial.depth}: {error}") from None
+
+    def run(self, trials: Sequence[Trial], sources: Mapping[str, Prepared], out: Path) -> None:
+        """Run the trials in order; one that another process is running is left to it."""
+        for number, trial in enumerate(trials, start=1):
+            folder = out / trial.key
+            if _is_finished(folder):
+                continue
+            log.info("trial %d/%d: %s", number, len(trials), trial.key)
+            with locked(out / f"{trial.key}.lock", wait=False) as mine:
+                if mine:
+                    self._run(trial, sources, folder)
+                else:
+                    log.info("another process is running %s; left to it", trial.key)
+
+    def _run(self, trial: Trial, sources: Mapping[str, Prepared], folder: Path) -> None:
+        spec = self.experiment.spec(trial.start)
+        own = {option: sources[key] for option, key in self.experiment.sources(trial).items()}
+        run_trial(trial, spec, self.family, self.images[trial.data], self.recipe_of(trial), own, folder)
+
+
+def _is_finished(trial: Path) -> bool:
+    try:
+        return json.loads((trial / "run.json").read_text())["status"] == "finished"
+    except OSError:
+        return False
+
+
+def conclude(run: RunDirectory, trials: int) -> dict[str, Any]:
+    """Gather the rows into results.jsonl and write the report; the benchmark is finished when all of its trials are."""
+    with locked(run.path / "report.lock"):  # other shards may be at their end too
+        rows = gather_rows(run.path)
+        write_text(run.path / FILE, "".join(json.dumps(row) + "\n" for row in rows))
+        report = write_report(rows, run.path, command=f"learngene benchmark --config {run.path / 'config.yaml'} --out NEW")
+        results = {"rows": rows, "table": [summary.plain() for summary in summarize(rows)], "report": str(report)}
+        if len(rows) >= trials:
+            return run.finish(**results)
+    log.info("%d of %d trials are finished; the report is of these", len(rows), trials)
+    return results

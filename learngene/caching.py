@@ -1,0 +1,152 @@
+"""Caching as a job: show every view to the ancestor once, and write down what it says."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Mapping
+from dataclasses import replace
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from learngene import vit
+from learngene.data import ImageData, Source, open_training
+from learngene.data.device import stack
+from learngene.errors import LearngeneError
+from learngene.files import check_free, locked
+from learngene.jobs import (
+    IGNORE_LABELS,
+    cache_key,
+    check_classes,
+    image_mode,
+    student_architecture,
+    student_images,
+    teacher_flops,
+)
+from learngene.logits import DTYPES, LogitCache
+from learngene.objectives import Ancestor
+from learngene.recipe import DataOptions, Recipe
+from learngene.training.fit import check_devices, choose_precision, training_device
+from learngene.training.module import mixing, seed_step
+
+log = logging.getLogger("learngene")
+LOCK = "cache.lock"
+
+
+def run_caching(
+    ancestor: Any,
+    data: str,
+    out: Path,
+    arch: str | None,
+    arch_args: Mapping[str, Any] | None,
+    top_k: int,
+    dtype: str,
+    recipe: Recipe,
+    loading: DataOptions,
+    *,
+    resume: bool,
+    overwrite: bool,
+) -> dict[str, Any]:
+    """See `learngene.cache`."""
+    check_devices(recipe)
+    _check_out(out, resume=resume, overwrite=overwrite)
+    teacher = vit.open_model(ancestor)
+    classes: int = getattr(teacher, "num_classes", 0)
+    if not 1 <= top_k <= classes:
+        raise LearngeneError(f"top_k {top_k}: the ancestor has {classes} classes; keep 1 to {classes} of them")
+    if dtype not in DTYPES:
+        raise LearngeneError(f"dtype '{dtype}': use one of {', '.join(DTYPES)}")
+    with torch.device("meta"):
+        skeleton = student_architecture(teacher, arch, arch_args or {}).build(1)
+    model_data = student_images(teacher, arch, skeleton, loading)
+    train, val = open_training(data, loading, image_mode(skeleton))
+    if not loading.unlabeled:
+        check_classes(teacher, str(ancestor), train, IGNORE_LABELS)
+    device = training_device(recipe)
+    loading = _settle_device(train, model_data, recipe, loading, device)
+    guide = Ancestor(teacher, model_data)
+    images = ImageData(train, val, model_data, recipe, loading, device=device)
+    key = cache_key(guide, model_data, train, recipe, loading)
+    flops = teacher_flops(guide, model_data)
+    with locked(out / LOCK, wait=False) as mine:
+        if not mine:
+            raise LearngeneError(f"another process writes the cache '{out}'; wait for it, or choose another --out")
+        if overwrite or not (out / LogitCache.RECORD).exists():
+            _clear(out)
+            sizes = {"views": images.train_batches * recipe.batch_size, "batch_size": recipe.batch_size}
+            cached = LogitCache.create(out, key, top_k=top_k, dtype=dtype, classes=classes, **sizes)
+        else:
+            cached = LogitCache(out)
+            cached.check(key)
+            if (cached.top_k, cached.dtype) != (top_k, dtype):
+                raise LearngeneError(f"'{out}' keeps {cached.top_k} values in {cached.dtype}; resume with the same --top-k and --dtype")
+        _fill(cached, guide.to(device), images, recipe, device, flops)
+        (out / LOCK).unlink()
+    return {"cache": str(out), "epochs": cached.epochs, "views": cached.views, "bytes": cached.bytes, **cached.cost}
+
+
+def _check_out(out: Path, *, resume: bool, overwrite: bool) -> None:
+    if not (out / LogitCache.RECORD).exists():
+        if not out.is_dir() or {path.name for path in out.iterdir()} - {LOCK}:
+            check_free(out, hint="choose another --out")
+    elif not (resume or overwrite):
+        raise LearngeneError(f"'{out}' holds a cache; pass --resume to go on with it, --overwrite to delete it, or choose another --out")
+
+
+def _clear(out: Path) -> None:
+    for path in [out / LogitCache.RECORD, *out.glob("epoch-*.safetensors")]:
+        path.unlink(missing_ok=True)
+
+
+def _settle_device(
+    train: Source, model_data: Mapping[str, Any], recipe: Recipe, loading: DataOptions, device: torch.device
+) -> DataOptions:
+    """Decide what ``on_device`` auto means, as it changes the views."""
+    if loading.on_device != "auto":
+        return loading
+    possible = device.type == "cuda" and train.held
+    if possible:
+        try:
+            stack(train, recipe, model_data["input_size"])
+        except LearngeneError:
+            possible = False
+    return replace(loading, on_device=possible)
+
+
+def _fill(cached: LogitCache, guide: Ancestor, images: ImageData, recipe: Recipe, device: torch.device, flops: int) -> None:
+    """Write the shards that are missing, each from its own place in the epoch."""
+    missing = cached.missing(recipe.epochs)
+    loader: Any = images.train_dataloader()
+    batches = cached.shard // recipe.batch_size
+    for number, (epoch, shard) in enumerate(missing, start=1):
+        began = time.perf_counter()
+        sampler = loader.sampler
+        sampler.epoch, sampler.first_batch = epoch, shard * batches
+        seeds, logits = _look(guide, images, islice(loader, batches), recipe, device, epoch, shard * batches)
+        seconds = time.perf_counter() - began
+        cached.write(epoch, shard, seeds, logits, {"images": len(seeds), "seconds": seconds, "flops": len(seeds) * flops})
+        log.info("epoch %d, shard %d of %d: %d views, %.0f images/s, %d to go", epoch + 1, shard + 1, cached.shards_per_epoch,
+                 len(seeds), len(seeds) / seconds, len(missing) - number)  # fmt: skip
+
+
+def _look(
+    guide: Ancestor, images: ImageData, batches: Any, recipe: Recipe, device: torch.device, epoch: int, first: int
+) -> tuple[np.ndarray, torch.Tensor]:
+    """Seeds (N,) and logits (N, K) of some batches, mixed as training will mix them."""
+    mix = mixing(recipe, getattr(guide.model, "num_classes", 0))
+    half = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}.get(choose_precision(recipe))
+    seeds, logits = [], []
+    with torch.no_grad(), torch.autocast(device.type, half, enabled=half is not None):
+        for number, batch in enumerate(batches, start=first):
+            images.take_bad(batch)
+            seed_step(recipe.seed, epoch, number, 0)
+            pictures = batch["image"].to(device)
+            if mix is not None:
+                pictures, _ = mix(pictures, batch["target"].to(device).clamp(min=0))
+            seeds.append(batch["seed"])
+            logits.append(guide(pictures).float().cpu())
+    return np.concatenate(seeds), torch.cat(logits)

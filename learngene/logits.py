@@ -1,0 +1,204 @@
+"""The ancestor's outputs, kept on disk: the top k log-probabilities of every view, with the view's seed (TinyViT, arXiv 2207.10666).
+
+A cache is a directory: ``cache.json`` (what it belongs to, and the SHA-256 of each shard) and shards ``epoch-0003-0000.safetensors`` of
+`SHARD` views, in the order in which an epoch shows them. Classes outside the top k share what is left of the probability.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors import SafetensorError
+from safetensors.numpy import load, save
+from torch import Tensor
+
+from learngene.errors import LearngeneError
+from learngene.files import atomic_file, write_text
+
+FORMAT_VERSION = 1
+SHARD = 2**16  # views, rounded up to whole batches
+DTYPES = {"float16": np.float16, "float32": np.float32}
+AGAIN = "write another one with 'learngene cache', or train without --cache"
+
+
+class LogitCache:
+    """Top k log-probabilities of the views of some epochs.
+
+    Args:
+        path: the directory; its ``cache.json`` is read.
+
+    Raises:
+        LearngeneError: it is no cache, of a newer format, or garbled.
+    """
+
+    RECORD = "cache.json"
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        record = _read_record(self.path / self.RECORD)
+        try:
+            self.key: dict[str, Any] = dict(record["key"])
+            self.top_k, self.dtype, self.classes = int(record["top_k"]), str(record["dtype"]), int(record["classes"])
+            self.views, self.shard, self.epochs = int(record["views"]), int(record["shard"]), int(record["epochs"])
+            self.cost: dict[str, float] = {k: float(v) for k, v in record["cost"].items()}
+            self.shards: dict[str, str] = {str(k): str(v) for k, v in record["shards"].items()}
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise LearngeneError(f"'{self.path / self.RECORD}' lacks or garbles {error}; {AGAIN}") from None
+        if not (0 < self.top_k <= self.classes < 2**31 and self.dtype in DTYPES and self.shard > 0 and 0 < self.views < 2**40):
+            raise LearngeneError(f"'{self.path / self.RECORD}' has sizes that cannot be; {AGAIN}")
+        self._open: tuple[str, dict[str, np.ndarray]] = ("", {})
+
+    @classmethod
+    def create(
+        cls, path: Path, key: Mapping[str, Any], *, top_k: int, dtype: str, classes: int, views: int, batch_size: int
+    ) -> LogitCache:
+        """An empty cache for epochs of ``views`` views."""
+        shard = batch_size * math.ceil(SHARD / batch_size)
+        sizes = {"top_k": top_k, "dtype": dtype, "classes": classes, "views": views, "shard": shard}
+        _write_record(path, {"key": dict(key), **sizes, "epochs": 0, "cost": {}, "shards": {}})
+        return cls(path)
+
+    def check(self, key: Mapping[str, Any]) -> None:
+        """Raise unless the cache was made with the same ancestor, images and views; the sentence names what differs."""
+        for name, value in json.loads(json.dumps(dict(key))).items():
+            if self.key.get(name) != value:
+                raise LearngeneError(
+                    f"the cache '{self.path}' is of another {name} ({_short(self.key.get(name))}, now {_short(value)}); {AGAIN}"
+                )
+
+    def check_epochs(self, epochs: int) -> None:
+        """Raise unless so many epochs are there."""
+        if epochs > self.epochs:
+            raise LearngeneError(
+                f"the cache '{self.path}' holds {self.epochs} of {epochs} epochs; 'learngene cache --resume --epochs {epochs}' with "
+                f"the same options adds the others"
+            )
+
+    @property
+    def bytes_per_view(self) -> int:
+        """Seed, class indices and values."""
+        return 4 + self.top_k * (np.dtype(_index_type(self.classes)).itemsize + np.dtype(DTYPES[self.dtype]).itemsize)
+
+    @property
+    def bytes(self) -> int:
+        """Of all shards on disk."""
+        return sum((self.path / name).stat().st_size for name in self.shards)
+
+    @property
+    def shards_per_epoch(self) -> int:
+        return math.ceil(self.views / self.shard)
+
+    def write(self, epoch: int, shard: int, seeds: np.ndarray, logits: Tensor, cost: Mapping[str, float]) -> None:
+        """Add a shard: seeds (N,) of its views and the ancestor's logits (N, K)."""
+        values, indices = logits.float().log_softmax(-1).topk(self.top_k)
+        content = save(
+            {
+                "seed": seeds.astype(np.uint32),
+                "index": indices.cpu().numpy().astype(_index_type(self.classes)),
+                "value": values.cpu().numpy().astype(DTYPES[self.dtype]),
+            }
+        )
+        name = shard_name(epoch, shard)
+        with atomic_file(self.path / name) as scratch:
+            scratch.write_bytes(content)
+        self.shards[name] = hashlib.sha256(content).hexdigest()
+        self.cost = {k: self.cost.get(k, 0) + v for k, v in cost.items()}
+        self.epochs = min((epoch for epoch, _ in self.missing(epoch + 2)), default=0)
+        names = ("key", "top_k", "dtype", "classes", "views", "shard", "epochs", "cost", "shards")
+        _write_record(self.path, {name: getattr(self, name) for name in names})
+
+    def read(self, epoch: int, places: np.ndarray, seeds: np.ndarray | None, device: torch.device | str = "cpu") -> Tensor:
+        """Log-probabilities (B, K) of the views at some places (B,) of an epoch.
+
+        Args:
+            seeds: (B,) of the views that were drawn, which must be those that the ancestor saw.
+
+        Raises:
+            LearngeneError: views that are not in the cache, a shard that is missing or damaged, or other views.
+        """
+        self.check_epochs(epoch + 1)
+        if len(places) and places.max() >= self.views:
+            raise LearngeneError(f"the cache '{self.path}' holds {self.views} views an epoch, not {places.max() + 1}; {AGAIN}")
+        parts = []
+        for shard in np.unique(places // self.shard):
+            mine = places // self.shard == shard
+            content = self._load(shard_name(epoch, int(shard)))
+            rows = places[mine] - shard * self.shard
+            if seeds is None or not np.array_equal(content["seed"][rows], seeds[mine].astype(np.uint32)):
+                raise LearngeneError(f"the views of epoch {epoch + 1} are not those in the cache '{self.path}'; {AGAIN}")
+            parts.append((np.flatnonzero(mine), content["index"][rows], content["value"][rows]))
+        order = np.argsort(np.concatenate([part[0] for part in parts]))
+        index = torch.from_numpy(np.concatenate([part[1] for part in parts])[order].astype(np.int64)).to(device)
+        value = torch.from_numpy(np.concatenate([part[2] for part in parts])[order].astype(np.float32)).to(device)
+        return spread(value, index, self.classes)
+
+    def _load(self, name: str) -> dict[str, np.ndarray]:
+        if self._open[0] != name:
+            self._open = (name, self._checked(name))
+        return self._open[1]
+
+    def _checked(self, name: str) -> dict[str, np.ndarray]:
+        path = self.path / name
+        try:
+            content = path.read_bytes()
+        except OSError as error:
+            raise LearngeneError(f"'{path}' cannot be read ({error.strerror}); 'learngene cache --resume' writes it again") from None
+        if hashlib.sha256(content).hexdigest() != self.shards.get(name):
+            raise LearngeneError(f"'{path}' is damaged (its checksum differs); delete it, and 'learngene cache --resume' writes it again")
+        try:
+            return load(content)
+        except SafetensorError as error:
+            raise LearngeneError(f"'{path}' is damaged ({error}); {AGAIN}") from None
+
+    def missing(self, epochs: int) -> list[tuple[int, int]]:
+        """(epoch, shard) of what is not there, in order."""
+        every = [(epoch, shard) for epoch in range(epochs) for shard in range(self.shards_per_epoch)]
+        return [pair for pair in every if shard_name(*pair) not in self.shards or not (self.path / shard_name(*pair)).exists()]
+
+
+def _write_record(path: Path, record: Mapping[str, Any]) -> None:
+    write_text(path / LogitCache.RECORD, json.dumps({"format_version": FORMAT_VERSION, **record}, indent=2) + "\n")
+
+
+def spread(value: Tensor, index: Tensor, classes: int) -> Tensor:
+    """Log-probabilities (B, K) from the top k of them (B, k): all other classes share what is left evenly.
+
+    Exact for k = K, up to the precision of ``value``.
+    """
+    others = classes - value.shape[1]
+    left = (1 - value.exp().sum(-1, keepdim=True)).clamp(min=1e-8)
+    base = (left / max(1, others)).log().expand(-1, classes)
+    return base.scatter(1, index, value)
+
+
+def shard_name(epoch: int, shard: int) -> str:
+    return f"epoch-{epoch:04d}-{shard:04d}.safetensors"
+
+
+def _index_type(classes: int) -> type[np.unsignedinteger[Any]]:
+    return np.uint8 if classes <= 2**8 else np.uint16 if classes <= 2**16 else np.uint32
+
+
+def _read_record(path: Path) -> dict[str, Any]:
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise LearngeneError(f"'{path.parent}' is no cache (it has no {path.name}); 'learngene cache' writes one") from None
+    except (OSError, ValueError, RecursionError) as error:
+        raise LearngeneError(f"'{path}' cannot be read ({error}); {AGAIN}") from None
+    version = record.get("format_version") if isinstance(record, dict) else None
+    if not isinstance(version, int) or version > FORMAT_VERSION:
+        raise LearngeneError(f"'{path}' has cache format {version}, this package reads up to {FORMAT_VERSION}; upgrade it")
+    return record
+
+
+def _short(value: Any) -> str:
+    text = json.dumps(value)
+    return text if len(text) <= 60 else text[:12] + "...\""

@@ -1,0 +1,94 @@
+"""What makes a step fast or small without changing what it computes. `tools/throughput.py` measures what each of them pays."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from importlib.util import find_spec
+
+import torch
+from timm.layers import DropPath
+from torch import nn
+
+from learngene.errors import LearngeneError
+from learngene.recipe import Recipe
+from learngene.vit import architecture_name, get_blocks
+
+
+@contextlib.contextmanager
+def at_speed(model: nn.Module, ancestor: nn.Module | None, recipe: Recipe, device: torch.device) -> Iterator[None]:
+    """Train fast on this device while the block runs; afterwards the model is as it was.
+
+    Raises:
+        LearngeneError: gradient checkpointing is asked for, and the model has none.
+    """
+    with contextlib.ExitStack() as stack:
+        if device.type == "cpu":
+            stack.enter_context(_plain_attention(model))
+        if recipe.grad_checkpointing:
+            stack.enter_context(_checkpointed(model))
+        if compiles(recipe, device):
+            for net in filter(None, (model, ancestor)):
+                stack.enter_context(_compiled(net))
+        yield
+
+
+def compiles(recipe: Recipe, device: torch.device) -> bool:
+    """Whether layers are compiled: on request, or by itself on CUDA where Triton is installed."""
+    if recipe.compile == "auto":
+        return device.type == "cuda" and find_spec("triton") is not None
+    return recipe.compile
+
+
+@contextlib.contextmanager
+def _plain_attention(model: nn.Module) -> Iterator[None]:
+    """Without torch's fused attention: its bf16 backward takes 65 % of a step on CPU (measured, torch 2.15)."""
+    fused = [m for m in model.modules() if getattr(m, "fused_attn", False)]
+    for module in fused:
+        module.fused_attn = False  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        for module in fused:
+            module.fused_attn = True  # type: ignore[assignment]
+
+
+@contextlib.contextmanager
+def _checkpointed(model: nn.Module) -> Iterator[None]:
+    try:
+        model.set_grad_checkpointing(True)  # type: ignore[operator]
+    except (AttributeError, AssertionError):
+        name = architecture_name(model)
+        raise LearngeneError(f"grad_checkpointing: timm has none for {name}; use a smaller batch_size and accumulate") from None
+    try:
+        yield
+    finally:
+        model.set_grad_checkpointing(False)  # type: ignore[operator]
+
+
+@contextlib.contextmanager
+def _compiled(model: nn.Module) -> Iterator[None]:
+    """Compile layer by layer: all layers of a ViT, tied or not, have one graph, which is compiled once."""
+    parts = compiled_parts(model)
+    for part in parts:
+        part.compile(dynamic=False)
+    try:
+        yield
+    finally:
+        for part in parts:
+            part._compiled_call_impl = None
+
+
+def compiled_parts(model: nn.Module) -> list[nn.Module]:
+    """What is compiled: each layer; its parts where layers differ in their rates of drop path, which are constants of a graph; or all.
+
+    A part that several layers share is there once.
+    """
+    try:
+        layers = list(get_blocks(model))
+    except LearngeneError:  # not a uniform stack of layers, as some ancestors
+        return [model]
+    if not any(isinstance(m, DropPath) and m.drop_prob for layer in layers for m in layer.modules()):
+        return layers
+    parts = [child for layer in layers for child in layer.children() if not isinstance(child, DropPath)]
+    return list({id(part): part for part in parts if any(True for _ in part.parameters())}.values())

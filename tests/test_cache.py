@@ -1,0 +1,165 @@
+"""Distilling from cached logits is distilling, and a cache that does not belong is refused."""
+
+import csv
+import json
+import math
+
+import numpy as np
+import pytest
+import torch
+from conftest import CLASSES, FAST, TINY_ARGS, write_folder
+
+from learngene import LearngeneError, cache, distill, logits, vit
+from learngene.formats import save_timm_directory
+from learngene.logits import LogitCache, spread
+from learngene.objectives import Ancestor, soft_kl
+from learngene.vit import Architecture
+
+STRONG = {"mixup": 0.5, "cutmix": 0.5, "auto_augment": "rand-m5-inc1", "repeats": 2, "accumulate": 2, "drop_path": 0.2}
+LOOKS = {k: v for k, v in FAST.items() if k != "epochs"}
+
+
+@pytest.fixture
+def small_shards(monkeypatch):
+    monkeypatch.setattr(logits, "SHARD", 20)  # two batches
+
+
+def losses(out):
+    rows = list(csv.DictReader((out / "metrics.csv").open()))
+    return [float(row["train_kl"]) for row in rows]
+
+
+@pytest.mark.parametrize("options", [{}, STRONG, {"workers": 2}, {"on_device": True, "mixup": 0.4}], ids=["plain", "strong", "workers", "device"])
+def test_cached_equals_live(folder, ancestor, tmp_path, small_shards, options, monkeypatch):
+    options = {**LOOKS, **options}
+    written = cache(ancestor, str(folder), out=tmp_path / "cache", epochs=2, top_k=3, dtype="float32", **options)
+    assert written["views"] == 48
+    assert len(list((tmp_path / "cache").glob("epoch-*.safetensors"))) == 4
+    live = distill(ancestor, str(folder), out=tmp_path / "live", plan="2,1", epochs=2, **options)
+    seen = []
+    forward = Ancestor.forward
+    monkeypatch.setattr(Ancestor, "forward", lambda self, images: (seen.append(len(images)), forward(self, images))[1])
+    cached = distill(ancestor, str(folder), out=tmp_path / "cached", plan="2,1", epochs=2, cache=tmp_path / "cache", **options)
+    assert sum(seen) <= 2 * 24  # validation alone
+    assert losses(tmp_path / "cached") == pytest.approx(losses(tmp_path / "live"), rel=1e-5)
+    assert all(torch.allclose(cached.state[k], live.state[k], atol=1e-5) for k in live.state)
+    cost = cached.metrics["cost"]
+    assert cost["flops"] + cost["cache_flops"] == live.metrics["cost"]["flops"]
+
+
+@pytest.mark.parametrize(("top_k", "dtype", "tolerance"), [(3, "float16", 1e-3), (2, "float32", 1e-4), (1, "float32", 0.5)])
+def test_tolerance_by_k_and_dtype(folder, ancestor, tmp_path, top_k, dtype, tolerance):
+    cache(ancestor, str(folder), out=tmp_path / "cache", epochs=1, top_k=top_k, dtype=dtype, **LOOKS)
+    distill(ancestor, str(folder), out=tmp_path / "live", plan="2,1", **FAST)
+    distill(ancestor, str(folder), out=tmp_path / "cached", plan="2,1", cache=tmp_path / "cache", **FAST)
+    assert losses(tmp_path / "cached") == pytest.approx(losses(tmp_path / "live"), rel=tolerance)
+
+
+def test_what_is_left_is_shared_evenly():
+    torch.manual_seed(0)
+    full = (3 * torch.randn(64, 50)).log_softmax(-1)
+    value, index = full.topk(10)
+    near = spread(value, index, 50)
+    assert torch.allclose(near.exp().sum(-1), torch.ones(64), atol=1e-5)
+    assert torch.equal(near.gather(1, index), value)
+    every, order = full.topk(50)
+    assert torch.equal(spread(every, order, 50), full)
+    student = torch.randn(64, 50)
+    errors = [abs(soft_kl(student, spread(*full.topk(k), 50)) - soft_kl(student, full)).item() for k in (2, 10, 30)]
+    assert errors == sorted(errors, reverse=True)
+
+
+def test_bytes_of_a_view(tmp_path):
+    sizes = {"views": 128, "batch_size": 64}
+    wide = LogitCache.create(tmp_path / "a", {}, top_k=10, dtype="float16", classes=1000, **sizes)
+    assert wide.bytes_per_view == 4 + 10 * (2 + 2) == 44
+    small = LogitCache.create(tmp_path / "b", {}, top_k=5, dtype="float32", classes=10, **sizes)
+    assert small.bytes_per_view == 4 + 5 * (1 + 4)
+    small.write(0, 0, np.arange(128), torch.randn(128, 10), {"images": 128})
+    assert small.bytes == pytest.approx(128 * small.bytes_per_view, abs=400)  # and a header
+    assert small.epochs == 1
+
+
+def test_an_interrupted_cache_goes_on(folder, ancestor, tmp_path, small_shards, monkeypatch):
+    options = {**LOOKS, "mixup": 0.5, "top_k": 3}
+    whole = cache(ancestor, str(folder), out=tmp_path / "whole", epochs=3, **options)
+    original = LogitCache.write
+    with monkeypatch.context() as patch:
+        patch.setattr(LogitCache, "write", lambda self, epoch, shard, *a: original(self, epoch, shard, *a) if (epoch, shard) < (1, 1) else 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            cache(ancestor, str(folder), out=tmp_path / "cut", epochs=2, **options)
+    with pytest.raises(LearngeneError, match="holds 1 of 2 epochs; 'learngene cache --resume --epochs 2'"):
+        distill(ancestor, str(folder), out=tmp_path / "early", plan="2,1", cache=tmp_path / "cut", mixup=0.5, **{**FAST, "epochs": 2})
+    assert not (tmp_path / "early").exists()
+    with pytest.raises(LearngeneError, match="holds a cache; pass --resume to go on with it"):
+        cache(ancestor, str(folder), out=tmp_path / "cut", epochs=2, **options)
+    cache(ancestor, str(folder), out=tmp_path / "cut", epochs=2, resume=True, **options)
+    again = cache(ancestor, str(folder), out=tmp_path / "cut", epochs=3, resume=True, **options)
+    assert {k: v for k, v in again.items() if k not in ("cache", "seconds")} == {
+        k: v for k, v in whole.items() if k not in ("cache", "seconds")
+    }
+    shards = [json.loads((tmp_path / name / "cache.json").read_text())["shards"] for name in ("whole", "cut")]
+    assert shards[0] == shards[1]
+
+
+def test_a_cache_that_does_not_belong_is_refused(folder, ancestor, tmp_path):
+    made = tmp_path / "cache"
+    cache(ancestor, str(folder), out=made, epochs=1, top_k=2, **LOOKS)
+    torch.manual_seed(9)
+    other = save_timm_directory(Architecture("vit_tiny_patch16_224", TINY_ARGS).build(4), tmp_path / "other", class_names=CLASSES)
+    write_folder(tmp_path / "elsewhere" / "train", 20, offset=200)
+    cases = [
+        ({"ancestor": other}, r"is of another ancestor \("),
+        ({"data": str(tmp_path / "elsewhere")}, r"is of another data \("),
+        ({"hflip": 0.0}, r"is of another views \("),
+        ({"seed": 1}, r"is of another views \("),
+        ({"arch": "vit_tiny_patch16_224", "arch_args": TINY_ARGS}, r"is of another images \("),
+        ({"feature": 1.0}, "feature 1.0 needs the ancestor's layers"),
+        ({"kl": 0.0, "ce": 1.0}, "nothing of the cache would be used"),
+        ({"cache": tmp_path / "elsewhere"}, r"is no cache \(it has no cache.json\)"),
+    ]
+    for number, (options, message) in enumerate(cases):
+        common = {"ancestor": ancestor, "data": str(folder), "cache": made, "plan": "2,1", **FAST, **options}
+        with pytest.raises(LearngeneError, match=message):
+            distill(common.pop("ancestor"), common.pop("data"), out=tmp_path / str(number), **common)
+        assert not (tmp_path / str(number)).exists()
+    for options, message in (({"top_k": 4}, "top_k 4: the ancestor has 3 classes"), ({"dtype": "int4"}, "dtype 'int4': use one of")):
+        with pytest.raises(LearngeneError, match=message):
+            cache(ancestor, str(folder), out=tmp_path / "no", epochs=1, **{"top_k": 2, **LOOKS, **options})
+
+
+def test_a_damaged_cache_says_so(folder, ancestor, tmp_path):
+    made = tmp_path / "cache"
+    cache(ancestor, str(folder), out=made, epochs=1, top_k=2, **LOOKS)
+    shard = made / "epoch-0000-0000.safetensors"
+    good = shard.read_bytes()
+    options = {"plan": "2,1", "cache": made, **FAST}
+    shard.write_bytes(good[:-1] + bytes([good[-1] ^ 1]))
+    with pytest.raises(LearngeneError, match=r"is damaged \(its checksum differs\); delete it, and 'learngene cache --resume'"):
+        distill(ancestor, str(folder), out=tmp_path / "a", **options)
+    shard.unlink()
+    with pytest.raises(LearngeneError, match="cannot be read"):
+        distill(ancestor, str(folder), out=tmp_path / "b", **options)
+    cache(ancestor, str(folder), out=made, epochs=1, top_k=2, resume=True, **LOOKS)
+    assert shard.read_bytes() == good
+    record = json.loads((made / "cache.json").read_text())
+    for change, message in (
+        ({"top_k": 10**12}, "sizes that cannot be"),
+        ({"shards": 3}, "lacks or garbles"),
+        ({"format_version": 2}, "has cache format 2, this package reads up to 1"),
+    ):
+        (made / "cache.json").write_text(json.dumps({**record, **change}))
+        with pytest.raises(LearngeneError, match=message):
+            LogitCache(made)
+    assert math.isclose(record["cost"]["images"], 2 * 48)  # written twice, paid twice
+
+
+def test_the_architecture_may_be_another(folder, ancestor, tmp_path):
+    """An ancestor with its own normalisation sees the student's views in its own way, as in a live distillation."""
+    args = {k: v for k, v in TINY_ARGS.items() if k != "num_classes"} | {"embed_dim": 32}
+    common = {"arch": "vit_tiny_patch16_224", "arch_args": args, **FAST}
+    cache(ancestor, str(folder), out=tmp_path / "cache", top_k=3, dtype="float32", **common)
+    gene = distill(ancestor, str(folder), out=tmp_path / "cached", plan="2,1", cache=tmp_path / "cache", **common)
+    distill(ancestor, str(folder), out=tmp_path / "live", plan="2,1", **common)
+    assert losses(tmp_path / "cached") == pytest.approx(losses(tmp_path / "live"), rel=1e-5)
+    assert vit.parameters(gene.spawn(3)) > 0
