@@ -50,8 +50,8 @@ class Recipe:
         seed: of everything random.
         devices: how many, or auto.
         accelerator: cpu, gpu, ... or auto.
-        strategy: Lightning's, e.g. ddp.
-        num_nodes: machines.
+        strategy: Lightning's, e.g. ddp; fsdp shards weights, gradients and optimizer state (FSDP2).
+        num_nodes: machines; each starts its processes with torchrun or srun.
         log_every: steps between progress lines.
         track: also log to tensorboard or wandb (extra 'track').
     """

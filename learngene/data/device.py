@@ -14,7 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from learngene.data.sources import BROKEN_IMAGE, Source
+from learngene.data.sources import Source
+from learngene.data.stream import BROKEN_IMAGE
 from learngene.errors import LearngeneError
 from learngene.recipe import Recipe
 

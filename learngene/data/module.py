@@ -22,7 +22,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from learngene.data.device import DeviceBatches, stack
-from learngene.data.sources import BROKEN_IMAGE, Source
+from learngene.data.sources import Source
+from learngene.data.stream import BROKEN_IMAGE, Shards, Stream
 from learngene.errors import LearngeneError
 from learngene.recipe import DataOptions, Recipe
 
@@ -235,7 +236,13 @@ class ImageData(L.LightningDataModule):
         recipe = self.recipe
         epoch, done = self._position
         sampler = ViewSampler(
-            len(self._train_source), recipe.batch_size, seed=recipe.seed, repeats=recipe.repeats, rank=rank, world=world, epoch=epoch
+            len(self._train_source),
+            recipe.batch_size,
+            seed=recipe.seed,
+            repeats=recipe.repeats,
+            rank=rank,
+            world=world,
+            epoch=epoch,
         )
         sampler.first_batch = done % sampler.batches
         return sampler
@@ -295,16 +302,29 @@ class ImageData(L.LightningDataModule):
         )
 
     def _stream(self, source: Source, transform: Any, *, fill: bool) -> DataLoader[Any]:
-        source.stream.transform = transform
-        workers = min(self._workers(), 4)
-        return DataLoader(
-            source.stream,
-            self.recipe.batch_size,
+        rank, world = self._world
+        recipe, workers = self.recipe, min(self._workers(), 4)
+        data: Any = source.stream
+        if isinstance(data, Shards):
+            data = Stream(
+                data, transform, recipe.batch_size, seed_view=seed_view if fill else None, seed=recipe.seed, rank=rank, world=world
+            )
+            if fill:
+                sampler = self._sampler()
+                data.epoch, data.first_batch = sampler.epoch, sampler.first_batch
+        else:  # timm's tfds reader: asked torch for these before there were other processes
+            data.transform = transform
+            data.reader.dist_rank, data.reader.dist_num_replicas = rank, world
+        loader = DataLoader(
+            data,
+            recipe.batch_size,
             collate_fn=_Fill(fill),
             num_workers=workers,
             drop_last=fill,
             multiprocessing_context="fork" if workers else None,
         )
+        loader.sampler.set_epoch = data.set_epoch  # type: ignore[attr-defined]  # Lightning tells the epoch to samplers only
+        return loader
 
     def _workers(self) -> int:
         if self.options.workers != "auto":

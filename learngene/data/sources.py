@@ -22,12 +22,12 @@ from timm.data.readers.img_extensions import get_img_extensions
 from timm.utils.misc import natural_key
 
 from learngene.data.embedded import EMBEDDED, load_embedded
+from learngene.data.stream import BROKEN_IMAGE, Shards, hugging_face_shards, webdataset_shards
 from learngene.errors import LearngeneError
 from learngene.recipe import DataOptions
 
 log = logging.getLogger(__name__)
 Mode = Literal["RGB", "L"]
-BROKEN_IMAGE = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)  # PIL's words for a file it cannot read
 STREAMS = ("wds/", "hfids/", "tfds/")
 _SPLIT_FOLDERS = {
     "train": ("train", "training"),
@@ -47,7 +47,7 @@ class Source:
         describe: file name (or the like) of an image, for messages.
         targets: (N,) class indices, or none.
         classes: class names by index, when known.
-        stream: timm's iterable data set instead, for sources without random access.
+        stream: `Shards` instead, for sources without random access (for tfds/... timm's iterable data set).
         held: whether the images are decoded and in memory.
         class_count: number of classes, for streams that know no names.
     """
@@ -360,7 +360,11 @@ def _named(data: str, options: DataOptions, role: str, split: str, mode: Mode) -
     name = f"{data} ({role if data.startswith('torch/') else split})"
     if data.startswith("torch/") and role == "test" and split == "test":
         split = "validation"  # timm's word for torchvision's train=False
+    total = options.num_samples if streamed and role == "train" else None
     try:
+        if data.startswith("hfids/"):
+            shards, names = hugging_face_shards(data, split, name, mode, options, total)
+            return _streamed(shards, names, options)
         dataset = create_dataset(
             data,
             options.data_root,
@@ -369,17 +373,18 @@ def _named(data: str, options: DataOptions, role: str, split: str, mode: Mode) -
             is_training=role == "train",
             input_img_mode=mode,
             seed=options.split_seed,
-            num_samples=options.num_samples if streamed and role == "train" else None,
+            num_samples=total,
         )
+        if data.startswith("wds/"):
+            return _streamed(webdataset_shards(dataset.reader, name, mode, labelled=not options.unlabeled), None, options)
+    except LearngeneError:
+        raise
     except Exception as error:  # readers raise anything: ImportError, HTTP errors, RuntimeError, ...
         root = f" under '{options.data_root}'" if options.data_root else "; name its folder with --data-root"
         raise LearngeneError(f"{name} cannot be opened{root} ({type(error).__name__}: {error})") from error
     if streamed:
         classes = getattr(dataset.reader, "class_to_idx", None)
-        names = tuple(sorted(classes, key=classes.get)) if classes else None
-        if names is None and options.num_classes is None and not options.unlabeled:
-            raise LearngeneError(f"{data} is streamed and does not say how many classes it has; name the number with --num-classes")
-        return Source(name, len(dataset), _no_access, str, None, names, stream=dataset, class_count=options.num_classes)
+        return _streamed(dataset, tuple(sorted(classes, key=classes.get)) if classes else None, options, name)
     if hasattr(dataset, "reader"):
         targets = None if options.unlabeled else np.array(list(dataset.reader.iter_targets()), dtype=np.int64)
         names = getattr(dataset.reader, "class_to_idx", None)
@@ -387,6 +392,13 @@ def _named(data: str, options: DataOptions, role: str, split: str, mode: Mode) -
     targets = None if options.unlabeled else np.asarray(_torchvision_targets(dataset), dtype=np.int64)
     names = tuple(map(str, getattr(dataset, "classes", None) or ())) or None
     return Source(name, len(dataset), lambda i: dataset[i][0].convert(mode), lambda i: f"{name} image {i}", targets, names)
+
+
+def _streamed(stream: Any, names: tuple[str, ...] | None, options: DataOptions, name: str = "") -> Source:
+    name = stream.name if isinstance(stream, Shards) else name
+    if names is None and options.num_classes is None and not options.unlabeled:
+        raise LearngeneError(f"{name} is streamed and does not say how many classes it has; name the number with --num-classes")
+    return Source(name, len(stream), _no_access, str, None, names, stream=stream, class_count=options.num_classes)
 
 
 def _no_access(index: int) -> Image.Image:

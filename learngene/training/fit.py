@@ -6,7 +6,6 @@ import contextlib
 import errno
 import json
 import logging
-import os
 import shutil
 import signal
 import sys
@@ -39,6 +38,7 @@ from learngene.training.callbacks import (
     Stopped,
     newest_checkpoint,
 )
+from learngene.training.distributed import check_launch, choose_strategy, gather, is_follower, launcher
 from learngene.training.module import TrainingModule, score
 from learngene.training.speed import at_speed
 
@@ -63,21 +63,26 @@ class RunDirectory:
             with other arguments.
     """
 
+    results: dict[str, Any]
     CONFIG, RUN, METRICS, LOG, CHECKPOINT, LOCK = "config.yaml", "run.json", "metrics.csv", "log.txt", "last.ckpt", "run.lock"
 
     def __init__(self, path: str | Path, config: Mapping[str, Any], *, resume: bool = False, overwrite: bool = False) -> None:
         self.path = Path(path)
         self.config = json.loads(json.dumps(dict(config), default=str))
-        record = None if is_follower() else self._read()
+        record = self._read()
         self._discard = record is not None and overwrite
+        if is_follower():  # knows only whether there is anything to do: the first process may be writing by now
+            self.finished = record is not None and not overwrite and record.get("status") == "finished"
+            self.results = (record or {}).get("results", {})
+            return
         if self._discard:
             self._check_inputs()
             record = None
         self.finished = record is not None and record.get("status") == "finished"
-        self.results: dict[str, Any] = (record or {}).get("results", {})
+        self.results = (record or {}).get("results", {})
         if record is not None:
             self._check(record, resume)
-        elif not self._discard and not is_follower() and not self._is_bare():
+        elif not self._discard and not self._is_bare():
             check_free(self.path, hint="choose another --out (only an earlier run can be overwritten or resumed)")
 
     def _read(self) -> dict[str, Any] | None:
@@ -120,6 +125,10 @@ class RunDirectory:
     @property
     def checkpoint(self) -> Path:
         return self.path / self.CHECKPOINT
+
+    def newest(self) -> Path | None:
+        """The checkpoint to go on from; the same in all processes, even while the first one deletes an earlier run."""
+        return None if is_follower() and self._discard else newest_checkpoint(self.checkpoint)
 
     def begin(self) -> None:
         """Make the directory and write down what is going to be done. An earlier run is deleted only now."""
@@ -207,11 +216,6 @@ class RunDirectory:
             handler.close()
 
 
-def is_follower() -> bool:
-    """Whether this is a process of a distributed run other than the first, which does all writing."""
-    return any(os.environ.get(name, "0") != "0" for name in ("LOCAL_RANK", "NODE_RANK", "GROUP_RANK", "SLURM_PROCID"))
-
-
 def fit(
     module: TrainingModule, data: ImageData, run: RunDirectory, *, callbacks: Sequence[Callback] = (), validate: bool = True
 ) -> dict[str, Any]:
@@ -232,7 +236,7 @@ def fit(
     speed = at_speed(module.model, ancestor, recipe, trainer.strategy.root_device)
     with speed, run.held(), run.logging(), _quiet_lightning():
         run.begin()
-        _train(trainer, module, data, newest_checkpoint(run.checkpoint))
+        _train(trainer, module, data, run.newest())
     for callback in trainer.callbacks:  # type: ignore[attr-defined]
         if isinstance(callback, EMAWeightAveraging):  # Lightning leaves this out when there was nothing left to resume
             callback._copy_average_to_current(module)
@@ -241,6 +245,7 @@ def fit(
         with _quiet_lightning():
             last |= trainer.validate(module, datamodule=data, verbose=False)[0]
         metrics.write()
+    gather(module)
     if is_follower():
         sys.exit(0)  # the first process writes what all have trained
     seen = {"images": metrics.images, "step": trainer.global_step, "joules": metrics.joules, "skipped": module.skipped}
@@ -322,10 +327,10 @@ def _trainer(recipe: Recipe, run: RunDirectory, metrics: MetricsFile, further: S
     if validate:
         callbacks.append(Checkpoints(run.path, recipe.checkpoint_minutes))
     with _quiet_lightning(), _as_bad_input():
-        return L.Trainer(
+        trainer = L.Trainer(
             accelerator=recipe.accelerator,
             devices=recipe.devices,
-            strategy=recipe.strategy,
+            strategy=choose_strategy(recipe),
             num_nodes=recipe.num_nodes,
             precision=choose_precision(recipe),  # type: ignore[arg-type]
             max_epochs=recipe.epochs if recipe.steps is None else -1,
@@ -342,8 +347,10 @@ def _trainer(recipe: Recipe, run: RunDirectory, metrics: MetricsFile, further: S
             enable_progress_bar=terminal,
             enable_model_summary=False,
             default_root_dir=run.path,
-            plugins=[AtomicCheckpointIO()],
+            plugins=[AtomicCheckpointIO(), *filter(None, [launcher()])],
         )
+        check_launch(trainer)
+    return trainer
 
 
 @contextlib.contextmanager

@@ -15,6 +15,8 @@ from timm.data import Mixup
 from timm.optim import create_optimizer_v2, get_optimizer_info
 from timm.scheduler.cosine_lr import CosineLRScheduler
 from torch import Tensor, nn
+from torch.distributed.fsdp import FSDPModule
+from torch.distributed.tensor import DTensor
 from torchmetrics.functional.classification import multiclass_accuracy
 
 from learngene.data.module import Batch
@@ -22,6 +24,7 @@ from learngene.errors import LearngeneError
 from learngene.logits import LogitCache
 from learngene.objectives import Distillation, Supervised, soft_kl
 from learngene.recipe import Recipe
+from learngene.training.distributed import shard
 from learngene.vit import find_blocks
 
 log = logging.getLogger("learngene")
@@ -94,6 +97,10 @@ class TrainingModule(L.LightningModule):
         self.loss_sums: dict[str, Tensor] = {}
         self.loss_count = torch.zeros((), dtype=torch.int64)
 
+    def configure_model(self) -> None:
+        """Lightning calls this when the processes know each other."""
+        shard(self)
+
     # training ---------------------------------------------------------------------------------------------------------
 
     def on_fit_start(self) -> None:
@@ -144,6 +151,8 @@ class TrainingModule(L.LightningModule):
         """Clip by norm, and look whether the gradients are finite. A scaler (fp16) looks itself."""
         gradients = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
         norm = nn.utils.get_total_norm(gradients)
+        if isinstance(norm, DTensor):
+            norm = norm.full_tensor()
         if gradient_clip_val is not None:
             parameters = [p for group in optimizer.param_groups for p in group["params"]]
             nn.utils.clip_grads_with_norm_(parameters, gradient_clip_val, norm)
@@ -163,7 +172,9 @@ class TrainingModule(L.LightningModule):
         optimizer.zero_grad(set_to_none=True)
         self.skipped += 1
         self.skipped_in_a_row += 1
-        log.warning("left out step %d of epoch %d: %s not finite", self.global_step, self.current_epoch, self.odd.names() or "gradients")
+        log.warning(
+            "left out step %d of epoch %d: %s not finite", self.global_step, self.current_epoch, self.odd.names() or "gradients"
+        )
         self.odd.forget()
         if self.skipped_in_a_row >= SKIPS_IN_A_ROW:
             raise LearngeneError(
@@ -227,7 +238,8 @@ class TrainingModule(L.LightningModule):
         steps = self.steps
         scale = recipe.batch_size * self.trainer.world_size * recipe.accumulate / 512
         options: dict[str, Any] = {"opt": recipe.opt, "lr": recipe.lr * scale, "weight_decay": recipe.weight_decay}
-        if "fused" in signature(get_optimizer_info(recipe.opt).opt_class).parameters:
+        fusible = "fused" in signature(get_optimizer_info(recipe.opt).opt_class).parameters
+        if fusible and not isinstance(self, FSDPModule):  # fused SGD does not know sharded tensors (torch 2.15)
             options["fused"] = True
         optimizer = create_optimizer_v2(self.model, **options, layer_decay=recipe.layer_decay)
         extra = list(self.objective.parameters())
