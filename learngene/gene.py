@@ -199,6 +199,11 @@ class Learngene:
 
     def _expand(self, plan: StagePlan, *, inherit_head: bool = True, **overrides: Any) -> nn.Module:
         resize = {k: overrides.pop(k) for k in ("img_size", "in_chans") if k in overrides}
+        if inherit_head and not resize:
+            whole = vit.relayer(self.state, plan.stage_of_layer, vit.anatomy(self.architecture.name).blocks)
+            model = vit.build_filled(self.architecture, plan.depth, whole, **overrides)
+            vit.set_pretrained_cfg(model, self._pretrained_cfg(model, inherit_head))
+            return model
         model = self.architecture.build(plan.depth, **overrides, **resize)
         state: vit.State = vit.relayer(self.state, plan.stage_of_layer, vit.find_blocks(model))
         if resize:

@@ -258,6 +258,14 @@ def check_storable(name: str, depth: int) -> None:
         )
 
 
+def check_device(device: str) -> None:
+    """Raise unless torch can put something on this device."""
+    try:
+        torch.empty(1, device=None if device == "auto" else device)
+    except (RuntimeError, AssertionError) as error:
+        raise LearngeneError(f"device '{device}' cannot be used ({str(error).splitlines()[0]}); use cpu or auto") from None
+
+
 def find_blocks(model: nn.Module) -> str:
     """Name of the list of layers of a model, e.g. ``"blocks"`` (see `anatomy` and, for modules not timm's, `search_blocks`)."""
     name = architecture_name(model)
@@ -538,10 +546,45 @@ def adapt_state(architecture: Architecture, state: State, model: nn.Module, inpu
     return loader.state_dict()
 
 
-def load_strict(model: nn.Module, state: State, fresh: set[str]) -> None:
-    """Load a state into a model: exactly its keys but for ``fresh``, exactly its shapes."""
+def build_filled(architecture: Architecture, depth: int, state: State, **overrides: Any) -> nn.Module:
+    """A model with copies of the weights in ``state``, which must be all of them; draws no random numbers where it can.
+
+    Drawing weights that are then replaced takes most of a build's time, so the model is built without memory first. That will
+    not do if it holds tensors that no state tells (tables computed at the start) or uses a parameter twice.
+    """
+    with torch.device("meta"):
+        model = architecture.build(depth, **overrides)
+    if not _is_all_state(model):
+        model = architecture.build(depth, **overrides)
+        load_strict(model, state, set())
+        return model
+    device = torch.get_default_device()
+    places = model.state_dict()
+    copies = {k: torch.empty_like(places[k], device=device).copy_(t) if k in places else t for k, t in state.items()}
+    load_strict(model, copies, set(), assign=True)
+    return model
+
+
+def _is_all_state(model: nn.Module) -> bool:
+    """Whether a state dict holds every tensor of a model, and each once."""
+    stored = model.state_dict().keys()
+    tensors = [*model.named_parameters(remove_duplicate=False), *model.named_buffers(remove_duplicate=False)]
+    once = len({id(tensor) for _, tensor in tensors}) == len(tensors)
+    registered = ("_parameters", "_buffers", "_modules")
+    loose = any(_holds_tensor(v) for m in model.modules() for k, v in vars(m).items() if k not in registered)
+    return once and not loose and all(name in stored for name, _ in tensors)
+
+
+def _holds_tensor(value: Any) -> bool:
+    if isinstance(value, Mapping):
+        return any(map(_holds_tensor, value.values()))
+    return isinstance(value, Tensor) or (isinstance(value, (list, tuple, set)) and any(map(_holds_tensor, value)))
+
+
+def load_strict(model: nn.Module, state: State, fresh: set[str], *, assign: bool = False) -> None:
+    """Load a state into a model: exactly its keys but for ``fresh``, exactly its shapes; ``assign`` instead of copying."""
     try:
-        result = model.load_state_dict(state, strict=False)
+        result = model.load_state_dict(state, strict=False, assign=assign)
     except RuntimeError as error:
         raise LearngeneError(f"the weights do not fit {architecture_name(model)}: {error}") from None
     missing, unexpected = set(result.missing_keys) - fresh, result.unexpected_keys

@@ -62,9 +62,8 @@ def spawn(
     from learngene.files import check_free
     from learngene.formats import save_timm_directory
     from learngene.gene import Learngene
-    from learngene.jobs import check_device
     from learngene.sizes import MAX_DEPTH, Sizes
-    from learngene.vit import check_storable
+    from learngene.vit import check_device, check_storable
 
     log = logging.getLogger("learngene")
     check_device(device)
