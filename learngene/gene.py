@@ -286,7 +286,11 @@ def _digest(header: Mapping[str, Any], state: vit.State) -> str:
 
 
 def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    if path.is_dir():
+    try:
+        is_directory = path.is_dir()
+    except OSError as error:
+        raise LearngeneError(f"'{str(path)[:100]}' cannot be opened ({error.strerror}); check the path and its rights") from None
+    if is_directory:
         raise LearngeneError(f"'{path}' is a directory; a learngene is one file, usually {path}/learngene.safetensors")
     if not path.is_file():
         raise LearngeneError(f"there is no file '{path}'; 'learngene distill' writes RUN/learngene.safetensors")

@@ -14,6 +14,8 @@ from learngene.errors import LearngeneError
 
 # Bytes of one JSON text: half a million class names. Python's objects take up to 25 times as much memory.
 MAX_JSON = 8 * 2**20
+# A YAML config: bytes, values once aliases are written out, and levels. Ours have hundreds of values in four levels.
+MAX_CONFIG, MAX_NODES, MAX_NESTING = 2**20, 20_000, 50
 # Layers of one model: as many as the deepest transformer that was published (DeepNet, arXiv 2203.00555).
 MAX_LAYERS = 1_000
 # An architecture's argument, be it a width or a number of classes: timm makes lists of that length before it builds a layer.

@@ -2,16 +2,26 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 from learngene.errors import LearngeneError
+from learngene.limits import parse_json
 
-NEEDED = (
-    "start", "kind", "depth", "seed", "epochs", "tflops", "data", "recipe", "architecture", "val_top1", "test_top1", "test_images",
-    "parameters", "flops", "images", "seconds", "prepared", "curve", "hardware", "versions", "commit", "precision",
-)  # fmt: skip
+NUMBER = (int, float)
+NEEDED: dict[str, tuple[type, ...]] = {
+    **dict.fromkeys(("start", "kind", "data", "recipe", "architecture", "hardware", "precision"), (str,)),
+    **dict.fromkeys(("depth", "seed", "parameters"), (int,)),
+    **dict.fromkeys(("epochs", "test_images"), (int, type(None))),
+    **dict.fromkeys(("val_top1", "flops", "images", "seconds"), NUMBER),
+    **dict.fromkeys(("tflops", "test_top1"), (*NUMBER, type(None))),
+    "commit": (str, type(None)), "prepared": (dict,), "versions": (dict,), "curve": (list,),
+}  # fmt: skip
+OF_EACH = {
+    "prepared": ("images", "steps", "seconds", "flops", "stored_parameters"),
+    "curve": ("epoch", "images", "seconds", "val_top1", "val_loss"),
+}
+MAX_RESULTS = 256 * 2**20  # bytes of a results.jsonl: a row has a few kB
 
 
 def report(results: str | Path, *, out: str | Path | None = None) -> dict[str, Any]:
@@ -31,7 +41,12 @@ def report(results: str | Path, *, out: str | Path | None = None) -> dict[str, A
     file = place / "results.jsonl" if place.is_dir() else place
     if not file.is_file():
         raise LearngeneError(f"there are no results at '{file}'; 'learngene benchmark' writes them, one line per finished trial")
-    rows = [_row(line, file, number) for number, line in enumerate(file.read_text().splitlines(), start=1) if line.strip()]
+    if file.stat().st_size > MAX_RESULTS:
+        raise LearngeneError(
+            f"'{file}' is larger than {MAX_RESULTS} bytes, the most that is read; give the results of one benchmark"
+        )
+    lines = file.read_text(encoding="utf-8", errors="replace").splitlines()
+    rows = [_row(line, file, number) for number, line in enumerate(lines, start=1) if line.strip()]
     target = Path(out) if out is not None else file.parent
 
     from learngene.bench import write_report
@@ -44,11 +59,39 @@ def report(results: str | Path, *, out: str | Path | None = None) -> dict[str, A
 
 
 def _row(line: str, file: Path, number: int) -> dict[str, Any]:
-    try:
-        row = json.loads(line)
-        lacking = [key for key in NEEDED if key not in row]
-    except (ValueError, TypeError) as error:
-        raise LearngeneError(f"'{file}' line {number} is not JSON ({error}); delete that line and resume the benchmark") from None
+    where = f"'{file}' line {number}"
+    row = parse_json(line, where)
+    lacking = [key for key in NEEDED if not isinstance(row, dict) or key not in row]
     if lacking:
-        raise LearngeneError(f"'{file}' line {number} is no trial: it lacks '{lacking[0]}'; give the results.jsonl of a benchmark")
+        raise LearngeneError(f"{where} is no trial: it lacks '{lacking[0]}'; give the results.jsonl of a benchmark")
+    wrong = next((key for key, kinds in NEEDED.items() if not _is(row[key], kinds)), None) or _wrong_inside(row)
+    if wrong is not None:
+        raise LearngeneError(f"{where} is no trial: its '{wrong}' is not what a benchmark writes; delete that line and resume it")
     return row
+
+
+def _is(value: Any, kinds: tuple[type, ...]) -> bool:
+    """Whether a value is of its kind, finite, small enough to be drawn, and (for it goes into a page) no markup."""
+    if isinstance(value, bool):
+        return bool in kinds
+    if isinstance(value, str) and not (value.isprintable() and len(value) <= 1_000 and not set(value) & set("<>|`") or "](" in value):
+        return False
+    return isinstance(value, kinds) and (not isinstance(value, NUMBER) or abs(value) < 1e30)
+
+
+def _wrong_inside(row: dict[str, Any]) -> str | None:
+    """The first of a trial's lists and mappings that does not hold what it should."""
+    versions = all(_is(name, (str,)) and _is(version, (str,)) for name, version in row["versions"].items())
+    if not versions:
+        return "versions"
+    for key, names in OF_EACH.items():
+        inner = list(row[key].values()) if isinstance(row[key], dict) else row[key]
+        if not all(isinstance(one, dict) and all(_is(one.get(name), NUMBER) for name in names) for one in inner):
+            return key
+    usual = row["curve"] and row["depth"] > 0 and (row["epochs"] or row["tflops"]) and (row["epochs"] or 1) > 0
+    joules = _is(row.get("joules"), (*NUMBER, type(None)))
+    return (
+        None
+        if usual and joules and (row["test_top1"] is None or row["test_images"])
+        else "curve, depth, epochs, joules or test_images"
+    )

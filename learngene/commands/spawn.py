@@ -55,6 +55,8 @@ def spawn(
         raise LearngeneError(
             "say what to spawn in one way: --depth 6 9 12, or --plan 2,1,2,1,1, or a budget such as --max-params 5e6"
         )
+    if not 0 <= seed < 2**32:
+        raise LearngeneError(f"seed {seed}: it must be from 0 to below {2**32}")
     import logging
 
     import torch

@@ -25,6 +25,17 @@ from learngene.recipe import DataOptions
 
 log = logging.getLogger(__name__)
 Mode = Literal["RGB", "L"]
+FORMATS = (
+    "PNG",
+    "JPEG",
+    "MPO",
+    "PPM",
+    "BMP",
+    "DIB",
+    "TIFF",
+    "WEBP",
+    "GIF",
+)  # a file is opened by what it holds; EPS would run programs
 BROKEN_IMAGE = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)  # PIL's words for a file it cannot read
 STREAMS = ("wds/", "hfids/", "tfds/")
 _SPLIT_FOLDERS = {
@@ -323,7 +334,7 @@ def _unlabeled(root: Path, mode: Mode) -> Source:
 
 
 def _decode(file: Any, mode: Mode) -> Image.Image:
-    with Image.open(file) as image:
+    with Image.open(file, formats=FORMATS) as image:
         return image.convert(mode)
 
 
