@@ -107,14 +107,12 @@ def _run(command: str, words: list[str]) -> int:
 
 def _parse(command: str, function: Callable[..., Any], words: list[str]) -> dict[str, Any] | None:
     """The command's arguments, or none when it only had to print its help or config."""
-    from jsonargparse import ArgumentError
-
     parser = build_parser(command, function)
     for text in words:
         check_yaml(text)
     try:
         parsed = parser.parse_args(_valued(parser, words)).as_dict()
-    except (ArgumentError, UnicodeDecodeError) as error:
+    except Exception as error:  # mostly ArgumentError, but jsonargparse trips over odd values with errors of any kind
         raise LearngeneError(f"{_one_line(str(error))}; see learngene {command} --help") from None
     except SystemExit as stop:  # --help and --print-config
         if stop.code:

@@ -74,7 +74,9 @@ def _is(value: Any, kinds: tuple[type, ...]) -> bool:
     """Whether a value is of its kind, finite, small enough to be drawn, and (for it goes into a page) no markup."""
     if isinstance(value, bool):
         return bool in kinds
-    if isinstance(value, str) and not (value.isprintable() and len(value) <= 1_000 and not set(value) & set("<>|`") or "](" in value):
+    if isinstance(value, str) and not (
+        value.isprintable() and len(value) <= 1_000 and not set(value) & set("<>|`") or "](" in value
+    ):
         return False
     return isinstance(value, kinds) and (not isinstance(value, NUMBER) or abs(value) < 1e30)
 
