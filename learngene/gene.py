@@ -58,6 +58,10 @@ class Learngene:
 
     def __post_init__(self) -> None:
         self.plan.first_layers  # noqa: B018  refuses a plan with an empty stage
+        if self.plan.stages > len(self.state):
+            raise LearngeneError(
+                f"the tensors do not fit the header: a plan of {self.plan.stages} stages, and only {len(self.state)} tensors"
+            )
         with torch.device("meta"):
             skeleton = self.architecture.build(self.plan.stages)
         self._check_tensors(skeleton)

@@ -22,8 +22,8 @@ MAX_LAYERS = 1_000
 MAX_NUMBER = 2**22
 # Values in all of an architecture's arguments: the most in timm's own are dozens.
 MAX_VALUES = 10_000
-# Modules of one model: 1,000 layers of 50. Building so many without memory (on the meta device) takes seconds.
-MAX_MODULES = 50_000
+# Modules of one model: 1,000 layers of 25. Building so many without memory (on the meta device) takes seconds.
+MAX_MODULES = 25_000
 # Bytes of the tables a model computes for itself (positions, rotations) per byte of weights, and what is always allowed.
 TABLES_PER_WEIGHT, TABLES_FREE = 4, 64 * 2**20
 # Bytes of a model per byte of its weights file: weights may be stored in 8 bits and tables are not stored; and what is always allowed.

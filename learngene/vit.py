@@ -64,6 +64,8 @@ class Architecture:
 
     def __post_init__(self) -> None:
         check_known(self.name)
+        if not isinstance(self.args, Mapping):
+            raise LearngeneError(f"architecture arguments {self.args!r:.60} must be a mapping such as {{'img_size': 28}}")
         check_loading(self.args)
         clash = sorted(set(self.args) & {*DEPTH_ARGUMENTS, "pretrained"})
         if clash:
@@ -420,6 +422,9 @@ def _check_timm_directory(directory: Path) -> None:
     try:
         check_loading(args)
         check_values(args, "architecture argument")
+        deep = next((k for k in DEPTH_ARGUMENTS if isinstance(args.get(k), (int, float)) and args[k] > MAX_LAYERS), None)
+        if deep is not None:
+            raise LearngeneError(f"architecture argument '{deep}' is {args[deep]}, and models have at most {MAX_LAYERS} layers")
         check_images(record, "its pretrained_cfg")
         check_names(said.get("label_names") or record.get("label_names"), "its label_names")
     except LearngeneError as error:

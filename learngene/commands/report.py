@@ -74,9 +74,8 @@ def _is(value: Any, kinds: tuple[type, ...]) -> bool:
     """Whether a value is of its kind, finite, small enough to be drawn, and (for it goes into a page) no markup."""
     if isinstance(value, bool):
         return bool in kinds
-    if isinstance(value, str) and not (
-        value.isprintable() and len(value) <= 1_000 and not set(value) & set("<>|`") or "](" in value
-    ):
+    markup = isinstance(value, str) and (set(value) & set("<>|`") or "](" in value)
+    if markup or (isinstance(value, str) and not (value.isprintable() and len(value) <= 1_000)):
         return False
     return isinstance(value, kinds) and (not isinstance(value, NUMBER) or abs(value) < 1e30)
 

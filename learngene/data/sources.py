@@ -25,17 +25,8 @@ from learngene.recipe import DataOptions
 
 log = logging.getLogger(__name__)
 Mode = Literal["RGB", "L"]
-FORMATS = (
-    "PNG",
-    "JPEG",
-    "MPO",
-    "PPM",
-    "BMP",
-    "DIB",
-    "TIFF",
-    "WEBP",
-    "GIF",
-)  # a file is opened by what it holds; EPS would run programs
+# A file is opened by what it holds, not by its name, and PIL would run a program for EPS.
+FORMATS = ("PNG", "JPEG", "PPM", "BMP", "DIB", "TIFF", "WEBP", "GIF")
 BROKEN_IMAGE = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)  # PIL's words for a file it cannot read
 STREAMS = ("wds/", "hfids/", "tfds/")
 _SPLIT_FOLDERS = {
