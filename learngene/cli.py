@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from learngene.errors import LearngeneError
-from learngene.limits import MAX_CONFIG, MAX_NESTING, MAX_NODES
+from learngene.limits import MAX_CONFIG, MAX_NESTING, MAX_NODES, printable
 
 # first line of each command's docstring, here so that 'learngene --help' need not import the commands
 COMMANDS = {
@@ -57,7 +57,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise LearngeneError(f"there is no command '{command}'; the commands are {', '.join(COMMANDS)}")
         return _run(command, [_underscored(word) for word in rest])
     except LearngeneError as error:
-        print(f"learngene {_printable(command)}: error: {_printable(str(error))}", file=sys.stderr)
+        print(f"learngene {printable(command)}: error: {printable(str(error))}", file=sys.stderr)
         return 2
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -66,18 +66,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         if error.filename is None:
             raise
         reason = f"'{error.filename}' cannot be used ({error.strerror}); check the path and its rights"
-        print(f"learngene {_printable(command)}: error: {_printable(reason)}", file=sys.stderr)
+        print(f"learngene {printable(command)}: error: {printable(reason)}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print(f"learngene {command}: interrupted; the same command with --resume goes on", file=sys.stderr)
         return 130
-
-
-def _printable(text: str, most: int = 2_000) -> str:
-    """One line that a terminal only shows: no line breaks, no control sequences from a file's or a folder's names."""
-    line = " ".join(text.split())
-    safe = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in line)
-    return safe if len(safe) <= most else f"{safe[: most // 2]} ... {safe[-most // 2 :]}"
 
 
 def _underscored(word: str) -> str:
@@ -119,6 +112,9 @@ def _parse(command: str, function: Callable[..., Any], words: list[str]) -> dict
             raise
         return None
     parsed.pop("config", None)
+    for name, default in _defaults(function).items():
+        if default is not None and parsed.get(name, default) is None:
+            raise LearngeneError(f"--{name.replace('_', '-')} has no value; give one, or leave it out")
     positional = POSITIONAL.get(command)
     for name in filter(None, (positional, *_required(function))):
         if parsed.get(name) in (None, []):
@@ -181,6 +177,13 @@ def _valued(parser: Any, words: list[str]) -> list[str]:
         f"{word}=true" if word in switches and after.lower() not in values else word
         for word, after in zip(words, following, strict=True)
     ]
+
+
+def _defaults(function: Callable[..., Any]) -> dict[str, Any]:
+    """The command's own optional arguments and what they are by default."""
+    import inspect
+
+    return {p.name: p.default for p in inspect.signature(function).parameters.values() if p.default is not p.empty}
 
 
 def _required(function: Callable[..., Any]) -> list[str]:

@@ -118,6 +118,13 @@ def check_names(names: Any, where: str) -> None:
         raise LearngeneError(f"{where}: a class name is no Unicode text; rename that class") from None
 
 
+def printable(text: str, most: int = 2_000) -> str:
+    """One line that a terminal only shows: no line breaks, no control sequences from a file's or a folder's names."""
+    line = " ".join(text.split())
+    safe = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in line)
+    return safe if len(safe) <= most else f"{safe[: most // 2]} ... {safe[-most // 2 :]}"
+
+
 def _numbers(values: Any) -> bool:
     """Whether this is a list of finite numbers."""
     return isinstance(values, (list, tuple)) and all(

@@ -213,6 +213,16 @@ def test_messages_are_one_line_without_control_sequences(tmp_path, capsys):
     assert "File name too long" in capsys.readouterr().err
 
 
+def test_names_in_a_file_are_shown_not_obeyed(gene, tmp_path, capsys):
+    from dataclasses import replace
+
+    path = replace(gene, ancestor={"name": "[/red] \x1b[31m[link=file:///x]"}).save(tmp_path / "g.safetensors")
+    assert main(["info", str(path)]) == 0
+    shown = capsys.readouterr().out
+    assert "[/red] \\x1b[31m[link=file:///x]" in shown
+    assert "\x1b" not in shown
+
+
 def chunk(kind, data):
     return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from learngene.errors import LearngeneError
+from learngene.limits import read_json
 from learngene.recipe import DataOptions, Recipe, divide
 
 log = logging.getLogger("learngene")
@@ -142,6 +143,7 @@ def _name(path: str, models: Sequence[str]) -> str:
 def _images_of(path: str) -> int | None:
     """Views that a model was trained on, from the run.json of the run that made it."""
     try:
-        return json.loads((Path(path.removeprefix("local-dir:")).parent / "run.json").read_text())["results"]["images"]
-    except (OSError, ValueError, KeyError, TypeError):
+        images = read_json(Path(path.removeprefix("local-dir:")).parent / "run.json")["results"]["images"]
+    except (LearngeneError, KeyError, TypeError):
         return None
+    return images if type(images) is int and images > 0 else None
