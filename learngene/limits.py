@@ -43,20 +43,20 @@ def read_json(path: Path) -> Any:
         raise LearngeneError(f"'{path}' cannot be read ({error.strerror}); check the file and its rights") from None
 
 
-def parse_json(text: str | bytes, where: str) -> Any:
+def parse_json(text: str | bytes, where: str, way_out: str = "write it again") -> Any:
     """What a JSON text from a file holds; ``where`` it came from is for the message.
 
     Raises:
         LearngeneError: too large, nested too deep, or not JSON.
     """
     if len(text) > MAX_JSON:
-        raise LearngeneError(f"{where} holds more than {MAX_JSON} bytes of JSON, the most that is read; write it again")
+        raise LearngeneError(f"{where} holds more than {MAX_JSON} bytes of JSON, the most that is read; {way_out}")
     try:
         return json.loads(text)
     except RecursionError:
-        raise LearngeneError(f"{where} cannot be read as JSON (brackets are nested too deep); write it again") from None
+        raise LearngeneError(f"{where} cannot be read as JSON (brackets are nested too deep); {way_out}") from None
     except ValueError as error:
-        raise LearngeneError(f"{where} cannot be read as JSON ({error}); write it again") from None
+        raise LearngeneError(f"{where} cannot be read as JSON ({error}); {way_out}") from None
 
 
 def check_values(values: Any, where: str) -> None:

@@ -18,8 +18,8 @@ NEEDED: dict[str, tuple[type, ...]] = {
     "commit": (str, type(None)), "prepared": (dict,), "versions": (dict,), "curve": (list,),
 }  # fmt: skip
 OF_EACH = {
-    "prepared": ("images", "steps", "seconds", "flops", "stored_parameters"),
-    "curve": ("epoch", "images", "seconds", "val_top1", "val_loss"),
+    "prepared": ("images", "seconds", "flops", "stored_parameters"),
+    "curve": ("epoch", "val_top1"),
 }
 MAX_RESULTS = 256 * 2**20  # bytes of a results.jsonl: a row has a few kB
 
@@ -60,7 +60,7 @@ def report(results: str | Path, *, out: str | Path | None = None) -> dict[str, A
 
 def _row(line: str, file: Path, number: int) -> dict[str, Any]:
     where = f"'{file}' line {number}"
-    row = parse_json(line, where)
+    row = parse_json(line, where, "delete that line and resume the benchmark")
     lacking = [key for key in NEEDED if not isinstance(row, dict) or key not in row]
     if lacking:
         raise LearngeneError(f"{where} is no trial: it lacks '{lacking[0]}'; give the results.jsonl of a benchmark")
