@@ -11,9 +11,11 @@ import os
 import re
 import sys
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 from learngene.errors import LearngeneError
+from learngene.limits import MAX_CONFIG, MAX_NESTING, MAX_NODES, printable
 
 # first line of each command's docstring, here so that 'learngene --help' need not import the commands
 COMMANDS = {
@@ -61,14 +63,20 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise LearngeneError(f"there is no command '{command}'; the commands are {', '.join(COMMANDS)}")
         return _run(command, [_underscored(word) for word in rest])
     except LearngeneError as error:
-        print(f"learngene {command}: error: {error}", file=sys.stderr)
+        print(f"learngene {printable(command)}: error: {printable(str(error))}", file=sys.stderr)
+        return 2
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except OSError as error:  # a name that is too long, a folder that may not be read, ...
+        if error.filename is None:
+            raise
+        reason = f"'{error.filename}' cannot be used ({error.strerror}); check the path and its rights"
+        print(f"learngene {printable(command)}: error: {printable(reason)}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print(f"learngene {command}: interrupted; the same command with --resume goes on", file=sys.stderr)
         return 130
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
 
 
 def _underscored(word: str) -> str:
@@ -98,24 +106,72 @@ def _run(command: str, words: list[str]) -> int:
 
 def _parse(command: str, function: Callable[..., Any], words: list[str]) -> dict[str, Any] | None:
     """The command's arguments, or none when it only had to print its help or config."""
-    from jsonargparse import ArgumentError
-
     parser = build_parser(command, function)
+    for text in words:
+        check_yaml(text)
     try:
         parsed = parser.parse_args(_valued(parser, words)).as_dict()
-    except (ArgumentError, UnicodeDecodeError) as error:
+    except Exception as error:  # mostly ArgumentError, but jsonargparse trips over odd values with errors of any kind
         raise LearngeneError(f"{_one_line(str(error))}; see learngene {command} --help") from None
     except SystemExit as stop:  # --help and --print-config
         if stop.code:
             raise
         return None
     parsed.pop("config", None)
+    for name, default in _defaults(function).items():
+        if default is not None and parsed.get(name, default) is None:
+            raise LearngeneError(f"--{name.replace('_', '-')} has no value; give one, or leave it out")
     positional = POSITIONAL.get(command)
     for name in filter(None, (positional, *_required(function))):
         if parsed.get(name) in (None, []):
             shown = name.upper() if name == positional else f"--{name.replace('_', '-')}"
             raise LearngeneError(f"{shown} is missing; see learngene {command} --help")
     return parsed
+
+
+def check_yaml(word: str) -> None:
+    """Raise for a config file, or a value, that would grow without limit when read: aliases of aliases, brackets in brackets."""
+    import yaml
+
+    _, equals, value = word.partition("=")
+    text = value if word.startswith("--") and equals else word
+    where = f"the value '{text[:40]}'"
+    try:
+        file = Path(text)
+        if file.suffix in (".yaml", ".yml", ".json") and file.is_file():
+            where = f"config '{file}'"
+            if file.stat().st_size > MAX_CONFIG:
+                raise LearngeneError(f"{where} is larger than {MAX_CONFIG} bytes, the most that is read; shorten it")
+            text = file.read_text()
+        fits = _fits(text)
+    except (OSError, UnicodeError, yaml.YAMLError):
+        return  # the parser says what is wrong with it
+    if not fits:
+        raise LearngeneError(f"{where} has more than {MAX_NODES} values, or {MAX_NESTING} levels of them; shorten it")
+
+
+def _fits(text: str) -> bool:
+    """Whether a YAML text is within limits once its aliases are written out, by its parser's events: nothing is made of it yet."""
+    import yaml
+
+    sizes: dict[str | None, int] = {}
+    opened: list[tuple[str | None, int]] = []
+    total = 0
+    for event in yaml.parse(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader)):
+        if isinstance(event, yaml.AliasEvent):
+            total += sizes.get(event.anchor, MAX_NODES)  # an alias inside its own anchor has no end
+        elif isinstance(event, yaml.NodeEvent):
+            sizes[event.anchor] = 1
+            if isinstance(event, yaml.CollectionStartEvent):
+                sizes[event.anchor] = MAX_NODES
+                opened.append((event.anchor, total))
+            total += 1
+        elif isinstance(event, yaml.CollectionEndEvent):
+            anchor, before = opened.pop()
+            sizes[anchor] = total - before
+        if total > MAX_NODES or len(opened) > MAX_NESTING:
+            return False
+    return True
 
 
 def _valued(parser: Any, words: list[str]) -> list[str]:
@@ -127,6 +183,13 @@ def _valued(parser: Any, words: list[str]) -> list[str]:
         f"{word}=true" if word in switches and after.lower() not in values else word
         for word, after in zip(words, following, strict=True)
     ]
+
+
+def _defaults(function: Callable[..., Any]) -> dict[str, Any]:
+    """The command's own optional arguments and what they are by default."""
+    import inspect
+
+    return {p.name: p.default for p in inspect.signature(function).parameters.values() if p.default is not p.empty}
 
 
 def _required(function: Callable[..., Any]) -> list[str]:

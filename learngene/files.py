@@ -1,9 +1,15 @@
-"""Write files and directories whole or not at all. Standard library only."""
+"""Write files and directories whole or not at all, and to stay. Standard library only.
+
+What is written gets its name only when its bytes are on the disk, and the name is on the disk before the writer goes on: after
+a crash or a power cut there is the earlier file or the new one, never a part.
+"""
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
+import re
 import shutil
 import tempfile
 import weakref
@@ -16,20 +22,25 @@ from learngene.errors import LearngeneError
 
 @contextlib.contextmanager
 def atomic_file(path: str | Path) -> Iterator[Path]:
-    """A scratch path beside ``path`` to write to; on success it is flushed to disk and takes the name ``path``."""
+    """A scratch path beside ``path`` to write to; on success it is flushed to disk and takes the name ``path``.
+
+    Raises:
+        LearngeneError: the disk is full, read-only or not ours to write to. What was at ``path`` before is still there.
+    """
     path = Path(path)
     _make_parent(path)
-    descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=path.suffix, dir=path.parent)
-    os.close(descriptor)
-    scratch = Path(name)
-    try:
-        yield scratch
-        with scratch.open("rb") as file:
-            os.fsync(file.fileno())
-        scratch.chmod(0o666 & ~_umask())
-        scratch.replace(path)
-    finally:
-        scratch.unlink(missing_ok=True)
+    with _plain_words(path):
+        descriptor, name = tempfile.mkstemp(prefix=f".{path.name[:100]}.", suffix=path.suffix[:20], dir=path.parent)
+        os.close(descriptor)
+        scratch = Path(name)
+        try:
+            yield scratch
+            scratch.chmod(0o666 & ~_umask())
+            _flush(scratch)
+            scratch.replace(path)
+            _flush(path.parent)
+        finally:
+            _tidy(scratch)
 
 
 @contextlib.contextmanager
@@ -37,26 +48,82 @@ def atomic_directory(path: str | Path, *, overwrite: bool = False) -> Iterator[P
     """A scratch directory beside ``path`` to fill; on success it takes the name ``path``.
 
     Raises:
-        LearngeneError: ``path`` exists and holds something, and ``overwrite`` is off.
+        LearngeneError: ``path`` exists and holds something, and ``overwrite`` is off; or it cannot be written (see `atomic_file`).
     """
     path = Path(path)
     check_free(path, overwrite=overwrite)
     _make_parent(path)
-    scratch = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
+    with _plain_words(path):
+        scratch = Path(tempfile.mkdtemp(prefix=f".{path.name[:100]}.", dir=path.parent))
+        try:
+            yield scratch
+            for file in (scratch, *scratch.rglob("*")):  # some writers keep files to their owner
+                file.chmod((0o777 if file.is_dir() else 0o666) & ~_umask())
+                _flush(file)
+            _take_name(scratch, path)
+            _flush(path.parent)
+        finally:
+            shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _take_name(scratch: Path, path: Path) -> None:
+    """Give a finished directory its name; an earlier one goes only then, and comes back if that fails."""
+    if not path.exists():
+        scratch.replace(path)
+        return
+    old = scratch.with_name(f"{scratch.name}.old")
+    path.rename(old)
     try:
-        yield scratch
-        scratch.chmod(0o777 & ~_umask())
-        for file in scratch.rglob("*"):  # some writers keep files to their owner
-            file.chmod((0o777 if file.is_dir() else 0o666) & ~_umask())
-        if path.exists():
-            old = scratch.with_name(f"{scratch.name}.old")
-            path.rename(old)
-            scratch.replace(path)
-            shutil.rmtree(old)
-        else:
-            scratch.replace(path)
+        scratch.replace(path)
+    except OSError:
+        old.rename(path)
+        raise
+    shutil.rmtree(old)
+
+
+def _flush(path: Path) -> None:
+    """Wait until a file's bytes, or a directory's names, are on the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # some network file systems cannot flush directories
+            raise
     finally:
-        shutil.rmtree(scratch, ignore_errors=True)
+        os.close(descriptor)
+
+
+def _tidy(scratch: Path) -> None:
+    with contextlib.suppress(OSError):  # the reason why it could not be written says more
+        scratch.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def _plain_words(path: Path) -> Iterator[None]:
+    """Say in one sentence that ``path`` could not be written, and why."""
+    try:
+        yield
+    except Exception as error:
+        reason = write_failure(error)
+        if reason is None:
+            raise
+        raise LearngeneError(
+            f"'{path}' cannot be written ({reason}); free some space or choose another --out, and run the command again"
+        ) from error
+
+
+def write_failure(error: BaseException) -> str | None:
+    """What the system said when a file could not be written; none for an error of another kind.
+
+    safetensors and torch write by themselves, and raise errors of their own that hold the system's in words.
+    """
+    if isinstance(error, OSError):
+        return error.strerror or str(error)
+    told = re.search(r"os error (\d+)", str(error))
+    if told:
+        return os.strerror(int(told[1]))
+    torch_writer = isinstance(error, RuntimeError) and ("inline_container" in str(error) or "PytorchStreamWriter" in str(error))
+    return "the disk is full or has gone" if torch_writer else None
 
 
 @contextlib.contextmanager
@@ -70,7 +137,9 @@ def locked(path: str | Path, *, wait: bool = True) -> Iterator[bool]:
 
     path = Path(path)
     _make_parent(path)
-    with path.open("a") as file:
+    with _plain_words(path):
+        opened = path.open("a")
+    with opened as file:
         _locks.add(file)
         try:
             fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))

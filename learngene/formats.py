@@ -13,7 +13,7 @@ from torch import nn
 
 from learngene import vit
 from learngene.errors import LearngeneError
-from learngene.files import atomic_directory, atomic_file, write_text
+from learngene.files import atomic_directory, atomic_file
 
 log = logging.getLogger("learngene")
 
@@ -50,7 +50,7 @@ def save_timm_directory(
     with atomic_directory(directory, overwrite=overwrite) as scratch:
         save_for_hf(model, str(scratch), model_config=config, safe_serialization=True)
         if card:
-            write_text(scratch / "README.md", card)
+            (scratch / "README.md").write_text(card, encoding="utf-8")
     return Path(directory)
 
 
@@ -92,6 +92,8 @@ def export_onnx(model: nn.Module, path: str | Path, *, tolerance: float = 1e-4) 
                 external_data=False,
                 verbose=False,
             )
+        except OSError:
+            raise
         except Exception as error:  # the exporter raises many kinds
             raise LearngeneError(f"torch cannot export {vit.architecture_name(model)} to ONNX: {error}") from error
         session = onnxruntime.InferenceSession(str(scratch), providers=["CPUExecutionProvider"])

@@ -22,6 +22,7 @@ from learngene import vit
 from learngene.auxnet import tie
 from learngene.errors import LearngeneError
 from learngene.files import atomic_file
+from learngene.limits import MAX_JSON, TABLES_FREE, TABLES_PER_WEIGHT, check_images, check_names, parse_json
 from learngene.plan import StagePlan
 from learngene.vit import Architecture
 
@@ -57,8 +58,17 @@ class Learngene:
 
     def __post_init__(self) -> None:
         self.plan.first_layers  # noqa: B018  refuses a plan with an empty stage
+        if self.plan.stages > len(self.state):
+            raise LearngeneError(
+                f"the tensors do not fit the header: a plan of {self.plan.stages} stages, and only {len(self.state)} tensors"
+            )
         with torch.device("meta"):
             skeleton = self.architecture.build(self.plan.stages)
+        self._check_tensors(skeleton)
+        self._check_record()
+
+    def _check_tensors(self, skeleton: nn.Module) -> None:
+        """Raise unless the tensors are those of the model that the header describes."""
         expected = {name: tuple(t.shape) for name, t in skeleton.state_dict().items()}
         found = {name: tuple(t.shape) for name, t in self.state.items()}
         for name in sorted(expected.keys() | found.keys()):
@@ -67,6 +77,29 @@ class Learngene:
                     f"the tensors do not fit the header: {self.architecture.name} with {self.plan.stages} layers has "
                     f"'{name}' of shape {expected.get(name, 'none')}, the learngene has {found.get(name, 'none')}"
                 )
+        weights = sum(t.nbytes for t in self.state.values())
+        tables = sum(t.nbytes for name, t in skeleton.named_buffers() if name not in self.state)
+        if tables > TABLES_FREE + TABLES_PER_WEIGHT * weights:
+            raise LearngeneError(
+                f"{self.architecture.name} would compute tables of {tables / 1e6:,.0f} MB for {weights / 1e6:,.1f} MB of weights; "
+                f"use a smaller img_size"
+            )
+        odd = next(
+            (k for k, t in skeleton.state_dict().items() if t.is_floating_point() != self.state[k].is_floating_point()), None
+        )
+        if odd is not None:
+            raise LearngeneError(
+                f"'{odd}' holds {self.state[odd].dtype}, which {self.architecture.name} cannot use; store it as float"
+            )
+
+    def _check_record(self) -> None:
+        """Raise unless all else in the header is what it should be."""
+        for name in ("data_config", "ancestor", "metrics", "versions"):
+            if not isinstance(getattr(self, name), Mapping):
+                raise LearngeneError(f"{name} {getattr(self, name)!r:.60} must be a mapping")
+        check_images(dict(self.data_config), "data_config")
+        check_images({"license": self.ancestor.get("license")}, "ancestor")
+        check_names(self.class_names, "the header")
         if self.class_names is not None and len(self.class_names) != self.num_classes:
             raise LearngeneError(f"{len(self.class_names)} class names for a head of {self.num_classes} classes; give one each")
 
@@ -170,6 +203,11 @@ class Learngene:
 
     def _expand(self, plan: StagePlan, *, inherit_head: bool = True, **overrides: Any) -> nn.Module:
         resize = {k: overrides.pop(k) for k in ("img_size", "in_chans") if k in overrides}
+        if inherit_head and not resize:
+            whole = vit.relayer(self.state, plan.stage_of_layer, vit.anatomy(self.architecture.name).blocks)
+            model = vit.build_filled(self.architecture, plan.depth, whole, **overrides)
+            vit.set_pretrained_cfg(model, self._pretrained_cfg(model, inherit_head))
+            return model
         model = self.architecture.build(plan.depth, **overrides, **resize)
         state: vit.State = vit.relayer(self.state, plan.stage_of_layer, vit.find_blocks(model))
         if resize:
@@ -195,8 +233,13 @@ class Learngene:
         path = Path(path)
         header = self._header()
         tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in self.state.items()}
+        text = json.dumps(header)
+        if len(text) > MAX_JSON:
+            raise LearngeneError(
+                f"the header would have {len(text)} bytes, and {MAX_JSON} are the most; shorten class_names or metrics"
+            )
         with atomic_file(path) as scratch:
-            save_file(tensors, scratch, metadata={HEADER_KEY: json.dumps(header)})
+            save_file(tensors, scratch, metadata={HEADER_KEY: text})
         return path
 
     def _header(self) -> dict[str, Any]:
@@ -223,9 +266,9 @@ class Learngene:
         path = Path(path)
         header, state = _read(path)
         version = header.get("format_version")
-        if not isinstance(version, int) or version > FORMAT_VERSION:
+        if isinstance(version, bool) or not isinstance(version, int) or not 1 <= version <= FORMAT_VERSION:
             raise LearngeneError(
-                f"'{path}' has learngene format {version}, this package reads up to {FORMAT_VERSION}; "
+                f"'{path}' has learngene format {version!r:.40}, this package reads up to {FORMAT_VERSION}; "
                 f"upgrade with 'pip install --upgrade learngene'"
             )
         stored = header.pop("digest", None)
@@ -235,6 +278,7 @@ class Learngene:
             architecture = Architecture(header["architecture"]["name"], header["architecture"]["args"])
             names = header["class_names"]
             known = {k: header[k] for k in ("data_config", "ancestor", "metrics", "versions")}
+            check_names(names, "the header")
             return cls(architecture, StagePlan.parse(header["plan"]), state, tuple(names) if names else None, **known)
         except (LearngeneError, KeyError, TypeError, AttributeError) as error:
             reason = str(error) if isinstance(error, LearngeneError) else f"its header lacks or garbles {error}"
@@ -246,21 +290,38 @@ def _digest(header: Mapping[str, Any], state: vit.State) -> str:
 
 
 def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    if path.is_dir():
+    try:
+        is_directory = path.is_dir()
+    except OSError as error:
+        raise LearngeneError(f"'{str(path)[:100]}' cannot be opened ({error.strerror}); check the path and its rights") from None
+    if is_directory:
         raise LearngeneError(f"'{path}' is a directory; a learngene is one file, usually {path}/learngene.safetensors")
     if not path.is_file():
         raise LearngeneError(f"there is no file '{path}'; 'learngene distill' writes RUN/learngene.safetensors")
     try:
+        _check_length(path)
         with safe_open(path, framework="pt") as file:
-            header = json.loads((file.metadata() or {}).get(HEADER_KEY, "null"))
+            header = parse_json((file.metadata() or {}).get(HEADER_KEY, "null"), f"the header of '{path}'")
             if not isinstance(header, dict):
                 raise LearngeneError(f"'{path}' is a safetensors file but not a learngene (it has no learngene header)")
             return header, {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except (SafetensorError, OSError, ValueError) as error:
+    except (SafetensorError, OSError, ValueError, RuntimeError, OverflowError, TypeError, KeyError, AttributeError) as error:
         if isinstance(error, LearngeneError):
             raise
-        if path.read_bytes()[:2] in PICKLES:
+        if _first_bytes(path)[:2] in PICKLES:
             raise LearngeneError(
                 f"'{path}' is a pickle, which could run code when opened; a learngene is a safetensors file"
             ) from None
         raise LearngeneError(f"'{path}' is damaged or not a learngene ({error}); fetch or distil it again") from None
+
+
+def _first_bytes(path: Path) -> bytes:
+    with path.open("rb") as file:
+        return file.read(8)
+
+
+def _check_length(path: Path) -> None:
+    """Raise if the safetensors header, whose length comes first, is longer than any of ours (quotes are written as two bytes)."""
+    length = int.from_bytes(_first_bytes(path), "little")
+    if 3 * MAX_JSON < length <= path.stat().st_size:
+        raise LearngeneError(f"'{path}' has a header of {length} bytes, and {3 * MAX_JSON} are the most; fetch or distil it again")

@@ -29,6 +29,7 @@ from learngene.starts import parse as parse_start
 from learngene.training import RunDirectory, TrainingModule, fit
 from learngene.training.fit import check_devices
 from learngene.vit import Architecture, check_storable
+from learngene.vit import check_device as check_device
 
 log = logging.getLogger("learngene")
 
@@ -73,14 +74,6 @@ def forward_flops(model: nn.Module, size: Sequence[int]) -> int:
         return vit.flops(copy.deepcopy(twin).to("meta"), size)
     except (NotImplementedError, RuntimeError):
         return vit.flops(twin.cpu(), size)
-
-
-def check_device(device: str) -> None:
-    """Raise unless torch can put something on this device."""
-    try:
-        torch.empty(1, device=None if device == "auto" else device)
-    except (RuntimeError, AssertionError) as error:
-        raise LearngeneError(f"device '{device}' cannot be used ({str(error).splitlines()[0]}); use cpu or auto") from None
 
 
 def evaluation_config(config: Mapping[str, Any], loading: DataOptions) -> dict[str, Any]:

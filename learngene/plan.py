@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from itertools import accumulate
 
 from learngene.errors import LearngeneError
+from learngene.limits import MAX_LAYERS
 
 
 @dataclass(frozen=True)
@@ -17,7 +18,7 @@ class StagePlan:
     A repeat of 0 is allowed (a descendant may leave a stage out); a plan without any layer is not.
 
     Raises:
-        LearngeneError: the plan is empty, negative, not made of whole numbers, or has no layer at all.
+        LearngeneError: the plan is empty, negative, not made of whole numbers, has no layer at all, or too many.
     """
 
     repeats: tuple[int, ...]
@@ -26,6 +27,8 @@ class StagePlan:
         repeats = self.repeats
         if not isinstance(repeats, (tuple, list)) or any(isinstance(r, bool) or not isinstance(r, int) for r in repeats):
             raise LearngeneError(f"plan {repeats!r}: a stage plan is one whole number of layers per stage, e.g. 3,3,4,3,3")
+        if max(sum(map(abs, repeats)), len(repeats)) > MAX_LAYERS:
+            raise LearngeneError(f"a plan of more than {MAX_LAYERS} layers or stages is refused; no ViT is as deep, so use fewer")
         object.__setattr__(self, "repeats", tuple(repeats))
         if any(r < 0 for r in repeats):
             raise LearngeneError(f"plan {self}: a stage cannot have a negative number of layers; use 0 or more")
@@ -59,8 +62,8 @@ class StagePlan:
         Raises:
             LearngeneError: fewer layers than stages, so that some stage would silently be dropped.
         """
-        if stages < 1:
-            raise LearngeneError(f"{stages} stages: a plan needs at least 1")
+        if not 1 <= stages <= MAX_LAYERS:
+            raise LearngeneError(f"{stages} stages: a plan needs at least 1 and at most {MAX_LAYERS}")
         if depth < stages:
             raise LearngeneError(
                 f"depth {depth} is less than the {stages} stages, so a stage would be left out; "

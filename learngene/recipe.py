@@ -98,6 +98,7 @@ class Recipe:
             _at_least(self, name, 1)
         for name in ("min_lr", "warmup_epochs", "weight_decay", "mixup", "cutmix", "color_jitter", "seed"):
             _at_least(self, name, 0)
+        _between(self, "seed", 0, 2**32, below=True)
         for name in ("label_smoothing", "drop_path", "ema"):
             _between(self, name, 0, 1, below=True)
         for name in ("random_erasing", "hflip"):

@@ -10,6 +10,8 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from learngene.limits import printable
+
 
 def _console() -> Console:
     return Console(width=None if sys.stdout.isatty() else 120, soft_wrap=True)
@@ -18,7 +20,8 @@ def _console() -> Console:
 def info(result: Mapping[str, Any]) -> None:
     """The header in lines, then a row per depth."""
     console = _console()
-    console.print(f"[bold]{result['kind']}[/] {result['file']}  {result['bytes'] / 1e6:.2f} MB", highlight=False)
+    head = f"{result['kind']} {result['file']}  {result['bytes'] / 1e6:.2f} MB"
+    console.print(printable(head), style="bold", highlight=False, markup=False)
     lines = {"architecture": result["architecture"], "classes": result["classes"]}
     if result["kind"] == "learngene":
         ancestor = result["ancestor"]
@@ -29,7 +32,7 @@ def info(result: Mapping[str, Any]) -> None:
         )
         lines |= {k: f"{v:.4f}" for k, v in result["metrics"].items() if isinstance(v, float)}
     for name, value in lines.items():
-        console.print(f"  {name}: {value}", highlight=False)
+        console.print("  " + printable(f"{name}: {value}"), highlight=False, markup=False)
     columns = {"depth": "{}", "plan": "{}", "parameters": "{:,}", "bytes": "{:,}", "gflops": "{:.4g}", "latency_ms": "{:.2f}"}
     table = Table()
     shown = [c for c in columns if c in result["depths"][0]]

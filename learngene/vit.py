@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import inspect
 import io
 import json
 import logging
@@ -17,14 +18,34 @@ import timm
 import torch
 from timm.data import resolve_model_data_config
 from timm.layers import DropPath
-from timm.models import get_model_args, get_model_input_config, is_model
+from timm.models import build_model_with_cfg, get_model_args, get_model_input_config, is_model
 from torch import Tensor, nn
+from torch.nn.modules.module import (
+    register_module_buffer_registration_hook,
+    register_module_module_registration_hook,
+    register_module_parameter_registration_hook,
+)
 
 from learngene.errors import LearngeneError
+from learngene.limits import (
+    MAX_LAYERS,
+    MAX_MODULES,
+    MODEL_FREE,
+    MODEL_PER_FILE,
+    check_images,
+    check_names,
+    check_values,
+    read_json,
+)
 
 State = Mapping[str, Tensor]
 
 DEPTH_ARGUMENTS = ("depth", "num_blocks")
+# Arguments that steer how timm loads and wraps instead of what it builds: in a file from others they would name files to open.
+LOADING_ARGUMENTS = {
+    *inspect.signature(timm.create_model).parameters, *inspect.signature(build_model_with_cfg).parameters,
+    "features_only", "out_indices", "feature_cls", "pruned", "device", "dtype",
+} - {"pretrained", "kwargs"}  # fmt: skip
 # What timm's registry says of an architecture's published weights and is not true of ours.
 _SOURCE = ("url", "file", "hf_hub_id", "hf_hub_filename", "source", "tag", "origin_url", "paper_name", "paper_ids")
 _WORDS = ("notes", "description", "license", "label_names", "label_descriptions", "test_input_size", "test_crop_pct")
@@ -43,6 +64,9 @@ class Architecture:
 
     def __post_init__(self) -> None:
         check_known(self.name)
+        if not isinstance(self.args, Mapping):
+            raise LearngeneError(f"architecture arguments {self.args!r:.60} must be a mapping such as {{'img_size': 28}}")
+        check_loading(self.args)
         clash = sorted(set(self.args) & {*DEPTH_ARGUMENTS, "pretrained"})
         if clash:
             raise LearngeneError(
@@ -53,6 +77,7 @@ class Architecture:
             object.__setattr__(self, "args", json.loads(json.dumps(dict(self.args))))
         except TypeError as error:
             raise LearngeneError(f"architecture arguments {dict(self.args)!r} are not plain JSON values: {error}") from None
+        check_values(self.args, "architecture argument")
 
     def build(self, depth: int, **overrides: Any) -> nn.Module:
         """A timm model with ``depth`` layers and random weights; ``overrides`` go on top of the arguments.
@@ -60,11 +85,54 @@ class Architecture:
         Raises:
             LearngeneError: timm refuses the arguments, or has no way to set this model's depth.
         """
+        if depth > MAX_LAYERS:
+            raise LearngeneError(f"a depth above {MAX_LAYERS} is refused; no ViT is as deep, so use fewer layers")
+        check_values(overrides, "architecture argument")
         return _create_with_depth(self.name, depth, **{**self.args, **overrides})
+
+
+def check_loading(args: Mapping[str, Any]) -> None:
+    """Raise for arguments that would make timm open files or the network."""
+    found = sorted(LOADING_ARGUMENTS & set(args))
+    if found:
+        raise LearngeneError(
+            f"architecture argument '{found[0]}' is not allowed: it says how timm loads a model, not what the model is; remove it"
+        )
+
+
+@contextlib.contextmanager
+def _bounded(most: float) -> Iterator[None]:
+    """Stop building a model as soon as it has more modules than any, or more than ``most`` bytes."""
+    modules = size = 0
+
+    def count(*_: Any) -> None:
+        nonlocal modules
+        modules += 1
+        if modules > MAX_MODULES:
+            raise LearngeneError(f"the model has more than {MAX_MODULES} modules, the most that are built; use fewer layers")
+
+    def weigh(module: nn.Module, name: str, tensor: Tensor | None) -> None:
+        nonlocal size
+        size += 0 if tensor is None else tensor.nbytes
+        if size > most:
+            raise LearngeneError(f"the model would take more than {most / 1e6:,.0f} MB, far more than its weights file holds")
+
+    handles = [
+        register_module_module_registration_hook(count),
+        register_module_parameter_registration_hook(weigh),
+        register_module_buffer_registration_hook(weigh),
+    ]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
 
 
 def check_known(name: str) -> None:
     """Raise unless timm knows the architecture, naming its nearest neighbours."""
+    if not isinstance(name, str) or len(name) > 200 or not all(c.isalnum() or c in "._-" for c in name):
+        raise LearngeneError(f"{name!r:.80} is not the name of an architecture; give one of timm's, e.g. vit_small_patch16_224")
     base = name.partition(".")[0]
     if not is_model(base):
         from difflib import get_close_matches
@@ -192,6 +260,14 @@ def check_storable(name: str, depth: int) -> None:
         )
 
 
+def check_device(device: str) -> None:
+    """Raise unless torch can put something on this device."""
+    try:
+        torch.empty(1, device=None if device == "auto" else device)
+    except (RuntimeError, AssertionError) as error:
+        raise LearngeneError(f"device '{device}' cannot be used ({str(error).splitlines()[0]}); use cpu or auto") from None
+
+
 def find_blocks(model: nn.Module) -> str:
     """Name of the list of layers of a model, e.g. ``"blocks"`` (see `anatomy` and, for modules not timm's, `search_blocks`)."""
     name = architecture_name(model)
@@ -310,7 +386,14 @@ def open_model(source: str | Path | nn.Module, **kwargs: Any) -> nn.Module:
         check_known(name)
     with _quiet():
         try:
-            return timm.create_model(name, pretrained=True, **kwargs)
+            most = float("inf")
+            if name.startswith("local-dir:"):
+                most = _most_bytes(directory)
+                _rehearse(name, kwargs, most)
+            with _bounded(most):
+                return timm.create_model(name, pretrained=True, **kwargs)
+        except LearngeneError as error:
+            raise LearngeneError(f"'{name}' cannot be used: {error}") from None
         except Exception as error:
             raise LearngeneError(
                 f"the weights of '{name}' cannot be loaded ({type(error).__name__}: {_first_line(error)}); "
@@ -328,13 +411,38 @@ def _check_timm_directory(directory: Path) -> None:
     config = directory / "config.json"
     if not config.is_file():
         raise LearngeneError(f"'{directory}' has no config.json, so it is not a timm directory; spawn or finetune writes one")
-    try:
-        architecture = json.loads(config.read_text()).get("architecture")
-    except (OSError, ValueError, AttributeError) as error:
-        raise LearngeneError(f"'{config}' cannot be read as JSON ({error}); write the model again") from None
+    said = read_json(config)
+    architecture = said.get("architecture") if isinstance(said, dict) else None
     if not isinstance(architecture, str):
         raise LearngeneError(f"'{config}' names no architecture, so it is not timm's; write the model again")
     check_known(architecture)
+    args, record = said.get("model_args") or {}, said.get("pretrained_cfg", said)
+    if not isinstance(args, dict):
+        raise LearngeneError(f"'{config}' has model_args that are no mapping; write the model again")
+    try:
+        check_loading(args)
+        check_values(args, "architecture argument")
+        deep = next((k for k in DEPTH_ARGUMENTS if isinstance(args.get(k), (int, float)) and args[k] > MAX_LAYERS), None)
+        if deep is not None:
+            raise LearngeneError(f"architecture argument '{deep}' is {args[deep]}, and models have at most {MAX_LAYERS} layers")
+        check_images(record, "its pretrained_cfg")
+        check_names(said.get("label_names") or record.get("label_names"), "its label_names")
+    except LearngeneError as error:
+        raise LearngeneError(f"'{config}' cannot be used: {error}") from None
+
+
+def _most_bytes(directory: Path) -> int:
+    """The most memory a model in a directory may take, by the size of the files beside it."""
+    return MODEL_FREE + MODEL_PER_FILE * sum(file.stat().st_size for file in directory.iterdir() if file.is_file())
+
+
+def _rehearse(name: str, kwargs: Mapping[str, Any], most: float) -> None:
+    """Build a model without memory first, so that a forged config.json is found out before anything is allocated."""
+    try:
+        with torch.device("meta"), _bounded(most):
+            timm.create_model(name, **kwargs)
+    except (RuntimeError, NotImplementedError):  # a few of timm's models cannot be built there
+        return
 
 
 def data_config(model: nn.Module) -> dict[str, Any]:
@@ -443,10 +551,45 @@ def adapt_state(architecture: Architecture, state: State, model: nn.Module, inpu
     return loader.state_dict()
 
 
-def load_strict(model: nn.Module, state: State, fresh: set[str]) -> None:
-    """Load a state into a model: exactly its keys but for ``fresh``, exactly its shapes."""
+def build_filled(architecture: Architecture, depth: int, state: State, **overrides: Any) -> nn.Module:
+    """A model with copies of the weights in ``state``, which must be all of them; draws no random numbers where it can.
+
+    Drawing weights that are then replaced takes most of a build's time, so the model is built without memory first. That will
+    not do if it holds tensors that no state tells (tables computed at the start) or uses a parameter twice.
+    """
+    with torch.device("meta"):
+        model = architecture.build(depth, **overrides)
+    if not _is_all_state(model):
+        model = architecture.build(depth, **overrides)
+        load_strict(model, state, set())
+        return model
+    device = torch.get_default_device()
+    places = model.state_dict()
+    copies = {k: torch.empty_like(places[k], device=device).copy_(t) if k in places else t for k, t in state.items()}
+    load_strict(model, copies, set(), assign=True)
+    return model
+
+
+def _is_all_state(model: nn.Module) -> bool:
+    """Whether a state dict holds every tensor of a model, and each once."""
+    stored = model.state_dict().keys()
+    tensors = [*model.named_parameters(remove_duplicate=False), *model.named_buffers(remove_duplicate=False)]
+    once = len({id(tensor) for _, tensor in tensors}) == len(tensors)
+    registered = ("_parameters", "_buffers", "_modules")
+    loose = any(_holds_tensor(v) for m in model.modules() for k, v in vars(m).items() if k not in registered)
+    return once and not loose and all(name in stored for name, _ in tensors)
+
+
+def _holds_tensor(value: Any) -> bool:
+    if isinstance(value, Mapping):
+        return any(map(_holds_tensor, value.values()))
+    return isinstance(value, Tensor) or (isinstance(value, (list, tuple, set)) and any(map(_holds_tensor, value)))
+
+
+def load_strict(model: nn.Module, state: State, fresh: set[str], *, assign: bool = False) -> None:
+    """Load a state into a model: exactly its keys but for ``fresh``, exactly its shapes; ``assign`` instead of copying."""
     try:
-        result = model.load_state_dict(state, strict=False)
+        result = model.load_state_dict(state, strict=False, assign=assign)
     except RuntimeError as error:
         raise LearngeneError(f"the weights do not fit {architecture_name(model)}: {error}") from None
     missing, unexpected = set(result.missing_keys) - fresh, result.unexpected_keys

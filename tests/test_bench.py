@@ -442,7 +442,11 @@ def test_only_the_familys_own_architecture_counts_as_scratch():
 def test_bad_results(tmp_path):
     with pytest.raises(LearngeneError, match="there are no results at"):
         report(tmp_path)
-    for text, message in (("{}", "line 1 is no trial: it lacks 'start'"), ("x", "line 1 is not JSON"), ("", "no trial in")):
+    for text, message in (
+        ("{}", "line 1 is no trial: it lacks 'start'"),
+        ("x", "line 1 cannot be read as JSON .*; delete that line"),
+        ("", "no trial in"),
+    ):
         (tmp_path / "results.jsonl").write_text(text)
         with pytest.raises(LearngeneError, match=message):
             report(tmp_path)

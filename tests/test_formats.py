@@ -32,7 +32,7 @@ def test_directory_is_written_whole_or_not_at_all(architecture, tmp_path, monkey
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("learngene.formats.save_for_hf", full_disk)
-    with pytest.raises(OSError, match="No space"):
+    with pytest.raises(LearngeneError, match=r"/d' cannot be written \(No space left on device\); free some space"):
         save_timm_directory(model, tmp_path / "d", overwrite=True)
     assert vit.label_names(vit.open_model(tmp_path / "d")) == list(CLASSES)
     (tmp_path / "d" / "config.json").rename(tmp_path / "d" / "mine.json")

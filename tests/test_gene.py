@@ -284,3 +284,47 @@ def test_architecture_arguments():
     with pytest.raises(LearngeneError, match="timm cannot build"):
         Architecture("vit_tiny_patch16_224", {"no_such": 1}).build(2)
     assert Architecture("vit_tiny_patch16_224", TINY_ARGS).args["embed_dim"] == 16
+
+
+@pytest.mark.parametrize(
+    ("name", "args"),
+    [
+        ("vit_tiny_patch16_224", TINY_ARGS),
+        ("deit3_small_patch16_224", {"img_size": 32, "embed_dim": 24, "num_heads": 2, "num_classes": 3}),
+        ("beit_base_patch16_224", {"img_size": 32, "embed_dim": 24, "num_heads": 2, "num_classes": 3}),
+        ("eva02_tiny_patch14_224", {"img_size": 28, "embed_dim": 24, "num_heads": 2, "num_classes": 3}),
+        ("vit_relpos_small_patch16_224", {"img_size": 32, "embed_dim": 24, "num_heads": 2, "num_classes": 3}),
+        ("mixer_s32_224", {"img_size": 64, "num_classes": 3}),
+    ],
+)
+def test_filling_a_model_is_loading_into_a_built_one(name, args):
+    architecture = Architecture(name, args)
+    built = randomize(architecture.build(3))
+    state = {k: v.clone() for k, v in built.state_dict().items()}
+    filled = vit.build_filled(architecture, 3, state)
+    vit.load_strict(built, state, set())
+    assert {n: (p.requires_grad, p.dtype, p.stride()) for n, p in filled.named_parameters()} == {
+        n: (p.requires_grad, p.dtype, p.stride()) for n, p in built.named_parameters()
+    }
+    for (name_filled, one), (name_built, other) in zip(filled.named_buffers(), built.named_buffers(), strict=True):
+        assert name_filled == name_built
+        assert torch.equal(one, other)
+    images = torch.randn(2, *vit.data_config(built)["input_size"])
+    with torch.no_grad():
+        assert torch.equal(filled.eval()(images), built.eval()(images))
+    assert not {p.data_ptr() for p in filled.parameters()} & {t.data_ptr() for t in state.values()}
+
+
+def test_tables_that_no_state_tells_are_computed():
+    for name, whole in [("vit_tiny_patch16_224", True), ("beit_base_patch16_224", False), ("eva02_tiny_patch14_224", False)]:
+        with torch.device("meta"):
+            assert vit._is_all_state(Architecture(name).build(1)) is whole
+
+
+def test_spawning_draws_no_random_numbers_but_for_a_fresh_head(gene):
+    before = torch.get_rng_state()
+    gene.spawn(5)
+    gene.auxnet()
+    assert torch.equal(torch.get_rng_state(), before)
+    gene.spawn(5, num_classes=7)
+    assert not torch.equal(torch.get_rng_state(), before)

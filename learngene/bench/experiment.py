@@ -46,6 +46,8 @@ class StartSpec:
         Raises:
             LearngeneError: an unknown start, option or recipe field.
         """
+        if not isinstance(entry, (str, Mapping)):
+            raise LearngeneError(f"the start {entry!r:.60} must be a name, or a mapping with start: NAME")
         given: dict[str, Any] = {"start": entry} if isinstance(entry, str) else dict(entry)
         start = given.pop("start", given.get("name"))
         if not isinstance(start, str):
@@ -53,6 +55,8 @@ class StartSpec:
         own = {f.name for f in fields(cls)} - {"start", "options"}
         kept: dict[str, Any] = {k: given.pop(k) for k in list(given) if k in own}
         parse(start, list(given))
+        if not isinstance(kept.get("arch_args", {}), Mapping):
+            raise LearngeneError(f"start {start}: arch_args {kept['arch_args']!r:.60} must be a mapping")
         lists: dict[str, Any] = {k: _several(kept.pop(k)) for k in ("epochs", "tflops", "depths") if k in kept}
         spec = cls(str(kept.pop("name", start)), start, given, **kept, **lists)
         check_name(spec.name)
@@ -81,12 +85,14 @@ class StartSpec:
 
 def check_name(name: str) -> None:
     """Raise unless a name can be part of a folder's."""
-    if not name or not all(c.isalnum() or c in "-_+." for c in name) or name.startswith("."):
-        raise LearngeneError(f"the name '{name}' is part of a folder's; use letters, digits, '-', '_', '+' and '.'")
+    if not isinstance(name, str) or not name or len(name) > 100 or not all(c.isalnum() or c in "-_+." for c in name) or name.startswith("."):
+        raise LearngeneError(f"the name '{name}' is part of a folder's; use at most 100 letters, digits, '-', '_', '+' and '.'")
 
 
 def check_changes(where: str, changes: Mapping[str, Any]) -> None:
     """Raise unless these are fields of `Recipe` that a trial may change."""
+    if not isinstance(changes, Mapping):
+        raise LearngeneError(f"{where}: its recipe {changes!r:.60} must be a mapping such as {{lr: 0.004}}")
     fixed = sorted({"seed", "devices", "steps", "epochs"} & set(changes))
     if fixed:
         raise LearngeneError(
@@ -131,8 +137,13 @@ class Preparation:
         kinds = [k for k in ("distill", "finetune") if k in given]
         if len(kinds) != 1:
             raise LearngeneError(f"prepare {name}: say how with either distill or finetune and its arguments")
-        arguments = dict(given.pop(kinds[0]) or {})
-        each, cost_of = tuple(given.pop("each", ())), given.pop("cost_of", None)
+        arguments = given.pop(kinds[0]) or {}
+        if not isinstance(arguments, Mapping) or not isinstance(arguments.get("start_args") or {}, Mapping):
+            raise LearngeneError(f"prepare {name}: {kinds[0]} takes a mapping of arguments, and so do its start_args")
+        each, cost_of = given.pop("each", ()), given.pop("cost_of", None)
+        if not isinstance(each, (list, tuple)) or not all(isinstance(word, str) for word in each):
+            raise LearngeneError(f"prepare {name}: each {each!r}: give a list of depth and seed")
+        each = tuple(each)
         if given:
             raise LearngeneError(f"prepare {name}: unknown key '{next(iter(given))}'; it takes distill, finetune, each, cost_of")
         if set(each) - set(EACH):
@@ -140,7 +151,9 @@ class Preparation:
         if cost_of is not None and kinds[0] == "distill":
             raise LearngeneError(f"prepare {name}: cost_of sets the steps of finetune; give distill its epochs")
         _check_arguments(name, kinds[0], arguments)
-        return cls(name, kinds[0], arguments, each, cost_of)
+        if not isinstance(cost_of, (str, type(None))):
+            raise LearngeneError(f"prepare {name}: cost_of {cost_of!r:.60} must be the name of a preparation")
+        return cls(name, kinds[0], dict(arguments), each, cost_of)
 
     def builds_on(self) -> list[str]:
         """The trained weights it begins from or learns from; names of other preparations among them."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -18,6 +17,7 @@ from learngene.errors import LearngeneError
 from learngene.files import locked
 from learngene.gene import Learngene
 from learngene.jobs import forward_flops, teacher_flops
+from learngene.limits import read_json
 from learngene.objectives import Ancestor
 from learngene.recipe import DataOptions, Recipe
 from learngene.starts import SOURCES
@@ -169,7 +169,7 @@ def steps_for(budget: float, arguments: Mapping[str, Any], depth: int) -> int:
 
 def _read(need: Need, directory: Path) -> Prepared:
     preparation = need.preparation
-    record = json.loads((directory / "run.json").read_text())["results"]
+    record = read_json(directory / "run.json")["results"]
     distilled = preparation.kind == "distill"
     path = directory / ("learngene.safetensors" if distilled else "model")
     stored = record["stored_parameters" if distilled else "parameters"]
@@ -204,7 +204,7 @@ def outside(source: str, option: str, template: str) -> Prepared:
     record: dict[str, Any] = {}
     if option != "ancestor":
         with contextlib.suppress(OSError, ValueError, KeyError):
-            record = json.loads((path.parent / "run.json").read_text())["results"]
+            record = read_json(path.parent / "run.json")["results"]
     return Prepared(path, _cost(record), vit.parameters(vit.open_model(source)), template, each)
 
 

@@ -26,6 +26,7 @@ from learngene.data.sources import training_share
 from learngene.errors import LearngeneError
 from learngene.files import write_text
 from learngene.jobs import check_classes, evaluation_config, image_mode
+from learngene.limits import read_json
 from learngene.objectives import Supervised
 from learngene.provenance import commit, hardware, versions
 from learngene.recipe import DataOptions, Recipe
@@ -305,9 +306,10 @@ def run_cells(
 def views_of(path: str) -> int | None:
     """Views that a model was trained on, from the run.json of the run that made it."""
     try:
-        return json.loads((Path(path.removeprefix("local-dir:")).parent / "run.json").read_text())["results"]["images"]
-    except (OSError, ValueError, KeyError, TypeError):
+        images = read_json(Path(path.removeprefix("local-dir:")).parent / "run.json")["results"]["images"]
+    except (LearngeneError, KeyError, TypeError):
         return None
+    return images if type(images) is int and images > 0 else None
 
 
 def conclude(

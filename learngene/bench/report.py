@@ -290,10 +290,10 @@ def to_html(markdown: str, folder: Path) -> str:
     """One page without any other file: the pictures are inside it."""
     from markdown_it import MarkdownIt
 
-    body = MarkdownIt("commonmark").enable("table").render(markdown)
+    body = MarkdownIt("commonmark", {"html": False}).enable("table").render(markdown)
 
     def embed(match: re.Match[str]) -> str:
-        data = base64.b64encode((folder / html.unescape(match[1])).read_bytes()).decode()
+        data = base64.b64encode((folder / Path(html.unescape(match[1])).name).read_bytes()).decode()
         return f'<img src="data:image/png;base64,{data}"'
 
     body = re.sub(r'<img src="([^":]+\.png)"', embed, body)

@@ -2,17 +2,27 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 from learngene.errors import LearngeneError
+from learngene.limits import parse_json, read_json
 
 FILE = "results.jsonl"
-NEEDED = (
-    "start", "kind", "arch_args", "depth", "seed", "epochs", "tflops", "data", "recipe", "architecture", "val_top1", "test_top1",
-    "test_images", "parameters", "flops", "images", "seconds", "prepared", "curve", "hardware", "versions", "commit", "precision",
-)  # fmt: skip
+NUMBER = (int, float)
+NEEDED: dict[str, tuple[type, ...]] = {
+    **dict.fromkeys(("start", "kind", "data", "recipe", "architecture", "hardware", "precision"), (str,)),
+    **dict.fromkeys(("depth", "seed", "parameters"), (int,)),
+    **dict.fromkeys(("epochs", "test_images"), (int, type(None))),
+    **dict.fromkeys(("val_top1", "flops", "images", "seconds"), NUMBER),
+    **dict.fromkeys(("tflops", "test_top1"), (*NUMBER, type(None))),
+    "commit": (str, type(None)), "arch_args": (dict,), "prepared": (dict,), "versions": (dict,), "curve": (list,),
+}  # fmt: skip
+OF_EACH = {
+    "prepared": ("images", "seconds", "flops", "stored_parameters"),
+    "curve": ("epoch", "val_top1"),
+}
+MAX_RESULTS = 256 * 2**20  # bytes of a results.jsonl: a row has a few kB
 
 
 def find_rows(place: Path) -> list[dict[str, Any]]:
@@ -36,20 +46,20 @@ def gather_rows(folder: Path) -> list[dict[str, Any]]:
 
 
 def _finished(folder: Path) -> dict[Path, Any]:
-    records = {path: json.loads(path.read_text()) for path in sorted((folder / "trials").glob("*/run.json"))}
-    return {path: record["results"] for path, record in records.items() if record["status"] == "finished"}
+    records = {path: read_json(path) for path in sorted((folder / "trials").glob("*/run.json"))}
+    return {path: record.get("results") for path, record in records.items() if record.get("status") == "finished"}
 
 
 def read_rows(file: Path) -> list[dict[str, Any]]:
     """Those in a file, one JSON object a line."""
-    return [_parse(line, f"'{file}' line {n}") for n, line in enumerate(file.read_text().splitlines(), start=1) if line.strip()]
+    if file.stat().st_size > MAX_RESULTS:
+        raise LearngeneError(f"'{file}' is larger than {MAX_RESULTS} bytes, the most that is read; give the results of one benchmark")
+    lines = file.read_text(encoding="utf-8", errors="replace").splitlines()
+    return [_parse(line, f"'{file}' line {number}") for number, line in enumerate(lines, start=1) if line.strip()]
 
 
 def _parse(line: str, where: str) -> dict[str, Any]:
-    try:
-        row = json.loads(line)
-    except ValueError as error:
-        raise LearngeneError(f"{where} is not JSON ({error}); delete that line") from None
+    row = parse_json(line, where, "delete that line and resume the benchmark")
     return _checked(row, where, "give the results.jsonl of a benchmark")
 
 
@@ -57,4 +67,35 @@ def _checked(row: Any, where: str, way_out: str) -> dict[str, Any]:
     lacking = [key for key in NEEDED if key not in row] if isinstance(row, dict) else ["start"]
     if lacking:
         raise LearngeneError(f"{where} is no trial: it lacks '{lacking[0]}'; {way_out}")
+    wrong = next((key for key, kinds in NEEDED.items() if not _is(row[key], kinds)), None) or _wrong_inside(row)
+    if wrong is not None:
+        raise LearngeneError(f"{where} is no trial: its '{wrong}' is not what a benchmark writes; delete that line and resume it")
     return row
+
+
+def _is(value: Any, kinds: tuple[type, ...]) -> bool:
+    """Whether a value is of its kind, finite, small enough to be drawn, and (for it goes into a page) no markup."""
+    if isinstance(value, bool):
+        return bool in kinds
+    markup = isinstance(value, str) and (set(value) & set("<>|`") or "](" in value)
+    if markup or (isinstance(value, str) and not (value.isprintable() and len(value) <= 1_000)):
+        return False
+    return isinstance(value, kinds) and (not isinstance(value, NUMBER) or abs(value) < 1e30)
+
+
+def _wrong_inside(row: dict[str, Any]) -> str | None:
+    """The first of a trial's lists and mappings that does not hold what it should."""
+    versions = all(_is(name, (str,)) and _is(version, (str,)) for name, version in row["versions"].items())
+    if not versions:
+        return "versions"
+    for key, names in OF_EACH.items():
+        inner = list(row[key].values()) if isinstance(row[key], dict) else row[key]
+        if not all(isinstance(one, dict) and all(_is(one.get(name), NUMBER) for name in names) for one in inner):
+            return key
+    usual = row["curve"] and row["depth"] > 0 and (row["epochs"] or row["tflops"]) and (row["epochs"] or 1) > 0
+    joules = _is(row.get("joules"), (*NUMBER, type(None)))
+    return (
+        None
+        if usual and joules and (row["test_top1"] is None or row["test_images"])
+        else "curve, depth, epochs, joules or test_images"
+    )

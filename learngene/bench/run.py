@@ -23,6 +23,7 @@ from learngene.errors import LearngeneError
 from learngene.files import locked, write_text
 from learngene.gene import Learngene
 from learngene.jobs import image_mode
+from learngene.limits import read_json
 from learngene.recipe import DataOptions, Recipe, divide
 from learngene.training import RunDirectory
 from learngene.vit import Architecture
@@ -128,7 +129,7 @@ class Bench:
 
 def _is_finished(trial: Path) -> bool:
     try:
-        return json.loads((trial / "run.json").read_text())["status"] == "finished"
+        return read_json(trial / "run.json").get("status") == "finished"
     except OSError:
         return False
 

@@ -23,7 +23,7 @@ def info(source: str | Path, *, depth: Sequence[int] | None = None, latency: boo
     Raises:
         LearngeneError: the file is missing or damaged, or a depth does not fit.
     """
-    from learngene.jobs import check_device
+    from learngene.vit import check_device
 
     check_device(device)
     path = Path(str(source).removeprefix("local-dir:"))

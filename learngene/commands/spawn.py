@@ -55,6 +55,8 @@ def spawn(
         raise LearngeneError(
             "say what to spawn in one way: --depth 6 9 12, or --plan 2,1,2,1,1, or a budget such as --max-params 5e6"
         )
+    if not 0 <= seed < 2**32:
+        raise LearngeneError(f"seed {seed}: it must be from 0 to below {2**32}")
     import logging
 
     import torch
@@ -62,9 +64,8 @@ def spawn(
     from learngene.files import check_free
     from learngene.formats import save_timm_directory
     from learngene.gene import Learngene
-    from learngene.jobs import check_device
     from learngene.sizes import MAX_DEPTH, Sizes
-    from learngene.vit import check_storable
+    from learngene.vit import check_device, check_storable
 
     log = logging.getLogger("learngene")
     check_device(device)

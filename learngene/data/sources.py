@@ -28,6 +28,8 @@ from learngene.recipe import DataOptions
 
 log = logging.getLogger(__name__)
 Mode = Literal["RGB", "L"]
+# A file is opened by what it holds, not by its name, and PIL would run a program for EPS.
+FORMATS = ("PNG", "JPEG", "PPM", "BMP", "DIB", "TIFF", "WEBP", "GIF")
 STREAMS = ("wds/", "hfids/", "tfds/")
 _SPLIT_FOLDERS = {
     "train": ("train", "training"),
@@ -340,7 +342,7 @@ def _unlabeled(root: Path, mode: Mode) -> Source:
 
 
 def _decode(file: Any, mode: Mode) -> Image.Image:
-    with Image.open(file) as image:
+    with Image.open(file, formats=FORMATS) as image:
         return image.convert(mode)
 
 

@@ -26,6 +26,7 @@ from torch import nn
 from learngene.data.module import ImageData, train_transform
 from learngene.errors import LearngeneError
 from learngene.files import check_free, locked, write_text
+from learngene.limits import MAX_RECORD, read_json
 from learngene.objectives import Distillation
 from learngene.provenance import commit, hardware, versions
 from learngene.recipe import Recipe
@@ -86,10 +87,13 @@ class RunDirectory:
             check_free(self.path, hint="choose another --out (only an earlier run can be overwritten or resumed)")
 
     def _read(self) -> dict[str, Any] | None:
-        try:
-            return json.loads((self.path / self.RUN).read_text())
-        except (OSError, ValueError):
+        file = self.path / self.RUN
+        if not file.is_file():
             return None
+        record = read_json(file, MAX_RECORD)
+        if not isinstance(record, dict) or not all(isinstance(record.get(k, {}), dict) for k in ("config", "results")):
+            raise LearngeneError(f"'{file}' is no record of a run; choose another --out")
+        return record
 
     def _is_bare(self) -> bool:
         """Whether an earlier run was killed before it wrote anything but its lock."""
