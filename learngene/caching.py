@@ -83,7 +83,9 @@ def run_caching(
             cached = LogitCache(out)
             cached.check(key)
             if (cached.top_k, cached.dtype) != (top_k, dtype):
-                raise LearngeneError(f"'{out}' keeps {cached.top_k} values in {cached.dtype}; resume with the same --top-k and --dtype")
+                raise LearngeneError(
+                    f"'{out}' keeps {cached.top_k} values in {cached.dtype}; resume with the same --top-k and --dtype"
+                )
         _fill(cached, guide.to(device), images, recipe, device, flops)
         (out / LOCK).unlink()
     return {"cache": str(out), "epochs": cached.epochs, "views": cached.views, "bytes": cached.bytes, **cached.cost}
@@ -94,7 +96,9 @@ def _check_out(out: Path, *, resume: bool, overwrite: bool) -> None:
         if not out.is_dir() or {path.name for path in out.iterdir()} - {LOCK}:
             check_free(out, hint="choose another --out")
     elif not (resume or overwrite):
-        raise LearngeneError(f"'{out}' holds a cache; pass --resume to go on with it, --overwrite to delete it, or choose another --out")
+        raise LearngeneError(
+            f"'{out}' holds a cache; pass --resume to go on with it, --overwrite to delete it, or choose another --out"
+        )
 
 
 def _clear(out: Path) -> None:

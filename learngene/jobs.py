@@ -137,7 +137,9 @@ def run_distillation(
         cached.check(cache_key(guide, model_data, train, recipe, loading))
     images = ImageData(train, val, model_data, recipe, loading)
     if cached is not None:
-        cached.check_epochs(recipe.epochs if recipe.steps is None else math.ceil(recipe.steps * recipe.accumulate / images.train_batches))
+        cached.check_epochs(
+            recipe.epochs if recipe.steps is None else math.ceil(recipe.steps * recipe.accumulate / images.train_batches)
+        )
     classes: Any = auxnet.num_classes
     module = TrainingModule(auxnet, objective, recipe, num_classes=classes, labelled=not loading.unlabeled, cache=cached)
     log.info(
@@ -170,7 +172,18 @@ def open_cache(path: str | Path, terms: DistillOptions) -> LogitCache:
     return LogitCache(path)
 
 
-VIEW_FIELDS = ("seed", "batch_size", "repeats", "hflip", "crop_scale", "color_jitter", "auto_augment", "random_erasing", "mixup", "cutmix")
+VIEW_FIELDS = (
+    "seed",
+    "batch_size",
+    "repeats",
+    "hflip",
+    "crop_scale",
+    "color_jitter",
+    "auto_augment",
+    "random_erasing",
+    "mixup",
+    "cutmix",
+)
 
 
 def cache_key(
@@ -433,4 +446,3 @@ def _with_head(trained: nn.Module, train: Source) -> nn.Module:
     if not same:
         trained.reset_classifier(train.num_classes)  # type: ignore[operator]
     return trained
-

@@ -149,9 +149,13 @@ class LogitCache:
         try:
             content = path.read_bytes()
         except OSError as error:
-            raise LearngeneError(f"'{path}' cannot be read ({error.strerror}); 'learngene cache --resume' writes it again") from None
+            raise LearngeneError(
+                f"'{path}' cannot be read ({error.strerror}); 'learngene cache --resume' writes it again"
+            ) from None
         if hashlib.sha256(content).hexdigest() != self.shards.get(name):
-            raise LearngeneError(f"'{path}' is damaged (its checksum differs); delete it, and 'learngene cache --resume' writes it again")
+            raise LearngeneError(
+                f"'{path}' is damaged (its checksum differs); delete it, and 'learngene cache --resume' writes it again"
+            )
         try:
             return load(content)
         except SafetensorError as error:
@@ -201,4 +205,4 @@ def _read_record(path: Path) -> dict[str, Any]:
 
 def _short(value: Any) -> str:
     text = json.dumps(value)
-    return text if len(text) <= 60 else text[:12] + "...\""
+    return text if len(text) <= 60 else text[:12] + '..."'

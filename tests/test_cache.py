@@ -29,7 +29,9 @@ def losses(out):
     return [float(row["train_kl"]) for row in rows]
 
 
-@pytest.mark.parametrize("options", [{}, STRONG, {"workers": 2}, {"on_device": True, "mixup": 0.4}], ids=["plain", "strong", "workers", "device"])
+@pytest.mark.parametrize(
+    "options", [{}, STRONG, {"workers": 2}, {"on_device": True, "mixup": 0.4}], ids=["plain", "strong", "workers", "device"]
+)
 def test_cached_equals_live(folder, ancestor, tmp_path, small_shards, options, monkeypatch):
     options = {**LOOKS, **options}
     written = cache(ancestor, str(folder), out=tmp_path / "cache", epochs=2, top_k=3, dtype="float32", **options)
@@ -85,11 +87,17 @@ def test_an_interrupted_cache_goes_on(folder, ancestor, tmp_path, small_shards, 
     whole = cache(ancestor, str(folder), out=tmp_path / "whole", epochs=3, **options)
     original = LogitCache.write
     with monkeypatch.context() as patch:
-        patch.setattr(LogitCache, "write", lambda self, epoch, shard, *a: original(self, epoch, shard, *a) if (epoch, shard) < (1, 1) else 1 / 0)
+        patch.setattr(
+            LogitCache,
+            "write",
+            lambda self, epoch, shard, *a: original(self, epoch, shard, *a) if (epoch, shard) < (1, 1) else 1 / 0,
+        )
         with pytest.raises(ZeroDivisionError):
             cache(ancestor, str(folder), out=tmp_path / "cut", epochs=2, **options)
     with pytest.raises(LearngeneError, match="holds 1 of 2 epochs; 'learngene cache --resume --epochs 2'"):
-        distill(ancestor, str(folder), out=tmp_path / "early", plan="2,1", cache=tmp_path / "cut", mixup=0.5, **{**FAST, "epochs": 2})
+        distill(
+            ancestor, str(folder), out=tmp_path / "early", plan="2,1", cache=tmp_path / "cut", mixup=0.5, **{**FAST, "epochs": 2}
+        )
     assert not (tmp_path / "early").exists()
     with pytest.raises(LearngeneError, match="holds a cache; pass --resume to go on with it"):
         cache(ancestor, str(folder), out=tmp_path / "cut", epochs=2, **options)
@@ -123,7 +131,10 @@ def test_a_cache_that_does_not_belong_is_refused(folder, ancestor, tmp_path):
         with pytest.raises(LearngeneError, match=message):
             distill(common.pop("ancestor"), common.pop("data"), out=tmp_path / str(number), **common)
         assert not (tmp_path / str(number)).exists()
-    for options, message in (({"top_k": 4}, "top_k 4: the ancestor has 3 classes"), ({"dtype": "int4"}, "dtype 'int4': use one of")):
+    for options, message in (
+        ({"top_k": 4}, "top_k 4: the ancestor has 3 classes"),
+        ({"dtype": "int4"}, "dtype 'int4': use one of"),
+    ):
         with pytest.raises(LearngeneError, match=message):
             cache(ancestor, str(folder), out=tmp_path / "no", epochs=1, **{"top_k": 2, **LOOKS, **options})
 

@@ -353,7 +353,7 @@ VOCABULARY = [
     "model",
     "\0",
 ]
-NO_TRAINING = ["distill", "spawn", "finetune", "evaluate", "benchmark", "report", "relearn", "attention", "info", "export"]
+NO_TRAINING = ["distill", "cache", "spawn", "finetune", "evaluate", "benchmark", "report", "relearn", "attention", "info", "export"]
 
 
 @cases(100)

@@ -33,7 +33,7 @@ def test_the_cli_tour_runs_as_written(folder, ancestor, tmp_path, monkeypatch):
     commands = tour()
     assert {words[0] for words in commands} == set(COMMANDS) - {"demo"}
     for words in commands:
-        if words[0] in ("distill", "finetune", "relearn"):
+        if words[0] in ("distill", "cache", "finetune", "relearn"):
             words += QUICK
         if words[0] == "relearn":
             words += ["--max-images", "32"]

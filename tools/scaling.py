@@ -119,7 +119,7 @@ def reading_rows() -> Iterable[list[str]]:
             views = data.images * epochs
             yield [
                 f"{data.name}, {pair.name}", f"{data.size * epochs / 1e12:,.0f}", f"{speed:,.0f}",
-                f"{speed * data.size / data.images / 1e9:.1f}", f"{views * 2 * CLASSES / 1e12:,.1f}", f"{views * 40 / 1e9:,.0f}",
+                f"{speed * data.size / data.images / 1e9:.1f}", f"{views * 2 * CLASSES / 1e12:,.1f}", f"{views * 44 / 1e9:,.0f}",
             ]  # fmt: skip
 
 

@@ -38,14 +38,22 @@ def small(width: int, depth: int) -> dict[str, Any]:
     """A ViT for 28 x 28 grey images, and an ancestor twice as wide."""
     args = {**SMALL, "embed_dim": width, "num_heads": max(1, width // 32)}
     wider = {**SMALL, "embed_dim": 2 * width, "num_heads": max(1, width // 16), "depth": 8}
-    return {"arch": "vit_tiny_patch16_224", "args": args, "depth": depth, "ancestor": "vit_tiny_patch16_224", "ancestor_args": wider}
+    return {
+        "arch": "vit_tiny_patch16_224",
+        "args": args,
+        "depth": depth,
+        "ancestor": "vit_tiny_patch16_224",
+        "ancestor_args": wider,
+    }
 
 
 def presets(name: str) -> list[dict[str, Any]]:
     """The cases of a run: a base, and one thing changed at a time."""
     cases: list[dict[str, Any]] = []
 
-    def add(base: dict[str, Any], tasks: tuple[str, ...], variants: tuple[str, ...], data: tuple[str, ...] = ("none",), **more: Any) -> None:
+    def add(
+        base: dict[str, Any], tasks: tuple[str, ...], variants: tuple[str, ...], data: tuple[str, ...] = ("none",), **more: Any
+    ) -> None:
         for task, variant, source in itertools.product(tasks, variants, data):
             cases.append({**base, "task": task, "variant": variant, "data": source, "processes": 1, **more})
 

@@ -85,7 +85,13 @@ class StartSpec:
 
 def check_name(name: str) -> None:
     """Raise unless a name can be part of a folder's."""
-    if not isinstance(name, str) or not name or len(name) > 100 or not all(c.isalnum() or c in "-_+." for c in name) or name.startswith("."):
+    if (
+        not isinstance(name, str)
+        or not name
+        or len(name) > 100
+        or not all(c.isalnum() or c in "-_+." for c in name)
+        or name.startswith(".")
+    ):
         raise LearngeneError(f"the name '{name}' is part of a folder's; use at most 100 letters, digits, '-', '_', '+' and '.'")
 
 
@@ -183,7 +189,7 @@ class Need(NamedTuple):
 
 # what the commands take beside recipe, data options and loss terms, and a preparation may set
 _OWN = {
-    "distill": {"ancestor", "data", "arch", "arch_args", "plan", "from_ancestor", "start", "start_args", "share_norms"},
+    "distill": {"ancestor", "data", "arch", "arch_args", "plan", "from_ancestor", "start", "start_args", "share_norms", "cache"},
     "finetune": {"model", "data", "depth", "plan", "arch_args", "ancestor", "license", "start", "start_args"},
 }
 

@@ -209,4 +209,7 @@ def outside(source: str, option: str, template: str) -> Prepared:
 
 
 def _cost(record: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: record.get(key, 0) for key in ("images", "steps", "seconds", "flops")} | {"joules": record.get("joules")}
+    """What was spent, running the ancestor for a cache included: as if for this one alone."""
+    cost = {key: record.get(key, 0) for key in ("images", "steps", "seconds", "flops")}
+    cost |= {key: cost[key] + record.get(f"cache_{key}", 0) for key in ("seconds", "flops")}
+    return cost | {"joules": record.get("joules")}

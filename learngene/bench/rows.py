@@ -53,7 +53,9 @@ def _finished(folder: Path) -> dict[Path, Any]:
 def read_rows(file: Path) -> list[dict[str, Any]]:
     """Those in a file, one JSON object a line."""
     if file.stat().st_size > MAX_RESULTS:
-        raise LearngeneError(f"'{file}' is larger than {MAX_RESULTS} bytes, the most that is read; give the results of one benchmark")
+        raise LearngeneError(
+            f"'{file}' is larger than {MAX_RESULTS} bytes, the most that is read; give the results of one benchmark"
+        )
     lines = file.read_text(encoding="utf-8", errors="replace").splitlines()
     return [_parse(line, f"'{file}' line {number}") for number, line in enumerate(lines, start=1) if line.strip()]
 

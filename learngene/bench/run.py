@@ -130,7 +130,7 @@ class Bench:
 def _is_finished(trial: Path) -> bool:
     try:
         return read_json(trial / "run.json").get("status") == "finished"
-    except OSError:
+    except LearngeneError:
         return False
 
 

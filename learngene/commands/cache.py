@@ -51,4 +51,6 @@ def cache(
     recipe, loading = divide(options, Recipe, DataOptions)
     from learngene.caching import run_caching
 
-    return run_caching(ancestor, data, Path(out), arch, arch_args, top_k, dtype, recipe, loading, resume=resume, overwrite=overwrite)
+    return run_caching(
+        ancestor, data, Path(out), arch, arch_args, top_k, dtype, recipe, loading, resume=resume, overwrite=overwrite
+    )

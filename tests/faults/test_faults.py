@@ -26,7 +26,15 @@ pytestmark = pytest.mark.slow
 SEED = int(os.environ.get("FAULTS_SEED", "0"))
 KILLS = int(os.environ.get("FAULTS_KILLS", "50"))
 ARGS = {k: v for k, v in TINY_ARGS.items() if k != "num_classes"}
-STRONG = ("--mixup=0.5", "--cutmix=0.5", "--ema=0.9", "--accumulate=2", "--drop-path=0.2", "--auto-augment=rand-m5-inc1", "--repeats=2")
+STRONG = (
+    "--mixup=0.5",
+    "--cutmix=0.5",
+    "--ema=0.9",
+    "--accumulate=2",
+    "--drop-path=0.2",
+    "--auto-augment=rand-m5-inc1",
+    "--repeats=2",
+)
 NOBODY = 65534
 
 
