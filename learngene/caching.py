@@ -82,6 +82,8 @@ def run_caching(
         else:
             cached = LogitCache(out)
             cached.check(key)
+            if cached.views != images.train_batches * recipe.batch_size or cached.shard % recipe.batch_size:
+                raise LearngeneError(f"'{out}' has sizes that cannot be; pass --overwrite to begin again")
             if (cached.top_k, cached.dtype) != (top_k, dtype):
                 raise LearngeneError(
                     f"'{out}' keeps {cached.top_k} values in {cached.dtype}; resume with the same --top-k and --dtype"

@@ -196,6 +196,7 @@ def cache_key(
     return {
         "ancestor": vit.digest(guide.model.state_dict()),
         "ancestor's normalisation": {k: own.get(k) for k in shown},
+        "classes": getattr(guide.model, "num_classes", None),
         "data": fingerprint(train),
         "views": views,
         "images": {k: model_data.get(k) for k in shown},

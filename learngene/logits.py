@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -21,9 +22,11 @@ from torch import Tensor
 
 from learngene.errors import LearngeneError
 from learngene.files import atomic_file, write_text
+from learngene.limits import MAX_NUMBER, MAX_RECORD, read_json
 
 FORMAT_VERSION = 1
 SHARD = 2**16  # views, rounded up to whole batches
+NAME = re.compile(r"epoch-\d{4,}-\d{4,}\.safetensors")
 DTYPES = {"float16": np.float16, "float32": np.float32}
 AGAIN = "write another one with 'learngene cache', or train without --cache"
 
@@ -49,10 +52,12 @@ class LogitCache:
             self.views, self.shard, self.epochs = int(record["views"]), int(record["shard"]), int(record["epochs"])
             self.cost: dict[str, float] = {k: float(v) for k, v in record["cost"].items()}
             self.shards: dict[str, str] = {str(k): str(v) for k, v in record["shards"].items()}
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
+        except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
             raise LearngeneError(f"'{self.path / self.RECORD}' lacks or garbles {error}; {AGAIN}") from None
-        if not (0 < self.top_k <= self.classes < 2**31 and self.dtype in DTYPES and self.shard > 0 and 0 < self.views < 2**40):
-            raise LearngeneError(f"'{self.path / self.RECORD}' has sizes that cannot be; {AGAIN}")
+        sizes = 0 < self.top_k <= self.classes <= MAX_NUMBER and self.shard > 0 and 0 < self.views <= 2**40
+        names = all(NAME.fullmatch(name) for name in self.shards)
+        if not (sizes and names and self.dtype in DTYPES and all(map(math.isfinite, self.cost.values()))):
+            raise LearngeneError(f"'{self.path / self.RECORD}' has sizes or names that cannot be; {AGAIN}")
         self._open: tuple[str, dict[str, np.ndarray]] = ("", {})
 
     @classmethod
@@ -68,7 +73,7 @@ class LogitCache:
     def check(self, key: Mapping[str, Any]) -> None:
         """Raise unless the cache was made with the same ancestor, images and views; the sentence names what differs."""
         for name, value in json.loads(json.dumps(dict(key))).items():
-            if self.key.get(name) != value:
+            if self.key.get(name) != value or (name == "classes" and value != self.classes):
                 raise LearngeneError(
                     f"the cache '{self.path}' is of another {name} ({_short(self.key.get(name))}, now {_short(value)}); {AGAIN}"
                 )
@@ -131,13 +136,14 @@ class LogitCache:
             mine = places // self.shard == shard
             content = self._load(shard_name(epoch, int(shard)))
             rows = places[mine] - shard * self.shard
+            if rows.max() >= len(content["seed"]):
+                raise LearngeneError(f"'{self.path / shard_name(epoch, int(shard))}' holds too few views; {AGAIN}")
             if seeds is None or not np.array_equal(content["seed"][rows], seeds[mine].astype(np.uint32)):
                 raise LearngeneError(f"the views of epoch {epoch + 1} are not those in the cache '{self.path}'; {AGAIN}")
             parts.append((np.flatnonzero(mine), content["index"][rows], content["value"][rows]))
         order = np.argsort(np.concatenate([part[0] for part in parts]))
-        index = torch.from_numpy(np.concatenate([part[1] for part in parts])[order].astype(np.int64)).to(device)
-        value = torch.from_numpy(np.concatenate([part[2] for part in parts])[order].astype(np.float32)).to(device)
-        return spread(value, index, self.classes)
+        index, value = (np.concatenate([part[i] for part in parts])[order] for i in (1, 2))
+        return spread(to_device(value.astype(np.float32), device), to_device(index.astype(np.int64), device), self.classes)
 
     def _load(self, name: str) -> dict[str, np.ndarray]:
         if self._open[0] != name:
@@ -157,9 +163,14 @@ class LogitCache:
                 f"'{path}' is damaged (its checksum differs); delete it, and 'learngene cache --resume' writes it again"
             )
         try:
-            return load(content)
-        except SafetensorError as error:
+            shard = load(content)
+            rows = len(shard["seed"])
+            fits = shard["index"].shape == shard["value"].shape == (rows, self.top_k) and shard["index"].max() < self.classes
+        except (SafetensorError, KeyError, ValueError, TypeError) as error:
             raise LearngeneError(f"'{path}' is damaged ({error}); {AGAIN}") from None
+        if not (fits and 0 < rows <= self.shard and np.isfinite(shard["value"]).all() and shard["value"].max() < 1e-3):
+            raise LearngeneError(f"'{path}' does not hold what {self.RECORD} says; {AGAIN}")
+        return shard
 
     def missing(self, epochs: int) -> list[tuple[int, int]]:
         """(epoch, shard) of what is not there, in order."""
@@ -169,6 +180,12 @@ class LogitCache:
 
 def _write_record(path: Path, record: Mapping[str, Any]) -> None:
     write_text(path / LogitCache.RECORD, json.dumps({"format_version": FORMAT_VERSION, **record}, indent=2) + "\n")
+
+
+def to_device(values: np.ndarray, device: torch.device | str) -> Tensor:
+    """A copy there; from pinned memory, so that nobody waits for it."""
+    tensor = torch.from_numpy(np.ascontiguousarray(values))
+    return tensor.pin_memory().to(device, non_blocking=True) if torch.device(device).type == "cuda" else tensor.to(device)
 
 
 def spread(value: Tensor, index: Tensor, classes: int) -> Tensor:
@@ -191,14 +208,11 @@ def _index_type(classes: int) -> type[np.unsignedinteger[Any]]:
 
 
 def _read_record(path: Path) -> dict[str, Any]:
-    try:
-        record = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise LearngeneError(f"'{path.parent}' is no cache (it has no {path.name}); 'learngene cache' writes one") from None
-    except (OSError, ValueError, RecursionError) as error:
-        raise LearngeneError(f"'{path}' cannot be read ({error}); {AGAIN}") from None
+    if not path.is_file():
+        raise LearngeneError(f"'{path.parent}' is no cache (it has no {path.name}); 'learngene cache' writes one")
+    record = read_json(path, MAX_RECORD)
     version = record.get("format_version") if isinstance(record, dict) else None
-    if not isinstance(version, int) or version > FORMAT_VERSION:
+    if type(version) is not int or not 0 < version <= FORMAT_VERSION:
         raise LearngeneError(f"'{path}' has cache format {version}, this package reads up to {FORMAT_VERSION}; upgrade it")
     return record
 

@@ -145,7 +145,8 @@ class DataOptions:
             of one size, no larger than the model's. auto does so on CUDA for images in memory.
         num_classes: classes of a streamed data set that does not say so itself.
         num_samples: images in the training split of a streamed data set that does not say so itself.
-        workers: processes that read images; auto is 0 for small images in memory, else one per core.
+        workers: processes that read images; auto is 0 for small images in memory, else one per core, shared by the
+            devices of a machine, at most 16.
         crop_pct: share of the resized image that evaluation keeps; by default what the model says.
         max_bad_images: stop when more images than this cannot be read; by default 1 percent, at least 10.
     """

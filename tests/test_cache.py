@@ -155,7 +155,7 @@ def test_a_damaged_cache_says_so(folder, ancestor, tmp_path):
     assert shard.read_bytes() == good
     record = json.loads((made / "cache.json").read_text())
     for change, message in (
-        ({"top_k": 10**12}, "sizes that cannot be"),
+        ({"top_k": 10**12}, "sizes or names that cannot be"),
         ({"shards": 3}, "lacks or garbles"),
         ({"format_version": 2}, "has cache format 2, this package reads up to 1"),
     ):

@@ -5,6 +5,7 @@ in every run. LEARNGENE_FUZZ_REPORT names a file that takes a line of counts per
 """
 
 import contextlib
+import hashlib
 import io
 import json
 import os
@@ -13,7 +14,9 @@ import time
 from collections import Counter
 from pathlib import Path
 
+import numpy as np
 import pytest
+import safetensors.numpy
 import torch
 import yaml
 from conftest import CLASSES, TINY_ARGS, randomize
@@ -27,8 +30,10 @@ from learngene.cli import COMMANDS, main
 from learngene.commands import info, report
 from learngene.formats import save_timm_directory
 from learngene.gene import HEADER_KEY, Learngene, _digest
+from learngene.logits import LogitCache
 from learngene.plan import StagePlan
 from learngene.training import RunDirectory
+from learngene.training.callbacks import newest_checkpoint, previous_checkpoint
 from learngene.vit import Architecture, data_config
 
 EXAMPLES = int(os.environ.get("LEARNGENE_FUZZ_EXAMPLES", "0"))
@@ -275,6 +280,66 @@ def test_run_directory(place, data, resume, overwrite):
     with clean("run.json"):
         RunDirectory(run, {"epochs": 1, "data": "x"}, resume=resume, overwrite=overwrite)
     assert (run / "run.json").exists()
+
+
+KEY = {"ancestor": "a", "classes": 5, "views": {"seed": 0}}
+
+
+@pytest.fixture(scope="module")
+def cache(place):
+    """A cache of one epoch, and its files."""
+    made = LogitCache.create(place / "cache", KEY, top_k=3, dtype="float16", classes=5, views=16, batch_size=8)
+    torch.manual_seed(0)
+    made.write(0, 0, np.arange(16), torch.randn(16, 5), {"images": 16, "seconds": 1.0, "flops": 10})
+    return {path.name: path.read_bytes() for path in (place / "cache").iterdir()}
+
+
+@cases(80)
+@given(data=st.data(), how=st.sampled_from(["record", "bytes of the record", "bytes of a shard", "shard"]))
+def test_cache(place, cache, data, how):
+    """Also with checksums made right."""
+    record, shard = json.loads(cache["cache.json"]), cache["epoch-0000-0000.safetensors"]
+    if how == "record":
+        record = data.draw(changed(record))
+    elif how == "bytes of a shard":
+        shard = data.draw(damaged(shard))
+    elif how == "shard":
+        tensors = safetensors.numpy.load(shard)
+        name = data.draw(st.sampled_from(sorted(tensors)))
+        kind = data.draw(st.sampled_from(["uint8", "uint16", "uint32", "int64", "float16", "float32"]))
+        many = st.lists(st.integers(0, 255), min_size=1, max_size=48)
+        tensors[name] = np.resize(
+            np.array(data.draw(many)), data.draw(st.sampled_from([(16,), (16, 3), (16, 5), (1, 3), (1,), ()]))
+        ).astype(kind)
+        shard = safetensors.numpy.save(tensors)
+        record["shards"] = {"epoch-0000-0000.safetensors": hashlib.sha256(shard).hexdigest()}
+    text = json.dumps(record).encode()
+    (place / "cache" / "cache.json").write_bytes(data.draw(damaged(text)) if how == "bytes of the record" else text)
+    (place / "cache" / "epoch-0000-0000.safetensors").write_bytes(shard)
+    with clean("cache"):
+        cached = LogitCache(place / "cache")
+        cached.check(KEY)
+        logits = cached.read(0, np.arange(16), np.arange(16))
+        assert logits.shape == (16, 5)
+        assert torch.isfinite(logits).all()
+
+
+@cases(30)
+@given(data=st.data(), previous=st.booleans())
+def test_checkpoint_bytes(place, data, previous):
+    """A damaged checkpoint gives way to the one before, or ends in a sentence."""
+    folder = place / "checkpoints"
+    folder.mkdir(exist_ok=True)
+    content = io.BytesIO()
+    torch.save({"state_dict": {"weight": torch.arange(100.0)}, "global_step": 3}, content)
+    last = folder / "last.ckpt"
+    last.write_bytes(data.draw(damaged(content.getvalue())))
+    previous_checkpoint(last).unlink(missing_ok=True)
+    if previous:
+        previous_checkpoint(last).write_bytes(content.getvalue())
+    with clean("checkpoint, bytes"):
+        found = torch.load(newest_checkpoint(last), weights_only=True)
+        assert torch.equal(found["state_dict"]["weight"], torch.arange(100.0))
 
 
 ROW = json.loads((Path(__file__).parent.parent / "docs" / "results" / "starts" / "results.jsonl").read_text().splitlines()[0])

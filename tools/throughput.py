@@ -328,6 +328,8 @@ def main() -> None:
         result = measure(**job) if "case" in job else ceiling(job["precision"])
         print(json.dumps(result))
         return
+    if args.warmup < 2:
+        parser.error(f"--warmup {args.warmup}: the first step is timed by itself, so at least 2")
     from learngene.provenance import commit, hardware, versions
 
     cases = presets(args.preset)

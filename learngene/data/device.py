@@ -17,6 +17,7 @@ from torch import Tensor
 from learngene.data.sources import Source
 from learngene.data.stream import BROKEN_IMAGE
 from learngene.errors import LearngeneError
+from learngene.logits import to_device
 from learngene.recipe import Recipe
 
 ATTEMPTS = 10  # at a crop that fits, as in timm and torchvision
@@ -99,7 +100,7 @@ class DeviceBatches:
 
     def batch(self, indices: np.ndarray, seeds: np.ndarray) -> dict[str, Any]:
         """The views of some images (B,) drawn from seeds (B,)."""
-        where = torch.as_tensor(indices, device=self.device)
+        where = to_device(indices, self.device)
         images = self.images[where].float()
         height, width = images.shape[-2:]
         boxes = random_boxes(seeds, height, width, self.recipe.crop_scale)
@@ -108,7 +109,7 @@ class DeviceBatches:
         return {"image": (crops / 255 - self.mean) / self.std, "target": self.targets[where], "seed": seeds, "bad": []}
 
     def _put(self, values: np.ndarray) -> Tensor:
-        return torch.as_tensor(values, dtype=torch.float32).to(self.device, non_blocking=True)
+        return to_device(values.astype(np.float32), self.device)
 
 
 def stack(source: Source, recipe: Recipe, size: Sequence[int]) -> Tensor:

@@ -297,6 +297,7 @@ class ImageData(L.LightningDataModule):
             collate_fn=_Fill(fill),
             num_workers=workers,
             persistent_workers=workers > 0,
+            prefetch_factor=4 if workers else None,
             multiprocessing_context="fork" if workers else None,  # sources hold open readers and closures
             pin_memory=torch.cuda.is_available(),
         )
@@ -330,7 +331,10 @@ class ImageData(L.LightningDataModule):
         if self.options.workers != "auto":
             return int(self.options.workers)
         small = min(self.config["input_size"][-2:]) < 64
-        return 0 if self.val.held and small else max(1, min(16, os.cpu_count() or 1))
+        if self.val.held and small:
+            return 0
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        return max(1, min(16, cores // (self.trainer.num_devices if self.trainer is not None else 1)))
 
     def take_bad(self, batch: Batch) -> None:
         """Warn of each image that could not be read, once; stop when there are too many.

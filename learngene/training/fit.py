@@ -38,6 +38,7 @@ from learngene.training.callbacks import (
     Rifle,
     Stopped,
     newest_checkpoint,
+    previous_checkpoint,
 )
 from learngene.training.distributed import check_launch, choose_strategy, gather, is_follower, launcher
 from learngene.training.module import TrainingModule, score
@@ -194,6 +195,7 @@ class RunDirectory:
         self.results = json.loads(json.dumps(results, default=str))
         if not is_follower():
             self._write("finished")
+            previous_checkpoint(self.checkpoint).unlink(missing_ok=True)
         return self.results
 
     def _write(self, status: str) -> None:
@@ -238,9 +240,10 @@ def fit(
     trainer = _trainer(recipe, run, metrics, callbacks, validate)
     ancestor = module.objective.ancestor.model if isinstance(module.objective, Distillation) else None
     speed = at_speed(module.model, ancestor, recipe, trainer.strategy.root_device)
-    with speed, run.held(), run.logging(), _quiet_lightning():
+    with speed, run.held():
         run.begin()
-        _train(trainer, module, data, run.newest())
+        with run.logging(), _quiet_lightning():
+            _train(trainer, module, data, run.newest())
     for callback in trainer.callbacks:  # type: ignore[attr-defined]
         if isinstance(callback, EMAWeightAveraging):  # Lightning leaves this out when there was nothing left to resume
             callback._copy_average_to_current(module)
@@ -279,29 +282,35 @@ def explained(recipe: Recipe) -> Iterator[None]:
     """What goes wrong in a loop on any machine, as one sentence with a way out.
 
     Raises:
-        LearngeneError: out of memory, a reading process that died, a rank that was lost.
+        LearngeneError: a full disk, out of memory, layers that cannot be compiled, a reading process that died, a rank that was lost.
     """
     try:
         yield
     except (RuntimeError, MemoryError, OSError) as error:
-        text = str(error)
-        if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT):
-            raise LearngeneError(f"{text}; the last good checkpoint is kept: free some space, then --resume") from error
-        if isinstance(error, (torch.OutOfMemoryError, MemoryError)) or "can't allocate memory" in text:
-            smaller = max(1, recipe.batch_size // 2)
-            raise LearngeneError(
-                f"out of memory with batch_size {recipe.batch_size}; try --batch-size {smaller} --accumulate {2 * recipe.accumulate} "
-                f"(the same step in half the memory){'' if recipe.grad_checkpointing else ', or --grad-checkpointing true'}"
-            ) from error
-        if type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
-            raise LearngeneError(f"torch.compile failed ({text.splitlines()[0][:200]}); use --compile false") from error
-        if "DataLoader worker" in text:
-            raise LearngeneError(
-                f"a process that reads images died ({text.splitlines()[0]}); often memory: try fewer --workers, then --resume"
-            ) from error
-        if isinstance(error, torch.distributed.DistError) or "onnection closed by peer" in text or "onnection reset" in text:
-            raise LearngeneError(f"another rank was lost ({text.splitlines()[0][:200]}); see its log, then --resume") from error
-        raise
+        sentence = _sentence(error, recipe)
+        if sentence is None:
+            raise
+        raise LearngeneError(sentence) from error
+
+
+def _sentence(error: Exception, recipe: Recipe) -> str | None:
+    text = str(error)
+    first = text.splitlines()[0][:200] if text else ""
+    if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT):
+        return f"{text}; the last good checkpoint is kept: free some space, then --resume"
+    if isinstance(error, (torch.OutOfMemoryError, MemoryError)) or "can't allocate memory" in text:
+        ways = (
+            f"--batch-size {max(1, recipe.batch_size // 2)} --accumulate {2 * recipe.accumulate} (the same step in half the memory)"
+        )
+        ways += "" if recipe.grad_checkpointing else ", or --grad-checkpointing true"
+        return f"out of memory with batch_size {recipe.batch_size}; try {ways}"
+    if type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
+        return f"torch.compile failed ({first}); use --compile false"
+    if "DataLoader worker" in text:
+        return f"a process that reads images died ({first}); often memory: try fewer --workers, then --resume"
+    if isinstance(error, torch.distributed.DistError) or "onnection closed by peer" in text or "onnection reset" in text:
+        return f"another rank was lost ({first}); see its log, then --resume"
+    return None
 
 
 def _rehearse(module: TrainingModule, data: ImageData) -> None:
