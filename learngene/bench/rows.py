@@ -90,6 +90,10 @@ def _wrong_inside(row: dict[str, Any]) -> str | None:
     versions = all(_is(name, (str,)) and _is(version, (str,)) for name, version in row["versions"].items())
     if not versions:
         return "versions"
+    for cost in row["prepared"].values():
+        each = cost.get("each") if isinstance(cost, dict) else None
+        if not isinstance(each, list) or not set(map(str, each)) <= {"depth", "seed"} or not _is(cost.get("name"), (str,)):
+            return "prepared"
     for key, names in OF_EACH.items():
         inner = list(row[key].values()) if isinstance(row[key], dict) else row[key]
         if not all(isinstance(one, dict) and all(_is(one.get(name), NUMBER) for name in names) for one in inner):
