@@ -149,6 +149,8 @@ def _look(
     with torch.no_grad(), torch.autocast(device.type, half, enabled=half is not None):
         for number, batch in enumerate(batches, start=first):
             images.take_bad(batch)
+            if batch["image"] is None:
+                raise LearngeneError("none of the images of a batch can be read; check the data set and the disk")
             seed_step(recipe.seed, epoch, number, 0)
             pictures = batch["image"].to(device)
             if mix is not None:

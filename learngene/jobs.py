@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import logging
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -28,6 +27,7 @@ from learngene.starts import begin, is_post_norm
 from learngene.starts import parse as parse_start
 from learngene.training import RunDirectory, TrainingModule, fit
 from learngene.training.fit import check_devices
+from learngene.training.module import epochs_of
 from learngene.vit import Architecture, check_storable
 from learngene.vit import check_device as check_device
 
@@ -137,28 +137,27 @@ def run_distillation(
         cached.check(cache_key(guide, model_data, train, recipe, loading))
     images = ImageData(train, val, model_data, recipe, loading)
     if cached is not None:
-        cached.check_epochs(
-            recipe.epochs if recipe.steps is None else math.ceil(recipe.steps * recipe.accumulate / images.train_batches)
-        )
+        cached.check_epochs(epochs_of(recipe, images.train_batches))
     classes: Any = auxnet.num_classes
     module = TrainingModule(auxnet, objective, recipe, num_classes=classes, labelled=not loading.unlabeled, cache=cached)
     log.info(
         "distilling %s (%.1f M parameters) into %s, plan %s: %d layers, %.2f M parameters stored; %d images, %d held out",
         name, vit.parameters(teacher) / 1e6, architecture.name, plan, plan.depth, vit.parameters(auxnet) / 1e6, len(train), len(val),
     )  # fmt: skip
-    result = fit(module, images, run)
-    cost = training_cost(result, flops) | ({} if cached is None else {f"cache_{k}": v for k, v in cached.cost.items()})
-    gene = Learngene.extract(
-        auxnet.cpu(),
-        plan,
-        class_names=tuple(names) if names else None,
-        data_config=model_data,
-        ancestor=_ancestor_record(teacher, name),
-        metrics={**val_metrics(result), "cost": cost},
-        versions=versions(),
-    )
-    path = gene.save(run.path / "learngene.safetensors")
-    run.finish(**val_metrics(result), **cost, learngene=path.name, stored_parameters=gene.parameters)
+    with run.held():
+        result = fit(module, images, run)
+        cost = training_cost(result, flops) | ({} if cached is None else {f"cache_{k}": v for k, v in cached.cost.items()})
+        gene = Learngene.extract(
+            auxnet.cpu(),
+            plan,
+            class_names=tuple(names) if names else None,
+            data_config=model_data,
+            ancestor=_ancestor_record(teacher, name),
+            metrics={**val_metrics(result), "cost": cost},
+            versions=versions(),
+        )
+        path = gene.save(run.path / "learngene.safetensors")
+        run.finish(**val_metrics(result), **cost, learngene=path.name, stored_parameters=gene.parameters)
     log.info("wrote %s (%.2f MB, digest of the ancestor %s)", path, path.stat().st_size / 1e6, gene.ancestor["digest"][:12])
     return gene
 
@@ -365,15 +364,17 @@ def run_finetuning(
     module = TrainingModule(student, objective, recipe, num_classes=train.num_classes or 0)
     log.info("training %s, %d layers, %.2f M parameters; %d images, %d held out", vit.architecture_name(student),
              len(vit.get_blocks(student)), vit.parameters(student) / 1e6, len(train), len(val))  # fmt: skip
-    result = fit(module, images, run)
-    describe_as_trained(student, model_data, license=license or opener.license)
-    save_timm_directory(student.cpu(), run.path / "model", class_names=train.classes, overwrite=True)
-    rows = [
-        {k: row[k] for k in row if k in ("epoch", "images", "seconds") or k.startswith("val_")} for row in result["epochs_by_row"]
-    ]
-    results = run.finish(
-        **val_metrics(result), **training_cost(result, flops), parameters=vit.parameters(student), model="model", epochs=rows
-    )
+    with run.held():
+        result = fit(module, images, run)
+        describe_as_trained(student, model_data, license=license or opener.license)
+        save_timm_directory(student.cpu(), run.path / "model", class_names=train.classes, overwrite=True)
+        rows = [
+            {k: row[k] for k in row if k in ("epoch", "images", "seconds") or k.startswith("val_")}
+            for row in result["epochs_by_row"]
+        ]
+        results = run.finish(
+            **val_metrics(result), **training_cost(result, flops), parameters=vit.parameters(student), model="model", epochs=rows
+        )
     log.info("wrote %s", run.path / "model")
     return results
 

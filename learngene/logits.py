@@ -101,7 +101,13 @@ class LogitCache:
         return math.ceil(self.views / self.shard)
 
     def write(self, epoch: int, shard: int, seeds: np.ndarray, logits: Tensor, cost: Mapping[str, float]) -> None:
-        """Add a shard: seeds (N,) of its views and the ancestor's logits (N, K)."""
+        """Add a shard: seeds (N,) of its views and the ancestor's logits (N, K).
+
+        Raises:
+            LearngeneError: logits that are not finite.
+        """
+        if not torch.isfinite(logits).all():
+            raise LearngeneError("the ancestor's logits are not finite; try --precision 32-true")
         values, indices = logits.float().log_softmax(-1).topk(self.top_k)
         content = save(
             {
@@ -115,7 +121,8 @@ class LogitCache:
             scratch.write_bytes(content)
         self.shards[name] = hashlib.sha256(content).hexdigest()
         self.cost = {k: self.cost.get(k, 0) + v for k, v in cost.items()}
-        self.epochs = min((epoch for epoch, _ in self.missing(epoch + 2)), default=0)
+        seen = 1 + max(int(name.split("-")[1]) for name in self.shards)
+        self.epochs = min((epoch for epoch, _ in self.missing(seen)), default=seen)
         names = ("key", "top_k", "dtype", "classes", "views", "shard", "epochs", "cost", "shards")
         _write_record(self.path, {name: getattr(self, name) for name in names})
 

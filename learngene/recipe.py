@@ -43,8 +43,8 @@ class Recipe:
         color_jitter: strength; ignored where auto_augment is set and for grey images.
         repeats: views of each image within a batch (repeated augmentation, Hoffer et al. 2020).
         precision: Lightning's names, or auto (bf16-mixed where the hardware has it, else 32-true).
-        compile: compile one layer with torch.compile and use it for all; auto is on CUDA. Pays after a minute or so.
-        grad_checkpointing: keep no activations inside layers and compute them twice: less memory, about a third slower.
+        compile: compile one layer with torch.compile and use it for all; auto is on CUDA. Takes a while at first.
+        grad_checkpointing: keep no activations inside layers and compute them twice: less memory, a sixth to a third slower.
         skip_nonfinite: leave out steps whose loss or gradients are not finite, instead of stopping at the first.
         checkpoint_minutes: time between checkpoints within an epoch; one is written at the end of every epoch anyway.
         seed: of everything random.

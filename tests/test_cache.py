@@ -165,6 +165,40 @@ def test_a_damaged_cache_says_so(folder, ancestor, tmp_path):
     assert math.isclose(record["cost"]["images"], 2 * 48)  # written twice, paid twice
 
 
+def test_a_shard_of_an_early_epoch_is_mended(folder, ancestor, tmp_path):
+    made = tmp_path / "cache"
+    cache(ancestor, str(folder), out=made, epochs=3, top_k=2, **LOOKS)
+    (made / "epoch-0000-0000.safetensors").unlink()
+    assert cache(ancestor, str(folder), out=made, epochs=3, top_k=2, resume=True, **LOOKS)["epochs"] == 3
+    distill(ancestor, str(folder), out=tmp_path / "run", plan="2,1", cache=made, **{**FAST, "epochs": 3})
+
+
+def test_steps_and_resuming_with_a_cache(folder, ancestor, tmp_path, monkeypatch):
+    """Two epochs of three batches hold four steps of two batches each, the second of each epoch with one."""
+    from test_resume import Stop, power_goes_out
+
+    made = tmp_path / "cache"
+    cache(ancestor, str(folder), out=made, epochs=2, top_k=2, **LOOKS, accumulate=2)
+    options = {"plan": "2,1", "cache": made, **LOOKS, "accumulate": 2, "steps": 4, "checkpoint_minutes": 0.0}
+    whole = distill(ancestor, str(folder), out=tmp_path / "whole", **options)
+    assert whole.metrics["cost"]["images"] == 96
+    for moment in ((1, 0), (1, 2)):
+        out = tmp_path / str(moment)
+        with monkeypatch.context() as patch:
+            power_goes_out(patch, *moment)
+            with pytest.raises(Stop):
+                distill(ancestor, str(folder), out=out, **options)
+        assert vit.digest(distill(ancestor, str(folder), out=out, resume=True, **options).state) == vit.digest(whole.state)
+    with pytest.raises(LearngeneError, match="holds 2 of 3 epochs"):
+        distill(ancestor, str(folder), out=tmp_path / "long", **{**options, "steps": 5})
+
+
+def test_logits_that_are_not_finite_are_not_kept(tmp_path):
+    made = LogitCache.create(tmp_path, {}, top_k=2, dtype="float16", classes=3, views=4, batch_size=4)
+    with pytest.raises(LearngeneError, match="not finite; try --precision 32-true"):
+        made.write(0, 0, np.arange(4), torch.full((4, 3), float("nan")), {})
+
+
 def test_the_architecture_may_be_another(folder, ancestor, tmp_path):
     """An ancestor with its own normalisation sees the student's views in its own way, as in a live distillation."""
     args = {k: v for k, v in TINY_ARGS.items() if k != "num_classes"} | {"embed_dim": 32}

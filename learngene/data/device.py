@@ -1,6 +1,6 @@
 """A small training set that lives on the device as uint8, cropped, flipped and normalised there, a whole batch at once.
 
-Each view is a function of its seed, as everywhere; the views are like timm's (same distribution of crops), not the same.
+Each view is a function of its seed, as everywhere; the views are like timm's (same distribution of crops, always bicubic), not the same.
 """
 
 from __future__ import annotations
@@ -36,7 +36,10 @@ def uniforms(seeds: np.ndarray, count: int) -> np.ndarray:
 
 
 def random_boxes(seeds: np.ndarray, height: int, width: int, crop_scale: float) -> np.ndarray:
-    """(B, 4) boxes left, top, width, height in pixels: area from ``crop_scale`` to 1, ratio from 3/4 to 4/3, else the whole image."""
+    """(B, 4) boxes left, top, width, height in pixels: area from ``crop_scale`` to 1, ratio from 3/4 to 4/3.
+
+    Where no attempt fits, the largest box in the middle with such a ratio, as torchvision does.
+    """
     u = uniforms(seeds, 2 * ATTEMPTS + 2)
     area = height * width * (crop_scale + (1 - crop_scale) * u[:, :ATTEMPTS])
     ratio = np.exp(math.log(4 / 3) * (2 * u[:, ATTEMPTS : 2 * ATTEMPTS] - 1))
@@ -45,8 +48,10 @@ def random_boxes(seeds: np.ndarray, height: int, width: int, crop_scale: float) 
     first = fits.argmax(1)
     rows = np.arange(len(seeds))
     some = fits.any(1)
-    w, h = np.where(some, widths[rows, first], width), np.where(some, heights[rows, first], height)
-    left, top = np.floor(u[:, -2] * (width - w + 1)), np.floor(u[:, -1] * (height - h + 1))
+    largest = min(width, round(height * 4 / 3)), min(height, round(width * 4 / 3))
+    w, h = np.where(some, widths[rows, first], largest[0]), np.where(some, heights[rows, first], largest[1])
+    left = np.where(some, np.floor(u[:, -2] * (width - w + 1)), (width - w) // 2)
+    top = np.where(some, np.floor(u[:, -1] * (height - h + 1)), (height - h) // 2)
     return np.stack([left, top, w, h], axis=1)
 
 

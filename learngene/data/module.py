@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import os
 import random
+import signal
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
@@ -186,6 +187,13 @@ def eval_transform(config: Mapping[str, Any]) -> Callable[[Image.Image], Tensor]
     )
 
 
+def deaf(worker: int) -> None:
+    """A worker leaves it to the process that it serves to save and stop; ending is for the end."""
+    for number in (signal.SIGINT, signal.SIGUSR1):
+        signal.signal(number, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
 class ImageData(L.LightningDataModule):
     """Training and validation batches of two sources, for a model's data config (``input_size``, ``mean``, ``std``)."""
 
@@ -299,6 +307,7 @@ class ImageData(L.LightningDataModule):
             persistent_workers=workers > 0,
             prefetch_factor=4 if workers else None,
             multiprocessing_context="fork" if workers else None,  # sources hold open readers and closures
+            worker_init_fn=deaf,
             pin_memory=torch.cuda.is_available(),
         )
 
@@ -322,6 +331,7 @@ class ImageData(L.LightningDataModule):
             collate_fn=_Fill(fill),
             num_workers=workers,
             drop_last=fill,
+            worker_init_fn=deaf,
             multiprocessing_context="fork" if workers else None,
         )
         loader.sampler.set_epoch = data.set_epoch  # type: ignore[attr-defined]  # Lightning tells the epoch to samplers only

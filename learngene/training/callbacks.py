@@ -168,7 +168,8 @@ class Rifle(Callback):
 class Checkpoints(ModelCheckpoint):
     """``last.ckpt`` at the end of every epoch, now and then within one, and when a signal asks the run to stop.
 
-    SIGINT, SIGTERM and SIGUSR1 are answered after the next optimizer step. A second one stops at once.
+    SIGINT, SIGTERM and SIGUSR1 are answered after the next optimizer step (with several ranks, the next tenth). A second one
+    stops at once.
 
     Args:
         folder: where to write.
@@ -194,7 +195,8 @@ class Checkpoints(ModelCheckpoint):
     def _notice(self, number: int, frame: Any) -> None:
         self.signal = number
         log.warning("%s: stopping after this step", signal.Signals(number).name)
-        self._restore()
+        for known in self.SIGNALS:
+            signal.signal(known, signal.default_int_handler if known == signal.SIGINT else signal.SIG_DFL)
 
     def _restore(self) -> None:
         while self._previous:
@@ -207,7 +209,7 @@ class Checkpoints(ModelCheckpoint):
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        if trainer.global_step == self._seen or batch_idx + 1 >= trainer.num_training_batches:
+        if trainer.global_step == self._seen or trainer.should_stop or batch_idx + 1 >= trainer.num_training_batches:
             return  # in the midst of accumulating; or the end of the epoch, which has a checkpoint of its own
         self._seen = trainer.global_step
         stop, due = self._agreed(trainer)
@@ -234,6 +236,23 @@ class Checkpoints(ModelCheckpoint):
         stop = self.signal is not None
         if stop if trainer.world_size == 1 else trainer.strategy.reduce_boolean_decision(stop, all=False):
             raise Stopped(self.signal)
+
+
+class StopAfter(Callback):
+    """End after a number of optimizer steps, with validation and a checkpoint as at the end of an epoch."""
+
+    def __init__(self, steps: int) -> None:
+        self.steps = steps
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if trainer.global_step >= self.steps:
+            trainer.should_stop = True
+
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        if trainer.global_step >= self.steps:
+            trainer.should_stop = True
 
 
 class Stopped(Exception):

@@ -31,6 +31,11 @@ def is_follower() -> bool:
     return any(os.environ.get(name, "0") != "0" for name in ("LOCAL_RANK", "NODE_RANK", "GROUP_RANK", "SLURM_PROCID"))
 
 
+def launched_by_lightning() -> bool:
+    """Whether this is a process that Lightning itself started beside the first."""
+    return is_follower() and not TorchElasticEnvironment.detect() and not SLURMEnvironment.detect()
+
+
 def launcher() -> ClusterEnvironment | None:
     """SLURM without Lightning's own requeueing (the job script does that, after the run has saved itself), else Lightning's choice."""
     if SLURMEnvironment.detect() and not TorchElasticEnvironment.detect():

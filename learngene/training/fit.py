@@ -36,11 +36,12 @@ from learngene.training.callbacks import (
     LogLines,
     MetricsFile,
     Rifle,
+    StopAfter,
     Stopped,
     newest_checkpoint,
     previous_checkpoint,
 )
-from learngene.training.distributed import check_launch, choose_strategy, gather, is_follower, launcher
+from learngene.training.distributed import check_launch, choose_strategy, gather, is_follower, launched_by_lightning, launcher
 from learngene.training.module import TrainingModule, score
 from learngene.training.speed import at_speed
 
@@ -72,6 +73,7 @@ class RunDirectory:
         self.path = Path(path)
         self.config = json.loads(json.dumps(dict(config), default=str))
         record = self._read()
+        self._is_held = False
         self._discard = record is not None and overwrite
         if is_follower():  # knows only whether there is anything to do: the first process may be writing by now
             self.finished = record is not None and not overwrite and record.get("status") == "finished"
@@ -133,7 +135,12 @@ class RunDirectory:
 
     def newest(self) -> Path | None:
         """The checkpoint to go on from; the same in all processes, even while the first one deletes an earlier run."""
-        return None if is_follower() and self._discard else newest_checkpoint(self.checkpoint)
+        if is_follower():
+            return None if self._discard else newest_checkpoint(self.checkpoint)
+        newest = newest_checkpoint(self.checkpoint)
+        if newest not in (None, self.checkpoint):
+            self.checkpoint.unlink(missing_ok=True)  # damaged, and not to take the place of the good one
+        return newest
 
     def begin(self) -> None:
         """Make the directory and write down what is going to be done. An earlier run is deleted only now."""
@@ -163,7 +170,7 @@ class RunDirectory:
         Raises:
             LearngeneError: another run is at work there, or it cannot be written.
         """
-        if is_follower():
+        if is_follower() or self._is_held:
             yield
             return
         lock = self.path / self.LOCK
@@ -175,10 +182,20 @@ class RunDirectory:
         with locked(lock, wait=False) as mine:
             if not mine:
                 raise LearngeneError(f"another run is at work in '{self.path}'; wait for it, or choose another --out")
+            self._is_held = True
             try:
+                self._check_unfinished()
                 yield
             finally:
+                self._is_held = False
                 lock.unlink(missing_ok=True)
+                with contextlib.suppress(OSError):  # bad input that showed late: nothing is left
+                    self.path.rmdir()
+
+    def _check_unfinished(self) -> None:
+        """Raise if another run has finished here since this one looked."""
+        if not self._discard and not self.finished and (self._read() or {}).get("status") == "finished":
+            raise LearngeneError(f"another run has just finished in '{self.path}'; choose another --out")
 
     def _unwritable(self, error: OSError) -> LearngeneError:
         return LearngeneError(f"the output directory '{self.path}' cannot be written ({error.strerror}); choose another --out")
@@ -248,10 +265,6 @@ def fit(
         if isinstance(callback, EMAWeightAveraging):  # Lightning leaves this out when there was nothing left to resume
             callback._copy_average_to_current(module)
     last = metrics.rows[-1] if metrics.rows else {}
-    if recipe.steps is not None and validate:  # the last step need not have been the end of an epoch
-        with _quiet_lightning():
-            last |= trainer.validate(module, datamodule=data, verbose=False)[0]
-        metrics.write()
     gather(module)
     if is_follower():
         sys.exit(0)  # the first process writes what all have trained
@@ -268,11 +281,13 @@ def _train(trainer: L.Trainer, module: TrainingModule, data: ImageData, checkpoi
             trainer.fit(module, datamodule=data, ckpt_path=checkpoint, weights_only=True if checkpoint else None)
     except Stopped as stop:
         log.warning("stopped at step %d; the same command with --resume goes on there", trainer.global_step)
+        if launched_by_lightning():  # it kills the first process when another ends with a status
+            raise SystemExit(0) from None
         if stop.signal == signal.SIGINT:
             raise KeyboardInterrupt from None
         raise SystemExit(128 + stop.signal) from None
-    except SystemExit:  # Lightning's answer to a second SIGINT
-        if trainer.interrupted:
+    except SystemExit as stop:
+        if stop.code == 1 and trainer.interrupted:  # Lightning's answer to a second SIGINT
             raise KeyboardInterrupt from None
         raise
 
@@ -331,6 +346,8 @@ def _trainer(recipe: Recipe, run: RunDirectory, metrics: MetricsFile, further: S
     check_devices(recipe)
     terminal = sys.stderr.isatty()
     callbacks: list[Callback] = [metrics, *further, LogLines(recipe.log_every, logging.DEBUG if terminal else logging.INFO)]
+    if recipe.steps is not None:
+        callbacks.append(StopAfter(recipe.steps))
     if terminal:
         callbacks.append(RichProgressBar())
     if recipe.ema:
@@ -346,8 +363,7 @@ def _trainer(recipe: Recipe, run: RunDirectory, metrics: MetricsFile, further: S
             strategy=choose_strategy(recipe),
             num_nodes=recipe.num_nodes,
             precision=choose_precision(recipe),  # type: ignore[arg-type]
-            max_epochs=recipe.epochs if recipe.steps is None else -1,
-            max_steps=recipe.steps or -1,
+            max_epochs=recipe.epochs if recipe.steps is None else -1,  # not max_steps, with which Lightning resumes wrongly
             gradient_clip_val=recipe.clip_grad,
             accumulate_grad_batches=recipe.accumulate,
             callbacks=callbacks,

@@ -104,6 +104,8 @@ class TrainingModule(L.LightningModule):
     # training ---------------------------------------------------------------------------------------------------------
 
     def on_fit_start(self) -> None:
+        if self.cache is not None:
+            self.cache.check_epochs(self.epochs)
         if self.cache is not None and self.mixup is not None and self.trainer.world_size > 1:
             raise LearngeneError(
                 f"mixup and cutmix pair the images of one process, so a cache with them is for 1, not {self.trainer.world_size}; "
@@ -148,7 +150,7 @@ class TrainingModule(L.LightningModule):
     def configure_gradient_clipping(
         self, optimizer: Any, gradient_clip_val: float | None = None, gradient_clip_algorithm: str | None = None
     ) -> None:
-        """Clip by norm, and look whether the gradients are finite. A scaler (fp16) looks itself."""
+        """Clip by norm, and look whether the gradients are finite. A scaler (fp16) leaves out such steps as a matter of course."""
         gradients = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
         norm = nn.utils.get_total_norm(gradients)
         if isinstance(norm, DTensor):
@@ -156,26 +158,31 @@ class TrainingModule(L.LightningModule):
         if gradient_clip_val is not None:
             parameters = [p for group in optimizer.param_groups for p in group["params"]]
             nn.utils.clip_grads_with_norm_(parameters, gradient_clip_val, norm)
-        if getattr(self.trainer.precision_plugin, "scaler", None) is not None:
-            return
-        if self.recipe.skip_nonfinite:
+        if self._scaler is None:
+            self.odd.look("gradients", norm, self.global_step)
+        if self.recipe.skip_nonfinite or self._scaler is not None:
             self._skip(optimizer, norm)
-        self.odd.look("gradients", norm, self.global_step)
         if self.device.type == "cpu":
             self.check_finite()
+
+    @property
+    def _scaler(self) -> Any:
+        return getattr(self.trainer.precision_plugin, "scaler", None)
 
     def _skip(self, optimizer: Any, norm: Tensor) -> None:
         """Leave out this step if the gradients are not finite: without them, no optimizer moves anything."""
         if torch.isfinite(norm):
             self.skipped_in_a_row = 0
             return
-        optimizer.zero_grad(set_to_none=True)
+        if self._scaler is None:
+            optimizer.zero_grad(set_to_none=True)
         self.skipped += 1
         self.skipped_in_a_row += 1
         log.warning(
             "left out step %d of epoch %d: %s not finite", self.global_step, self.current_epoch, self.odd.names() or "gradients"
         )
-        self.odd.forget()
+        if self.recipe.skip_nonfinite:
+            self.odd.forget()
         if self.skipped_in_a_row >= SKIPS_IN_A_ROW:
             raise LearngeneError(
                 f"{SKIPS_IN_A_ROW} steps in a row were not finite, up to step {self.global_step} of epoch {self.current_epoch}; "
@@ -239,8 +246,10 @@ class TrainingModule(L.LightningModule):
         scale = recipe.batch_size * self.trainer.world_size * recipe.accumulate / 512
         options: dict[str, Any] = {"opt": recipe.opt, "lr": recipe.lr * scale, "weight_decay": recipe.weight_decay}
         fusible = "fused" in signature(get_optimizer_info(recipe.opt).opt_class).parameters
-        if fusible and not isinstance(self, FSDPModule):  # fused SGD does not know sharded tensors (torch 2.15)
-            options["fused"] = True
+        if fusible and not isinstance(self, FSDPModule) and self._scaler is None:
+            options["fused"] = (
+                True  # fused SGD does not know sharded tensors (torch 2.15); with a scaler, it unscales after clipping
+            )
         optimizer = create_optimizer_v2(self.model, **options, layer_decay=recipe.layer_decay)
         extra = list(self.objective.parameters())
         if extra:
@@ -269,11 +278,21 @@ class TrainingModule(L.LightningModule):
         return recipe.steps or recipe.epochs * math.ceil(self._train_batches / recipe.accumulate)
 
     @property
+    def epochs(self) -> int:
+        """Epochs that are begun in the whole run."""
+        return epochs_of(self.recipe, self._train_batches)
+
+    @property
     def _train_batches(self) -> int:
         return self.trainer.datamodule.train_batches  # type: ignore[attr-defined]
 
     def lr_scheduler_step(self, scheduler: Any, metric: Any) -> None:
         scheduler.step_update(self.global_step)
+
+
+def epochs_of(recipe: Recipe, batches: int) -> int:
+    """How many epochs of so many batches a recipe begins; the last, incomplete accumulation of an epoch is a step as well."""
+    return recipe.epochs if recipe.steps is None else math.ceil(recipe.steps / math.ceil(batches / recipe.accumulate))
 
 
 def seed_step(seed: int, epoch: int, batch: int, rank: int) -> None:

@@ -28,6 +28,7 @@ def at_speed(model: nn.Module, ancestor: nn.Module | None, recipe: Recipe, devic
         if recipe.grad_checkpointing:
             stack.enter_context(_checkpointed(model))
         if compiles(recipe, device):
+            torch._dynamo.reset()  # graphs of earlier runs count towards its limit
             for net in filter(None, (model, ancestor)):
                 stack.enter_context(_compiled(net))
         yield
@@ -42,7 +43,7 @@ def compiles(recipe: Recipe, device: torch.device) -> bool:
 
 @contextlib.contextmanager
 def _plain_attention(model: nn.Module) -> Iterator[None]:
-    """Without torch's fused attention: its bf16 backward takes 65 % of a step on CPU (measured, torch 2.15)."""
+    """Without torch's fused attention, whose bf16 backward is slow on CPU (torch 2.15)."""
     fused = [m for m in model.modules() if getattr(m, "fused_attn", False)]
     for module in fused:
         module.fused_attn = False  # type: ignore[assignment]
