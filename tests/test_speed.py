@@ -118,7 +118,7 @@ def test_boxes_have_the_distribution_of_torchvision(rows, columns, scale):
     theirs = np.array([RandomResizedCrop.get_params(image, [scale, 1.0], [3 / 4, 4 / 3]) for _ in range(4000)])
     for ours, other in zip((top, left, height, width), theirs.T, strict=True):
         assert abs(ours.mean() - other.mean()) < 4 * np.sqrt((ours.var() + other.var()) / 4000) + 1e-9
-        assert ours.std() == pytest.approx(other.std(), rel=0.1, abs=1e-9)
+        assert ours.std() == pytest.approx(other.std(), rel=0.1, abs=0.05)  # pixels; few crops move at all where few fit
 
 
 def test_crops_on_the_device_are_those_of_pixels():
