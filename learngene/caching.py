@@ -56,8 +56,9 @@ def run_caching(
     _check_out(out, resume=resume, overwrite=overwrite)
     teacher = vit.open_model(ancestor)
     classes: int = getattr(teacher, "num_classes", 0)
-    if not 1 <= top_k <= classes:
-        raise LearngeneError(f"top_k {top_k}: the ancestor has {classes} classes; keep 1 to {classes} of them")
+    if top_k < 1 or not classes:
+        raise LearngeneError(f"top_k {top_k}: keep at least 1 of the ancestor's classes, of which it has {classes}")
+    top_k = min(top_k, classes)
     if dtype not in DTYPES:
         raise LearngeneError(f"dtype '{dtype}': use one of {', '.join(DTYPES)}")
     with torch.device("meta"):

@@ -132,7 +132,7 @@ def test_a_cache_that_does_not_belong_is_refused(folder, ancestor, tmp_path):
             distill(common.pop("ancestor"), common.pop("data"), out=tmp_path / str(number), **common)
         assert not (tmp_path / str(number)).exists()
     for options, message in (
-        ({"top_k": 4}, "top_k 4: the ancestor has 3 classes"),
+        ({"top_k": 0}, "top_k 0: keep at least 1 of the ancestor's classes, of which it has 3"),
         ({"dtype": "int4"}, "dtype 'int4': use one of"),
     ):
         with pytest.raises(LearngeneError, match=message):

@@ -36,7 +36,7 @@ def cache(
         out: directory to write.
         arch: as in 'learngene distill'; it decides the size of the images.
         arch_args: as in 'learngene distill'.
-        top_k: largest log-probabilities to keep of each view; the other classes share what is left.
+        top_k: largest log-probabilities to keep of each view (all, if there are fewer classes); the others share what is left.
         dtype: of what is kept.
         resume: go on with an interrupted cache, or with one of fewer epochs.
         overwrite: delete an earlier cache in OUT first.

@@ -189,6 +189,8 @@ class Checkpoints(ModelCheckpoint):
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         super().on_train_start(trainer, pl_module)
         self._saved, self._seen = time.monotonic(), trainer.global_step
+        if trainer.received_sigterm:  # while Lightning's handler was there, which would stop at the end of the epoch
+            self.signal = signal.SIGTERM
         if threading.current_thread() is threading.main_thread():
             self._previous = {number: signal.signal(number, self._notice) for number in self.SIGNALS}
 

@@ -289,7 +289,7 @@ def _train(trainer: L.Trainer, module: TrainingModule, data: ImageData, checkpoi
     except SystemExit as stop:
         if stop.code == 1 and trainer.interrupted:  # Lightning's answer to a second SIGINT
             raise KeyboardInterrupt from None
-        raise
+        raise SystemExit(128 + signal.SIGTERM if stop.code is None else stop.code) from None
 
 
 @contextlib.contextmanager
