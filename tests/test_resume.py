@@ -53,10 +53,13 @@ def power_goes_out(monkeypatch, epoch, batch):
     ("options", "workers", "moment"),
     [
         ({}, 0, (0, 5)),
+        ({}, 2, (1, 0)),
         ({}, 2, (1, 12)),
         (STRONG, 0, (1, 0)),
+        (STRONG, 0, (1, 1)),  # in the midst of the first accumulation after an epoch
         (STRONG, 0, (2, 7)),
         (STRONG, 2, (0, 6)),
+        (STRONG, 2, (2, 0)),
         (STRONG, 2, (2, 12)),
         ({"rifle": 2, "accumulate": 3}, 0, (1, 4)),
         ({"steps": 30}, 0, (1, 0)),  # after the checkpoint at the end of an epoch

@@ -211,9 +211,9 @@ class Checkpoints(ModelCheckpoint):
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        if trainer.global_step == self._seen or trainer.should_stop or batch_idx + 1 >= trainer.num_training_batches:
+        seen, self._seen = self._seen, trainer.global_step
+        if trainer.global_step == seen or trainer.should_stop or batch_idx + 1 >= trainer.num_training_batches:
             return  # in the midst of accumulating; or the end of the epoch, which has a checkpoint of its own
-        self._seen = trainer.global_step
         stop, due = self._agreed(trainer)
         if stop or due:
             pl_module.check_finite()  # type: ignore[operator]
