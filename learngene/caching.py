@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Mapping
-from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -14,10 +13,9 @@ import numpy as np
 import torch
 
 from learngene import vit
-from learngene.data import ImageData, Source, open_training
-from learngene.data.device import stack
+from learngene.data import ImageData, open_training
 from learngene.errors import LearngeneError
-from learngene.files import check_free, locked
+from learngene.files import alone, check_free
 from learngene.jobs import (
     IGNORE_LABELS,
     cache_key,
@@ -68,14 +66,11 @@ def run_caching(
     if not loading.unlabeled:
         check_classes(teacher, str(ancestor), train, IGNORE_LABELS)
     device = training_device(recipe)
-    loading = _settle_device(train, model_data, recipe, loading, device)
     guide = Ancestor(teacher, model_data)
     images = ImageData(train, val, model_data, recipe, loading, device=device)
-    key = cache_key(guide, model_data, train, recipe, loading)
+    key = cache_key(guide, model_data, train, recipe, on_device=images.pixels() is not None)
     flops = teacher_flops(guide, model_data)
-    with locked(out / LOCK, wait=False) as mine:
-        if not mine:
-            raise LearngeneError(f"another process writes the cache '{out}'; wait for it, or choose another --out")
+    with alone(out / LOCK, f"another process writes the cache '{out}'; wait for it, or choose another --out"):
         if overwrite or not (out / LogitCache.RECORD).exists():
             _clear(out)
             sizes = {"views": images.train_batches * recipe.batch_size, "batch_size": recipe.batch_size}
@@ -90,7 +85,6 @@ def run_caching(
                     f"'{out}' keeps {cached.top_k} values in {cached.dtype}; resume with the same --top-k and --dtype"
                 )
         _fill(cached, guide.to(device), images, recipe, device, flops)
-        (out / LOCK).unlink()
     return {"cache": str(out), "epochs": cached.epochs, "views": cached.views, "bytes": cached.bytes, **cached.cost}
 
 
@@ -107,21 +101,6 @@ def _check_out(out: Path, *, resume: bool, overwrite: bool) -> None:
 def _clear(out: Path) -> None:
     for path in [out / LogitCache.RECORD, *out.glob("epoch-*.safetensors")]:
         path.unlink(missing_ok=True)
-
-
-def _settle_device(
-    train: Source, model_data: Mapping[str, Any], recipe: Recipe, loading: DataOptions, device: torch.device
-) -> DataOptions:
-    """Decide what ``on_device`` auto means, as it changes the views."""
-    if loading.on_device != "auto":
-        return loading
-    possible = device.type == "cuda" and train.held
-    if possible:
-        try:
-            stack(train, recipe, model_data["input_size"])
-        except LearngeneError:
-            possible = False
-    return replace(loading, on_device=possible)
 
 
 def _fill(cached: LogitCache, guide: Ancestor, images: ImageData, recipe: Recipe, device: torch.device, flops: int) -> None:

@@ -154,6 +154,22 @@ def locked(path: str | Path, *, wait: bool = True) -> Iterator[bool]:
             fcntl.flock(file, fcntl.LOCK_UN)
 
 
+@contextlib.contextmanager
+def alone(lock: Path, busy: str) -> Iterator[None]:
+    """Keep other processes out while the block runs; the lock file goes with it.
+
+    Raises:
+        LearngeneError: ``busy``, when another process is in.
+    """
+    with locked(lock, wait=False) as mine:
+        if not mine:
+            raise LearngeneError(busy)
+        try:
+            yield
+        finally:
+            lock.unlink(missing_ok=True)
+
+
 _locks: weakref.WeakSet[IO[str]] = weakref.WeakSet()
 
 

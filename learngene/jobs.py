@@ -69,11 +69,10 @@ def check_classes(model: nn.Module, name: str, source: Source, way_out: str) -> 
 
 def forward_flops(model: nn.Module, size: Sequence[int]) -> int:
     """FLOPs of one image, counted on a copy on the meta device; on CPU for models that cannot live there."""
-    twin = copy.deepcopy(model).requires_grad_(False)
     try:
-        return vit.flops(copy.deepcopy(twin).to("meta"), size)
-    except (NotImplementedError, RuntimeError):
-        return vit.flops(twin.cpu(), size)
+        return vit.flops(copy.deepcopy(model).requires_grad_(False).to("meta"), size)
+    except (NotImplementedError, RuntimeError):  # torch's word for an operator that has no shapes without numbers
+        return vit.flops(copy.deepcopy(model).requires_grad_(False).cpu(), size)
 
 
 def evaluation_config(config: Mapping[str, Any], loading: DataOptions) -> dict[str, Any]:
@@ -134,7 +133,7 @@ def run_distillation(
     else:
         if loading.on_device == "auto":
             loading = replace(loading, on_device=bool(cached.key.get("views", {}).get("on_device")))
-        cached.check(cache_key(guide, model_data, train, recipe, loading))
+        cached.check(cache_key(guide, model_data, train, recipe, on_device=loading.on_device is True))
     images = ImageData(train, val, model_data, recipe, loading)
     if cached is not None:
         cached.check_epochs(epochs_of(recipe, images.train_batches))
@@ -185,12 +184,10 @@ VIEW_FIELDS = (
 )
 
 
-def cache_key(
-    guide: Ancestor, model_data: Mapping[str, Any], train: Source, recipe: Recipe, loading: DataOptions
-) -> dict[str, Any]:
+def cache_key(guide: Ancestor, model_data: Mapping[str, Any], train: Source, recipe: Recipe, *, on_device: bool) -> dict[str, Any]:
     """What cached logits belong to. Equal keys mean equal views and an equal ancestor."""
     own = vit.data_config(guide.model) if getattr(guide.model, "pretrained_cfg", None) else {}
-    views = {name: getattr(recipe, name) for name in VIEW_FIELDS} | {"on_device": loading.on_device is True}
+    views = {name: getattr(recipe, name) for name in VIEW_FIELDS} | {"on_device": on_device}
     shown = ("input_size", "mean", "std", "interpolation")
     return {
         "ancestor": vit.digest(guide.model.state_dict()),

@@ -32,6 +32,14 @@ TINY_ARGS = {
     "global_pool": "avg",
 }
 CLASSES = ("bag", "boot", "shirt")
+IMAGES_28 = {
+    "input_size": [1, 28, 28],
+    "mean": [0.5],
+    "std": [0.5],
+    "interpolation": "bicubic",
+    "crop_pct": 1.0,
+    "crop_mode": "center",
+}
 FAST = {"epochs": 1, "batch_size": 16, "workers": 0, "precision": "32-true"}
 
 

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import CLASSES, write_folder
+from conftest import IMAGES_28 as CONFIG
 from PIL import Image
 
 from learngene.data import EMBEDDED, ImageData, open_split, open_training
@@ -13,14 +14,6 @@ from learngene.data.sources import stratified_cut
 from learngene.errors import LearngeneError
 from learngene.recipe import DataOptions, Recipe
 
-CONFIG = {
-    "input_size": [1, 28, 28],
-    "mean": [0.5],
-    "std": [0.5],
-    "interpolation": "bicubic",
-    "crop_pct": 1.0,
-    "crop_mode": "center",
-}
 OPTIONS = DataOptions(workers=0)
 
 

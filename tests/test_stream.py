@@ -9,6 +9,7 @@ from collections import Counter
 
 import numpy as np
 import pytest
+from conftest import IMAGES_28 as CONFIG
 from conftest import TINY_ARGS
 from PIL import Image
 
@@ -18,14 +19,6 @@ from learngene.data.stream import hugging_face_shards
 from learngene.errors import LearngeneError
 from learngene.recipe import DataOptions, Recipe
 
-CONFIG = {
-    "input_size": [1, 28, 28],
-    "mean": [0.5],
-    "std": [0.5],
-    "interpolation": "bicubic",
-    "crop_pct": 1.0,
-    "crop_mode": "center",
-}
 SIZES = {"train": (17, 5, 31), "validation": (4, 9)}  # images in each shard
 IMAGES = load_embedded("train")[0]
 BATCH = 4

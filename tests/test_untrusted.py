@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 from learngene import Architecture, LearngeneError, vit
 from learngene.cli import main
 from learngene.commands import report, spawn
-from learngene.data.sources import BROKEN_IMAGE, _decode
+from learngene.data.images import BROKEN_IMAGE, decode
 from learngene.formats import save_timm_directory
 from learngene.gene import HEADER_KEY, Learngene, _digest
 from learngene.limits import MAX_LAYERS
@@ -233,13 +233,13 @@ def test_a_png_that_would_unfold_to_gigabytes_is_a_broken_image(tmp_path):
         b"\x89PNG\r\n\x1a\n" + head + chunk(b"IDAT", zlib.compress(b"\0" * 10_000)) + chunk(b"IEND", b"")
     )
     with pytest.raises(BROKEN_IMAGE):
-        _decode(tmp_path / "bomb.png", "RGB")
+        decode(tmp_path / "bomb.png", "RGB")
 
 
 def test_postscript_under_the_name_of_an_image_is_not_run(tmp_path):
     (tmp_path / "x.png").write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\n%%EndComments\nshowpage\n")
     with pytest.raises(BROKEN_IMAGE, match="cannot identify"):
-        _decode(tmp_path / "x.png", "RGB")
+        decode(tmp_path / "x.png", "RGB")
 
 
 def test_results_with_markup_make_no_page(tmp_path):

@@ -208,7 +208,7 @@ class ImageData(L.LightningDataModule):
         device: torch.device | None = None,
     ) -> None:
         super().__init__()
-        self.device = device or torch.device("cpu")  # without a trainer
+        self._own_device = device or torch.device("cpu")
         hold = options.in_memory
         self.train = train.in_memory() if train is not None and hold else train
         self.val = val.in_memory() if hold else val
@@ -225,6 +225,10 @@ class ImageData(L.LightningDataModule):
     def _world(self) -> tuple[int, int]:
         trainer = self.trainer
         return (trainer.global_rank, trainer.world_size) if trainer is not None else (0, 1)
+
+    @property
+    def _device(self) -> torch.device:
+        return self.trainer.strategy.root_device if self.trainer is not None else self._own_device
 
     @property
     def _position(self) -> tuple[int, int]:
@@ -260,8 +264,8 @@ class ImageData(L.LightningDataModule):
         source = self._train_source
         pixels = self.pixels()
         if pixels is not None:
-            device = self.trainer.strategy.root_device if self.trainer is not None else self.device
-            return DeviceBatches(pixels, source.targets, self._sampler(), self.config, self.recipe, device)  # type: ignore[return-value]
+            sampler = self._sampler()
+            return DeviceBatches(pixels, source.targets, sampler, self.config, self.recipe, self._device)  # type: ignore[return-value]
         transform = train_transform(self.config, self.recipe)
         if source.stream is not None:
             return self._stream(source, transform, fill=True)
@@ -285,8 +289,7 @@ class ImageData(L.LightningDataModule):
     def _wants_pixels(self) -> bool:
         if self.options.on_device != "auto":
             return self.options.on_device
-        on_cuda = self.trainer is not None and self.trainer.strategy.root_device.type == "cuda"
-        return on_cuda and self._train_source.held
+        return self._device.type == "cuda" and self._train_source.held
 
     def val_dataloader(self) -> DataLoader[Any]:
         """Batches of the validation images, each once over all ranks."""

@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -22,14 +22,12 @@ from timm.data.readers.img_extensions import get_img_extensions
 from timm.utils.misc import natural_key
 
 from learngene.data.embedded import EMBEDDED, load_embedded
-from learngene.data.stream import BROKEN_IMAGE, Shards, hugging_face_shards, webdataset_shards
+from learngene.data.images import BROKEN_IMAGE, Mode, decode, to_mode
+from learngene.data.stream import Shards, hugging_face_shards, webdataset_shards
 from learngene.errors import LearngeneError
 from learngene.recipe import DataOptions
 
 log = logging.getLogger(__name__)
-Mode = Literal["RGB", "L"]
-# A file is opened by what it holds, not by its name, and PIL would run a program for EPS.
-FORMATS = ("PNG", "JPEG", "PPM", "BMP", "DIB", "TIFF", "WEBP", "GIF")
 STREAMS = ("wds/", "hfids/", "tfds/")
 _SPLIT_FOLDERS = {
     "train": ("train", "training"),
@@ -338,21 +336,16 @@ def _unlabeled(root: Path, mode: Mode) -> Source:
     files = sorted(path for path in root.rglob("*") if path.suffix.lower() in extensions and path.is_file())
     if not files:
         raise LearngeneError(f"there are no images under '{root}' (looked for {', '.join(sorted(extensions))}); check the path")
-    return Source(str(root), len(files), lambda i: _decode(files[i], mode), lambda i: str(files[i]), None, None)
-
-
-def _decode(file: Any, mode: Mode) -> Image.Image:
-    with Image.open(file, formats=FORMATS) as image:
-        return image.convert(mode)
+    return Source(str(root), len(files), lambda i: decode(files[i], mode), lambda i: str(files[i]), None, None)
 
 
 def _from_reader(reader: Any, name: str, mode: Mode, targets: np.ndarray | None, classes: tuple[str, ...] | None) -> Source:
     def read(index: int) -> Image.Image:
         file = reader[index][0]
         if isinstance(file, Image.Image):
-            return file.convert(mode)
+            return to_mode(file, mode)
         with file:
-            return _decode(file, mode)
+            return decode(file, mode)
 
     return Source(name, len(reader), read, lambda i: str(reader.filename(i, absolute=True)), targets, classes)
 

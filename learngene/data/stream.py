@@ -26,10 +26,10 @@ import numpy as np
 from PIL import Image
 from torch.utils.data import IterableDataset, get_worker_info
 
+from learngene.data.images import BROKEN_IMAGE
 from learngene.errors import LearngeneError
 from learngene.recipe import DataOptions
 
-BROKEN_IMAGE = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)  # PIL's words for a file it cannot read
 BUFFER = 2048  # undecoded images that a worker shuffles
 
 

@@ -4,20 +4,17 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import json
 import logging
-import shutil
 import signal
 import sys
 import time
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import lightning as L
 import torch
-import yaml
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import Callback, EMAWeightAveraging, RichProgressBar
 from timm.optim import get_optimizer_info
@@ -25,10 +22,7 @@ from torch import nn
 
 from learngene.data.module import ImageData, train_transform
 from learngene.errors import LearngeneError
-from learngene.files import check_free, locked, write_text
-from learngene.limits import MAX_RECORD, read_json
 from learngene.objectives import Distillation
-from learngene.provenance import commit, hardware, versions
 from learngene.recipe import Recipe
 from learngene.training.callbacks import (
     AtomicCheckpointIO,
@@ -38,205 +32,13 @@ from learngene.training.callbacks import (
     Rifle,
     StopAfter,
     Stopped,
-    newest_checkpoint,
-    previous_checkpoint,
 )
+from learngene.training.directory import RunDirectory
 from learngene.training.distributed import check_launch, choose_strategy, gather, is_follower, launched_by_lightning, launcher
 from learngene.training.module import TrainingModule, score
 from learngene.training.speed import at_speed
 
 log = logging.getLogger("learngene")
-
-
-class RunDirectory:
-    """A directory for one training run, with a fixed layout.
-
-    ``config.yaml`` (the resolved arguments; ``--config`` runs the job again), ``run.json`` (status, versions,
-    hardware, results), ``metrics.csv`` (a row per epoch), ``log.txt``, ``last.ckpt`` (for resuming), and what the
-    command makes: ``learngene.safetensors`` or ``model/``.
-
-    Args:
-        path: the directory.
-        config: the resolved arguments, plain values.
-        resume: go on from ``last.ckpt`` if there is one; a finished run is left as it is.
-        overwrite: delete an earlier run in this directory first. Only a run directory is ever deleted.
-
-    Raises:
-        LearngeneError: the directory holds something else, a finished run, a run that was not to be resumed, or one
-            with other arguments.
-    """
-
-    results: dict[str, Any]
-    CONFIG, RUN, METRICS, LOG, CHECKPOINT, LOCK = "config.yaml", "run.json", "metrics.csv", "log.txt", "last.ckpt", "run.lock"
-
-    def __init__(self, path: str | Path, config: Mapping[str, Any], *, resume: bool = False, overwrite: bool = False) -> None:
-        self.path = Path(path)
-        self.config = json.loads(json.dumps(dict(config), default=str))
-        record = self._read()
-        self._is_held = False
-        self._discard = record is not None and overwrite
-        if is_follower():  # knows only whether there is anything to do: the first process may be writing by now
-            self.finished = record is not None and not overwrite and record.get("status") == "finished"
-            self.results = (record or {}).get("results", {})
-            return
-        if self._discard:
-            self._check_inputs()
-            record = None
-        self.finished = record is not None and record.get("status") == "finished"
-        self.results = (record or {}).get("results", {})
-        if record is not None:
-            self._check(record, resume)
-        elif not self._discard and not self._is_bare():
-            check_free(self.path, hint="choose another --out (only an earlier run can be overwritten or resumed)")
-
-    def _read(self) -> dict[str, Any] | None:
-        file = self.path / self.RUN
-        if not file.is_file():
-            return None
-        record = read_json(file, MAX_RECORD)
-        if not isinstance(record, dict) or not all(isinstance(record.get(k, {}), dict) for k in ("config", "results")):
-            raise LearngeneError(f"'{file}' is no record of a run; choose another --out")
-        return record
-
-    def _is_bare(self) -> bool:
-        """Whether an earlier run was killed before it wrote anything but its lock."""
-        return self.path.is_dir() and {path.name for path in self.path.iterdir()} <= {self.LOCK}
-
-    def _check_inputs(self) -> None:
-        """Raise if overwriting would delete what the job is to read."""
-        home = self.path.resolve()
-        for name, value in self.config.items():
-            if isinstance(value, str) and Path(value.removeprefix("local-dir:")).exists():
-                used = Path(value.removeprefix("local-dir:")).resolve()
-                if used == home or home in used.parents:
-                    raise LearngeneError(
-                        f"--overwrite would delete {name} '{value}', which lies in '{self.path}'; choose another --out"
-                    )
-
-    def _check(self, record: Mapping[str, Any], resume: bool) -> None:
-        if not resume:
-            state = "a finished run" if self.finished else "an unfinished run"
-            way = (
-                "pass --overwrite to delete it" if self.finished else "pass --resume to go on with it, or --overwrite to delete it"
-            )
-            raise LearngeneError(f"'{self.path}' holds {state}; choose another --out, or {way}")
-        old = record.get("config", {})
-        changed = sorted(k for k in old.keys() | self.config.keys() if old.get(k) != self.config.get(k))
-        if changed:
-            key = changed[0]
-            raise LearngeneError(
-                f"'{self.path}' was begun with {key} {old.get(key)}, now it is {self.config.get(key)}; "
-                f"resume with the same arguments, or choose another --out"
-            )
-
-    @property
-    def checkpoint(self) -> Path:
-        return self.path / self.CHECKPOINT
-
-    def newest(self) -> Path | None:
-        """The checkpoint to go on from; the same in all processes, even while the first one deletes an earlier run."""
-        if is_follower():
-            return None if self._discard else newest_checkpoint(self.checkpoint)
-        newest = newest_checkpoint(self.checkpoint)
-        if newest not in (None, self.checkpoint):
-            self.checkpoint.unlink(missing_ok=True)  # damaged, and not to take the place of the good one
-        return newest
-
-    def begin(self) -> None:
-        """Make the directory and write down what is going to be done. An earlier run is deleted only now."""
-        if is_follower():
-            return
-        try:
-            if self._discard:
-                self._empty()
-            versions(), hardware(), commit()  # slow the first time; from here on another process may look at the directory
-            self.path.mkdir(parents=True, exist_ok=True)
-            self._write("running")
-            write_text(self.path / self.CONFIG, yaml.safe_dump(self.config, sort_keys=False))
-        except OSError as error:
-            raise self._unwritable(error) from None
-
-    def _empty(self) -> None:
-        for path in self.path.iterdir():
-            if path.is_dir() and not path.is_symlink():
-                shutil.rmtree(path)
-            elif path.name != self.LOCK:
-                path.unlink()
-
-    @contextlib.contextmanager
-    def held(self) -> Iterator[None]:
-        """Keep other runs out of the directory while the block runs.
-
-        Raises:
-            LearngeneError: another run is at work there, or it cannot be written.
-        """
-        if is_follower() or self._is_held:
-            yield
-            return
-        lock = self.path / self.LOCK
-        try:
-            lock.parent.mkdir(parents=True, exist_ok=True)
-            lock.touch()
-        except OSError as error:
-            raise self._unwritable(error) from None
-        with locked(lock, wait=False) as mine:
-            if not mine:
-                raise LearngeneError(f"another run is at work in '{self.path}'; wait for it, or choose another --out")
-            self._is_held = True
-            try:
-                self._check_unfinished()
-                yield
-            finally:
-                self._is_held = False
-                lock.unlink(missing_ok=True)
-                with contextlib.suppress(OSError):  # bad input that showed late: nothing is left
-                    self.path.rmdir()
-
-    def _check_unfinished(self) -> None:
-        """Raise if another run has finished here since this one looked."""
-        if not self._discard and not self.finished and (self._read() or {}).get("status") == "finished":
-            raise LearngeneError(f"another run has just finished in '{self.path}'; choose another --out")
-
-    def _unwritable(self, error: OSError) -> LearngeneError:
-        return LearngeneError(f"the output directory '{self.path}' cannot be written ({error.strerror}); choose another --out")
-
-    def cancel(self) -> None:
-        """Take back `begin` after bad input that only showed then, unless something was trained meanwhile."""
-        own = (self.CONFIG, self.RUN)
-        left = [path for path in self.path.rglob("*") if path.is_file() and path.name not in own and path.suffix != ".lock"]
-        if not is_follower() and not left and self._read() is not None:
-            shutil.rmtree(self.path)
-
-    def finish(self, **results: Any) -> dict[str, Any]:
-        """Record the results; from now on the run is finished."""
-        self.results = json.loads(json.dumps(results, default=str))
-        if not is_follower():
-            self._write("finished")
-            previous_checkpoint(self.checkpoint).unlink(missing_ok=True)
-        return self.results
-
-    def _write(self, status: str) -> None:
-        record = {"status": status, "config": self.config, "results": self.results}
-        record |= {"versions": versions(), "hardware": hardware(), "commit": commit()}
-        write_text(self.path / self.RUN, json.dumps(record, indent=2) + "\n")
-
-    @contextlib.contextmanager
-    def logging(self) -> Iterator[None]:
-        """Copy the log to ``log.txt`` while the run lasts."""
-        if is_follower():
-            yield
-            return
-        handler = logging.FileHandler(self.path / self.LOG, encoding="utf-8")
-        handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
-        log.addHandler(handler)
-        level = log.level
-        log.setLevel(logging.DEBUG)
-        try:
-            yield
-        finally:
-            log.setLevel(level)
-            log.removeHandler(handler)
-            handler.close()
 
 
 def fit(
@@ -277,7 +79,7 @@ def _train(trainer: L.Trainer, module: TrainingModule, data: ImageData, checkpoi
     if checkpoint:
         log.info("resuming from %s", checkpoint)
     try:
-        with explained(module.recipe):
+        with _explained(module.recipe):
             trainer.fit(module, datamodule=data, ckpt_path=checkpoint, weights_only=True if checkpoint else None)
     except Stopped as stop:
         log.warning("stopped at step %d; the same command with --resume goes on there", trainer.global_step)
@@ -293,7 +95,7 @@ def _train(trainer: L.Trainer, module: TrainingModule, data: ImageData, checkpoi
 
 
 @contextlib.contextmanager
-def explained(recipe: Recipe) -> Iterator[None]:
+def _explained(recipe: Recipe) -> Iterator[None]:
     """What goes wrong in a loop on any machine, as one sentence with a way out.
 
     Raises:

@@ -247,9 +247,8 @@ class TrainingModule(L.LightningModule):
         options: dict[str, Any] = {"opt": recipe.opt, "lr": recipe.lr * scale, "weight_decay": recipe.weight_decay}
         fusible = "fused" in signature(get_optimizer_info(recipe.opt).opt_class).parameters
         if fusible and not isinstance(self, FSDPModule) and self._scaler is None:
-            options["fused"] = (
-                True  # fused SGD does not know sharded tensors (torch 2.15); with a scaler, it unscales after clipping
-            )
+            # fused SGD does not know sharded tensors (torch 2.15); with a scaler, it unscales after clipping
+            options["fused"] = True
         optimizer = create_optimizer_v2(self.model, **options, layer_decay=recipe.layer_decay)
         extra = list(self.objective.parameters())
         if extra:

@@ -1,0 +1,59 @@
+"""What an image is: which files count as one, which are passed over, and how one is opened. The only room that opens images."""
+
+from __future__ import annotations
+
+from pathlib import PurePath
+from typing import IO, Literal
+
+import numpy as np
+from PIL import Image
+
+Mode = Literal["RGB", "L"]
+# A file is opened by what it holds, not by its name, and for some formats PIL would run a program (Ghostscript for EPS).
+# These are the raster formats that it decodes by itself.
+_RASTER = (
+    "PNG", "JPEG", "WEBP", "BMP", "DIB", "TIFF", "GIF", "PPM", "JPEG2000", "AVIF", "TGA", "PCX", "SGI", "ICO", "DDS", "QOI",
+)  # fmt: skip
+Image.init()
+FORMATS = tuple(name for name in _RASTER if name in Image.OPEN)  # an older Pillow, or a smaller build, has fewer
+# MPO is what phones call a JPEG with a second picture; PIL's JPEG reader opens it.
+SUFFIXES = frozenset(suffix for suffix, name in Image.EXTENSION.items() if name in (*FORMATS, "MPO"))
+BROKEN_IMAGE = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)  # PIL's words for a file it cannot read
+# Folders and files that systems leave among a user's images; names that begin with a dot are passed over as well.
+LEFTOVERS = {"__macosx", "@eadir", "$recycle.bin", "system volume information", "lost+found", "thumbs.db", "desktop.ini"}
+
+
+def is_image(name: str) -> bool:
+    """Whether a file of this name is an image, by its ending."""
+    return PurePath(name).suffix.lower() in SUFFIXES
+
+
+def is_passed_over(name: str) -> bool:
+    """Whether a file or folder of this name is hidden or a system's leftover (``._cat.jpg``, ``__MACOSX``, ``Thumbs.db``)."""
+    return name.startswith(".") or name.lower() in LEFTOVERS
+
+
+def decode(file: str | PurePath | IO[bytes], mode: Mode) -> Image.Image:
+    """The image in a file.
+
+    Raises:
+        BROKEN_IMAGE: it cannot be read, or is of a format that is not in `FORMATS`.
+    """
+    with Image.open(file, formats=FORMATS) as image:  # type: ignore[arg-type]
+        return to_mode(image, mode)
+
+
+def to_mode(image: Image.Image, mode: Mode) -> Image.Image:
+    """A PIL image as grey or RGB in 8 bits. 16 bits are scaled to 8 (PIL's own ``convert`` clips them, which makes them white).
+
+    Raises:
+        ValueError: pixels of 32 bits whose range no file states.
+    """
+    if image.mode.startswith("I"):
+        levels = np.asarray(image)
+        if levels.size and not (levels.min() >= 0 and levels.max() <= 65_535):
+            raise ValueError("its pixels are integers of 32 bits without a stated range; store it with 8 or 16 bits")
+        image = Image.fromarray((levels / 257).round().astype(np.uint8))
+    elif image.mode == "F":
+        raise ValueError("its pixels are floating point numbers without a stated range; store it with 8 or 16 bits")
+    return image.convert(mode)
