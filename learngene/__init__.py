@@ -10,6 +10,10 @@ Every CLI command is also a function here: `distill`, `cache`, `spawn`, `finetun
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from learngene.openmp import spin_less
+
+spin_less()
+
 __version__ = "0.1.0"
 
 COMMANDS = (

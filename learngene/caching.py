@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -28,8 +28,9 @@ from learngene.jobs import (
 from learngene.logits import DTYPES, LogitCache
 from learngene.objectives import Ancestor
 from learngene.recipe import DataOptions, Recipe
-from learngene.training.fit import check_devices, choose_precision, training_device
+from learngene.training.devices import check_devices, training_device
 from learngene.training.module import mixing, seed_step
+from learngene.training.precision import Step, choose_precision
 
 log = logging.getLogger("learngene")
 LOCK = "cache.lock"
@@ -74,7 +75,8 @@ def run_caching(
         if overwrite or not (out / LogitCache.RECORD).exists():
             _clear(out)
             sizes = {"views": images.train_batches * recipe.batch_size, "batch_size": recipe.batch_size}
-            cached = LogitCache.create(out, key, top_k=top_k, dtype=dtype, classes=classes, **sizes)
+            precision = choose_precision(recipe, _look_at_noise(guide, model_data["input_size"]))
+            cached = LogitCache.create(out, key, top_k=top_k, dtype=dtype, classes=classes, precision=precision, **sizes)
         else:
             cached = LogitCache(out)
             cached.check(key)
@@ -103,6 +105,15 @@ def _clear(out: Path) -> None:
         path.unlink(missing_ok=True)
 
 
+def _look_at_noise(guide: Ancestor, input_size: Sequence[int]) -> Step:
+    """A forward pass of the ancestor on so many images of noise, for timing."""
+
+    def step(images: int) -> None:
+        guide(torch.randn(images, *input_size))
+
+    return step
+
+
 def _fill(cached: LogitCache, guide: Ancestor, images: ImageData, recipe: Recipe, device: torch.device, flops: int) -> None:
     """Write the shards that are missing, each from its own place in the epoch."""
     missing = cached.missing(recipe.epochs)
@@ -112,7 +123,7 @@ def _fill(cached: LogitCache, guide: Ancestor, images: ImageData, recipe: Recipe
         began = time.perf_counter()
         sampler = loader.sampler
         sampler.epoch, sampler.first_batch = epoch, shard * batches
-        seeds, logits = _look(guide, images, islice(loader, batches), recipe, device, epoch, shard * batches)
+        seeds, logits = _look(guide, images, islice(loader, batches), recipe, device, cached.precision, epoch, shard * batches)
         seconds = time.perf_counter() - began
         cached.write(epoch, shard, seeds, logits, {"images": len(seeds), "seconds": seconds, "flops": len(seeds) * flops})
         log.info("epoch %d, shard %d of %d: %d views, %.0f images/s, %d to go", epoch + 1, shard + 1, cached.shards_per_epoch,
@@ -120,11 +131,11 @@ def _fill(cached: LogitCache, guide: Ancestor, images: ImageData, recipe: Recipe
 
 
 def _look(
-    guide: Ancestor, images: ImageData, batches: Any, recipe: Recipe, device: torch.device, epoch: int, first: int
+    guide: Ancestor, images: ImageData, batches: Any, recipe: Recipe, device: torch.device, precision: str, epoch: int, first: int
 ) -> tuple[np.ndarray, torch.Tensor]:
     """Seeds (N,) and logits (N, K) of some batches, mixed as training will mix them."""
     mix = mixing(recipe, getattr(guide.model, "num_classes", 0))
-    half = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}.get(choose_precision(recipe))
+    half = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}.get(precision)
     seeds, logits = [], []
     with torch.no_grad(), torch.autocast(device.type, half, enabled=half is not None):
         for number, batch in enumerate(batches, start=first):

@@ -26,7 +26,7 @@ from learngene.recipe import DataOptions, DistillOptions, Recipe
 from learngene.starts import begin, is_post_norm
 from learngene.starts import parse as parse_start
 from learngene.training import RunDirectory, TrainingModule, fit
-from learngene.training.fit import check_devices
+from learngene.training.devices import check_devices
 from learngene.training.module import epochs_of
 from learngene.vit import Architecture, check_storable
 from learngene.vit import check_device as check_device

@@ -50,6 +50,7 @@ class LogitCache:
             self.key: dict[str, Any] = dict(record["key"])
             self.top_k, self.dtype, self.classes = int(record["top_k"]), str(record["dtype"]), int(record["classes"])
             self.views, self.shard, self.epochs = int(record["views"]), int(record["shard"]), int(record["epochs"])
+            self.precision = str(record.get("precision", "32-true"))  # of the ancestor's forward passes
             self.cost: dict[str, float] = {k: float(v) for k, v in record["cost"].items()}
             self.shards: dict[str, str] = {str(k): str(v) for k, v in record["shards"].items()}
         except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
@@ -62,11 +63,20 @@ class LogitCache:
 
     @classmethod
     def create(
-        cls, path: Path, key: Mapping[str, Any], *, top_k: int, dtype: str, classes: int, views: int, batch_size: int
+        cls,
+        path: Path,
+        key: Mapping[str, Any],
+        *,
+        top_k: int,
+        dtype: str,
+        classes: int,
+        views: int,
+        batch_size: int,
+        precision: str,
     ) -> LogitCache:
         """An empty cache for epochs of ``views`` views."""
         shard = batch_size * math.ceil(SHARD / batch_size)
-        sizes = {"top_k": top_k, "dtype": dtype, "classes": classes, "views": views, "shard": shard}
+        sizes = {"top_k": top_k, "dtype": dtype, "classes": classes, "views": views, "shard": shard, "precision": precision}
         _write_record(path, {"key": dict(key), **sizes, "epochs": 0, "cost": {}, "shards": {}})
         return cls(path)
 
@@ -123,7 +133,7 @@ class LogitCache:
         self.cost = {k: self.cost.get(k, 0) + v for k, v in cost.items()}
         seen = 1 + max(int(name.split("-")[1]) for name in self.shards)
         self.epochs = min((epoch for epoch, _ in self.missing(seen)), default=seen)
-        names = ("key", "top_k", "dtype", "classes", "views", "shard", "epochs", "cost", "shards")
+        names = ("key", "top_k", "dtype", "classes", "views", "shard", "precision", "epochs", "cost", "shards")
         _write_record(self.path, {name: getattr(self, name) for name in names})
 
     def read(self, epoch: int, places: np.ndarray, seeds: np.ndarray | None, device: torch.device | str = "cpu") -> Tensor:

@@ -97,7 +97,7 @@ def measure(case: dict[str, Any], steps: int, warmup: int) -> dict[str, Any]:
     from learngene.jobs import forward_flops
     from learngene.plan import StagePlan
     from learngene.recipe import Recipe
-    from learngene.training.fit import training_device
+    from learngene.training.devices import training_device
     from learngene.vit import Architecture
 
     torch.manual_seed(0)

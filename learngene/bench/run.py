@@ -24,8 +24,10 @@ from learngene.files import locked, write_text
 from learngene.gene import Learngene
 from learngene.jobs import image_mode
 from learngene.limits import read_json
+from learngene.objectives import Supervised
 from learngene.recipe import DataOptions, Recipe, divide
-from learngene.training import RunDirectory
+from learngene.training import RunDirectory, TrainingModule
+from learngene.training.precision import Step
 from learngene.vit import Architecture
 
 log = logging.getLogger("learngene")
@@ -69,6 +71,13 @@ def open_images(data: str, loading: DataOptions, experiment: Experiment, family:
         (options,) = divide(given, DataOptions)
         found[name] = Images.open(place, options, mode, test=test)
     return found
+
+
+def step_of(family: Architecture, depths: Sequence[int], recipe: Recipe) -> Step:
+    """A training step of the family's middle depth, for `choose_precision`: all trials have the same precision."""
+    model = family.build(sorted(depths)[len(depths) // 2])
+    module = TrainingModule(model, Supervised(), recipe, num_classes=getattr(model, "num_classes", 0))
+    return module.step_on_noise(vit.data_config(model)["input_size"])
 
 
 @dataclass(frozen=True)

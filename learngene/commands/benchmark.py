@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -82,10 +83,11 @@ def benchmark(
     from learngene.bench import Experiment
     from learngene.bench.prepare import defaults, outsides
     from learngene.bench.prepare import prepare as train_first
-    from learngene.bench.run import Bench, conclude, find_family, open_images, parse_shard
+    from learngene.bench.run import Bench, conclude, find_family, open_images, parse_shard, step_of
     from learngene.jobs import train_config
     from learngene.training import RunDirectory
-    from learngene.training.fit import check_devices
+    from learngene.training.devices import check_devices
+    from learngene.training.precision import settle_precision
 
     part = parse_shard(shard)
     experiment = Experiment.parse(
@@ -99,6 +101,8 @@ def benchmark(
         log.info("%s is finished; nothing to do", out)
         return run.results
     family = find_family(arch, arch_args, gene, experiment)
+    step = None if shard is not None else step_of(family, depths, recipe)  # shards would not agree
+    recipe = dataclasses.replace(recipe, precision=settle_precision(run, recipe, step))
     bench = Bench(experiment, family, open_images(data, loading, experiment, family, test=test), recipe)
     mine = experiment.trials()[part]
     sources = outsides(experiment, mine)

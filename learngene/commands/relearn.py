@@ -66,10 +66,10 @@ def relearn(
     from learngene.bench.relearn import all_cells, conclude, open_images, open_models, run_cells, views_of
     from learngene.jobs import train_config
     from learngene.training import RunDirectory
-    from learngene.training.fit import check_devices, choose_precision
+    from learngene.training.devices import check_devices
+    from learngene.training.precision import settle_precision
 
     check_devices(recipe)
-    recipe = dataclasses.replace(recipe, precision=choose_precision(recipe))
     trained = open_models(models)
     todo = all_cells(trained, layers, shares, modes, controls, seeds)
     train, val = open_images(trained, data, loading)
@@ -77,7 +77,9 @@ def relearn(
     if run.finished:
         log.info("%s is finished; nothing to do", out)
         return run.results
+    precision = settle_precision(run, recipe)
     run.begin()
+    recipe = dataclasses.replace(recipe, precision=precision)
     rows = run_cells(todo, trained, train, val, recipe, loading, tolerance=tolerance, max_images=max_images, out=run.path)
     given: list[int | None] = [*original_images] or [views_of(path) for path in models]
     report = conclude(rows, train, val, recipe, dict(zip(trained, given, strict=True)), tolerance, run.path)

@@ -41,6 +41,7 @@ class RunDirectory:
     """
 
     results: dict[str, Any]
+    settled: dict[str, Any]  # what was decided when the run began, and holds when it is resumed
     CONFIG, RUN, METRICS, LOG, CHECKPOINT, LOCK = "config.yaml", "run.json", "metrics.csv", "log.txt", "last.ckpt", "run.lock"
 
     def __init__(self, path: str | Path, config: Mapping[str, Any], *, resume: bool = False, overwrite: bool = False) -> None:
@@ -49,6 +50,7 @@ class RunDirectory:
         record = self._read()
         self._is_held = False
         self._discard = record is not None and overwrite
+        self.settled = {} if self._discard and not is_follower() else dict((record or {}).get("settled") or {})
         if is_follower():  # knows only whether there is anything to do: the first process may be writing by now
             self.finished = record is not None and not overwrite and record.get("status") == "finished"
             self.results = (record or {}).get("results", {})
@@ -68,7 +70,7 @@ class RunDirectory:
         if not file.is_file():
             return None
         record = read_json(file, MAX_RECORD)
-        if not isinstance(record, dict) or not all(isinstance(record.get(k, {}), dict) for k in ("config", "results")):
+        if not isinstance(record, dict) or not all(isinstance(record.get(k, {}), dict) for k in ("config", "results", "settled")):
             raise LearngeneError(f"'{file}' is no record of a run; choose another --out")
         return record
 
@@ -181,7 +183,7 @@ class RunDirectory:
         return self.results
 
     def _write(self, status: str) -> None:
-        record = {"status": status, "config": self.config, "results": self.results}
+        record = {"status": status, "config": self.config, "results": self.results, "settled": self.settled}
         record |= {"versions": versions(), "hardware": hardware(), "commit": commit()}
         write_text(self.path / self.RUN, json.dumps(record, indent=2) + "\n")
 

@@ -33,9 +33,11 @@ from learngene.training.callbacks import (
     StopAfter,
     Stopped,
 )
+from learngene.training.devices import check_devices
 from learngene.training.directory import RunDirectory
 from learngene.training.distributed import check_launch, choose_strategy, gather, is_follower, launched_by_lightning, launcher
 from learngene.training.module import TrainingModule, score
+from learngene.training.precision import settle_precision
 from learngene.training.speed import at_speed
 
 log = logging.getLogger("learngene")
@@ -56,7 +58,8 @@ def fit(
     recipe = module.recipe
     metrics = MetricsFile(run.path / run.METRICS)
     _rehearse(module, data)
-    trainer = _trainer(recipe, run, metrics, callbacks, validate)
+    precision = settle_precision(run, recipe, module.step_on_noise(data.config["input_size"]))
+    trainer = _trainer(recipe, precision, run, metrics, callbacks, validate)
     ancestor = module.objective.ancestor.model if isinstance(module.objective, Distillation) else None
     speed = at_speed(module.model, ancestor, recipe, trainer.strategy.root_device)
     with speed, run.held():
@@ -144,7 +147,9 @@ def _rehearse(module: TrainingModule, data: ImageData) -> None:
             raise LearngeneError(f"{name} '{getattr(module.recipe, name)}': timm does not know it ({error})") from None
 
 
-def _trainer(recipe: Recipe, run: RunDirectory, metrics: MetricsFile, further: Sequence[Callback], validate: bool) -> L.Trainer:
+def _trainer(
+    recipe: Recipe, precision: str, run: RunDirectory, metrics: MetricsFile, further: Sequence[Callback], validate: bool
+) -> L.Trainer:
     check_devices(recipe)
     terminal = sys.stderr.isatty()
     callbacks: list[Callback] = [metrics, *further, LogLines(recipe.log_every, logging.DEBUG if terminal else logging.INFO)]
@@ -164,7 +169,7 @@ def _trainer(recipe: Recipe, run: RunDirectory, metrics: MetricsFile, further: S
             devices=recipe.devices,
             strategy=choose_strategy(recipe),
             num_nodes=recipe.num_nodes,
-            precision=choose_precision(recipe),  # type: ignore[arg-type]
+            precision=precision,  # type: ignore[arg-type]
             max_epochs=recipe.epochs if recipe.steps is None else -1,  # not max_steps, with which Lightning resumes wrongly
             gradient_clip_val=recipe.clip_grad,
             accumulate_grad_batches=recipe.accumulate,
@@ -208,56 +213,6 @@ def _logger(recipe: Recipe, run: RunDirectory) -> Any:
         return WandbLogger(save_dir=run.path, name=run.path.name)
     except ModuleNotFoundError as error:
         raise LearngeneError(f"track {recipe.track}: {error}; install it with pip install 'learngene[track]'") from None
-
-
-def check_devices(recipe: Recipe) -> None:
-    """Raise unless the accelerator is there, with as many devices as the recipe asks for."""
-    from lightning.pytorch.accelerators import AcceleratorRegistry
-
-    name = _accelerator(recipe)
-    known = AcceleratorRegistry.get(name) if name in AcceleratorRegistry.available_accelerators() else None
-    if known is None:
-        raise LearngeneError(
-            f"accelerator '{name}': use one of auto, {', '.join(sorted(AcceleratorRegistry.available_accelerators()))}"
-        )
-    if not known.is_available():
-        raise LearngeneError(f"accelerator '{name}' is not available on this machine; use --accelerator cpu or auto")
-    try:
-        wanted = int(recipe.devices)
-    except ValueError:
-        if recipe.devices != "auto":
-            raise LearngeneError(f"devices '{recipe.devices}': give a number of devices, or auto") from None
-        return
-    available = known.auto_device_count()
-    if wanted != -1 and not 1 <= wanted <= (available if name != "cpu" else 2**16):
-        raise LearngeneError(f"devices {wanted}: this machine has {available} ({name}); ask for 1 to {available}, or auto")
-
-
-def _accelerator(recipe: Recipe) -> str:
-    if recipe.accelerator not in ("auto", "gpu"):
-        return recipe.accelerator
-    if torch.cuda.is_available():
-        return "cuda"
-    if torch.backends.mps.is_available():
-        return "mps"
-    return "cuda" if recipe.accelerator == "gpu" else "cpu"
-
-
-def training_device(recipe: Recipe) -> torch.device:
-    """The first device that the recipe's accelerator means."""
-    return torch.device(_accelerator(recipe))
-
-
-def choose_precision(recipe: Recipe) -> str:
-    """``auto`` is bf16-mixed where matrix units for it are there (CUDA with bf16, CPU with AMX), else 32-true."""
-    if recipe.precision != "auto":
-        return recipe.precision
-    name = _accelerator(recipe)
-    if name == "cuda":
-        fast = torch.cuda.is_bf16_supported(including_emulation=False)
-    else:
-        fast = name == "cpu" and bool(getattr(torch.cpu, "_is_amx_tile_supported", bool)())
-    return "bf16-mixed" if fast else "32-true"
 
 
 @contextlib.contextmanager

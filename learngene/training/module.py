@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 import math
 import random
+from collections.abc import Callable, Sequence
 from inspect import signature
 from typing import Any
 
@@ -25,6 +27,7 @@ from learngene.logits import LogitCache
 from learngene.objectives import Distillation, Supervised, soft_kl
 from learngene.recipe import Recipe
 from learngene.training.distributed import shard
+from learngene.training.speed import plain_attention
 from learngene.vit import find_blocks
 
 log = logging.getLogger("learngene")
@@ -137,6 +140,26 @@ class TrainingModule(L.LightningModule):
         if self.device.type == "cpu" or (batch_idx + 1) % self.recipe.log_every == 0:
             self.check_finite()
         return total
+
+    def step_on_noise(self, input_size: Sequence[int]) -> Callable[[int], None]:
+        """One forward and backward pass of a copy, on so many images (B) of noise: for timing, without a trace in this module.
+
+        Args:
+            input_size: (C, H, W) of an image.
+        """
+
+        def step(images: int) -> None:
+            nonlocal copies
+            copies = copies or copy.deepcopy((self.model.train(), self.objective))
+            model, objective = copies
+            pictures, targets = torch.randn(images, *input_size), torch.zeros(images, dtype=torch.int64)
+            known = () if self.cache is None else (torch.randn(images, self.num_classes),)
+            with plain_attention(model):
+                losses = objective(model, pictures, targets, *known)
+                torch.stack([objective.weights[name] * value for name, value in losses.items()]).sum().backward()
+
+        copies: tuple[nn.Module, Supervised] | None = None
+        return step
 
     def _count(self, losses: dict[str, Tensor]) -> None:
         """Sum the losses where they are; nobody waits for the device here."""

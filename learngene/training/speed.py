@@ -24,7 +24,7 @@ def at_speed(model: nn.Module, ancestor: nn.Module | None, recipe: Recipe, devic
     """
     with contextlib.ExitStack() as stack:
         if device.type == "cpu":
-            stack.enter_context(_plain_attention(model))
+            stack.enter_context(plain_attention(model))
         if recipe.grad_checkpointing:
             stack.enter_context(_checkpointed(model))
         if compiles(recipe, device):
@@ -42,7 +42,7 @@ def compiles(recipe: Recipe, device: torch.device) -> bool:
 
 
 @contextlib.contextmanager
-def _plain_attention(model: nn.Module) -> Iterator[None]:
+def plain_attention(model: nn.Module) -> Iterator[None]:
     """Without torch's fused attention, whose bf16 backward is slow on CPU (torch 2.15)."""
     fused = [m for m in model.modules() if getattr(m, "fused_attn", False)]
     for module in fused:
