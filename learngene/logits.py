@@ -72,7 +72,7 @@ class LogitCache:
         classes: int,
         views: int,
         batch_size: int,
-        precision: str,
+        precision: str = "32-true",
     ) -> LogitCache:
         """An empty cache for epochs of ``views`` views."""
         shard = batch_size * math.ceil(SHARD / batch_size)

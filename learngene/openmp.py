@@ -8,7 +8,7 @@ from collections.abc import MutableMapping
 
 # Any of these is the user's own word, and nothing is changed then.
 SETTINGS = ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY", "KMP_BLOCKTIME")
-SPINS = "3000"  # measured: docs/results/throughput/spin.md
+SPINS = "3000"  # measured: docs/results/throughput/shared.md
 
 
 def spin_less(environment: MutableMapping[str, str] = os.environ) -> None:

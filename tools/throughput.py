@@ -1,16 +1,20 @@
 """Images per second of our training loop, as ratios against a plain eager fp32 loop of the same model in the same run.
 
     python tools/throughput.py --preset cpu --out docs/results/throughput/cpu      # 2 cores: half an hour
+    python tools/throughput.py --preset shared --out docs/results/throughput/shared   # defaults, idle and beside a busy process
+    python tools/throughput.py --preset sws --sws DIR --out docs/results/throughput/sws   # against the official code, cloned to DIR
     python tools/throughput.py --preset gpu --out docs/results/throughput/h200     # ViT-S/16 and ViT-B/16 at 224 px
 
 Every case runs in a process of its own, cases take turns, and each is the median over the rounds. Weights are random and images may be
 (speed knows no difference); with --data host or device they are the embedded Fashion-MNIST images. MFU is model FLOPs (three
-forward passes of the student, one of the ancestor) over the time of a step, against the best matrix product measured here.
+forward passes of the student, one of the ancestor) over the time of a step, against the best matrix product measured here. Variables of
+OpenMP in the environment are dropped: by hand-written loops torch's own waiting is used, by ours what `import learngene` sets.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import itertools
 import json
 import os
@@ -20,8 +24,11 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+
+from learngene.openmp import SPINS
 
 VARIANTS: dict[str, dict[str, Any]] = {
     "plain loop": {"plain": True, "precision": "32-true"},
@@ -30,6 +37,13 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "eager bf16": {"precision": "bf16-mixed", "compile": False},
     "compiled bf16": {"precision": "bf16-mixed", "compile": True},
     "checkpointed bf16": {"precision": "bf16-mixed", "compile": False, "grad_checkpointing": True},
+    "defaults": {},
+    "official SWS": {"plain": True, "precision": "32-true"},
+}
+# What a busy process does while a case is measured: one thread in Python, or matrix products on all cores as torch does them.
+BUSY = {
+    "python": "while True: pass",
+    "torch": "import torch; a = torch.randn(600, 600)\nwhile True: (a @ a).relu_()",
 }
 SMALL = {"img_size": 28, "patch_size": 4, "in_chans": 1, "num_classes": 10, "class_token": False, "global_pool": "avg"}
 
@@ -68,6 +82,14 @@ def presets(name: str) -> list[dict[str, Any]]:
             add(other, ("distill",), ("plain loop", "eager bf16"), batch=64)
         for batch in (16, 256):
             add(base, ("distill",), ("plain loop", "eager bf16"), batch=batch)
+    elif name == "shared":
+        for busy, waiting in itertools.product(("", "python", "torch"), ("ours", "torch's")):
+            add(small(128, 8), ("distill",), ("defaults",), batch=64, busy=busy, waiting=waiting)
+        for busy in ("", "python", "torch"):
+            add(small(128, 8), ("distill",), ("plain loop",), batch=64, busy=busy)
+    elif name == "sws":
+        for width in (64, 192):
+            add(small(width, 16), ("distill",), ("official SWS", "plain loop", "defaults", "eager fp32"), batch=64)
     elif name == "gpu":
         for arch, ancestor, batch in (("vit_small_patch16_224", "levit_384", 512), ("vit_base_patch16_224", "levit_384", 256)):
             base = {"arch": arch, "args": {}, "depth": 16, "ancestor": ancestor, "ancestor_args": {}}
@@ -87,7 +109,7 @@ def presets(name: str) -> list[dict[str, Any]]:
 # in a process of its own ------------------------------------------------------------------------------------------------
 
 
-def measure(case: dict[str, Any], steps: int, warmup: int) -> dict[str, Any]:
+def measure(case: dict[str, Any], steps: int, warmup: int, sws: str | None = None) -> dict[str, Any]:
     """Run one case here: images per second, milliseconds per step, seconds to the first step, peak memory, FLOPs per image."""
     import timm
     import torch
@@ -117,8 +139,11 @@ def measure(case: dict[str, Any], steps: int, warmup: int) -> dict[str, Any]:
     if ancestor is not None and case["data"] != "cached":
         flops += forward_flops(ancestor, size)
     device = training_device(recipe)
-    run = _plain if plain else _ours
-    times = run(model, ancestor, case, recipe, size, device, warmup)
+    if plain:
+        net, divide = (model, False) if case["variant"] == "plain loop" else (_official(case, str(sws)), True)
+        times = _plain(net, ancestor, case, recipe, size, device, warmup, divide=divide)
+    else:
+        times = _ours(model, ancestor, case, recipe, size, device, warmup)
     seconds = times[-1] - times[warmup]
     peak = torch.cuda.max_memory_allocated() if device.type == "cuda" else 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     rate = steps * case["batch"] * case["processes"] / seconds
@@ -140,8 +165,26 @@ def _now(device: Any) -> float:
     return time.perf_counter()
 
 
-def _plain(model: Any, ancestor: Any, case: dict[str, Any], recipe: Any, size: Any, device: Any, warmup: int) -> list[float]:
-    """What one would write by hand: fp32, eager, the default AdamW."""
+def _official(case: dict[str, Any], folder: str) -> Any:
+    """The auxiliary net of the released code (github.com/AlphaXia/SWS, file SWS_vit.py), of the case's size."""
+    sys.path.insert(0, folder)
+    from SWS_vit import VisionTransformer  # type: ignore[import-not-found]
+
+    from learngene.plan import StagePlan
+
+    args, plan = case["args"], list(StagePlan.balanced(case["depth"], 5).repeats)
+    shared = ("norm1", "norm2", "attn_rpe", "attn_qkv", "attn_proj", "mlp_fc1", "mlp_fc2")
+    schedule: dict[str, Any] = {name: [plan, [True] * 5] for name in shared}
+    schedule |= {"dim": [args["embed_dim"]] * 5, "transform_flag": [0] * case["depth"]}
+    sizes = {k: args[k] for k in ("img_size", "patch_size", "in_chans", "num_classes")}
+    wide = {"embed_dim": schedule["dim"], "num_heads": [args["num_heads"]] * 5, "mlp_ratio": 4, "qkv_bias": True}
+    return VisionTransformer(depth=case["depth"], use_cls_token=False, repeated_times_schedule=schedule, **sizes, **wide)
+
+
+def _plain(
+    model: Any, ancestor: Any, case: dict[str, Any], recipe: Any, size: Any, device: Any, warmup: int, *, divide: bool
+) -> list[float]:
+    """What one would write by hand: fp32, eager, the default AdamW; ``divide`` the loss by all elements, as the released code does."""
     import torch
 
     from learngene.objectives import soft_kl
@@ -160,7 +203,7 @@ def _plain(model: Any, ancestor: Any, case: dict[str, Any], recipe: Any, size: A
         else:
             with torch.no_grad():
                 teacher = ancestor(images)
-            loss = soft_kl(logits, teacher)
+            loss = soft_kl(logits, teacher) / (logits.shape[1] if divide else 1)
         optimizer.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -264,17 +307,40 @@ def ceiling(precision: str) -> float:
 
 def child(job: dict[str, Any]) -> dict[str, Any] | None:
     """Run a job in a process of its own; nothing if it fails, with its last line on stderr."""
-    env = {**os.environ, "OMP_NUM_THREADS": "1"} if job.get("case", {}).get("processes", 1) > 1 else dict(os.environ)
-    done = subprocess.run([sys.executable, __file__, "--job", json.dumps(job)], capture_output=True, text=True, env=env)
+    case = job.get("case", {})
+    env = {k: v for k, v in os.environ.items() if not k.startswith(("OMP_", "GOMP_", "KMP_"))}
+    if case.get("processes", 1) > 1:
+        env["OMP_NUM_THREADS"] = "1"
+    hand_written = VARIANTS.get(case.get("variant"), {}).get("plain", False)
+    if case.get("waiting", "torch's" if hand_written else "ours") == "ours":
+        env["GOMP_SPINCOUNT"] = SPINS
+    with beside(case.get("busy", "")):
+        done = subprocess.run([sys.executable, __file__, "--job", json.dumps(job)], capture_output=True, text=True, env=env)
     if done.returncode:
         print("failed:", (done.stderr.strip().splitlines() or ["?"])[-1], file=sys.stderr)
         return None
     return json.loads(done.stdout.strip().splitlines()[-1])
 
 
+@contextlib.contextmanager
+def beside(busy: str) -> Iterator[None]:
+    """A process that keeps the machine busy while the block runs, or none."""
+    if not busy:
+        yield
+        return
+    with subprocess.Popen([sys.executable, "-c", BUSY[busy]]) as other:
+        time.sleep(3)  # until it has imported what it needs
+        try:
+            yield
+        finally:
+            other.kill()
+
+
 def family(case: dict[str, Any]) -> str:
     """Cases that have one plain loop as their baseline."""
-    return json.dumps([case[k] for k in ("task", "arch", "args", "depth")] + [case["batch"] * case["processes"]])
+    return json.dumps(
+        [case[k] for k in ("task", "arch", "args", "depth")] + [case["batch"] * case["processes"], case.get("busy", "")]
+    )
 
 
 def rows_of(cases: list[dict[str, Any]], results: list[list[dict[str, Any]]], ceilings: dict[str, float]) -> list[dict[str, Any]]:
@@ -285,7 +351,9 @@ def rows_of(cases: list[dict[str, Any]], results: list[list[dict[str, Any]]], ce
             row = {key: statistics.median(m[key] for m in measured) for key in measured[0]}
             rates = sorted(m["images_per_second"] for m in measured)
             row |= {"rounds": len(rates), "slowest": rates[0], "fastest": rates[-1]}
-            row["mfu"] = row["images_per_second"] * row["flops_per_image"] / ceilings[VARIANTS[case["variant"]]["precision"]]
+            row["mfu"] = (
+                row["images_per_second"] * row["flops_per_image"] / ceilings[VARIANTS[case["variant"]].get("precision", "32-true")]
+            )
             rows.append({**case, **row})
     plain = {family(r): r["images_per_second"] for r in rows if r["variant"] == "plain loop"}
     return [{**r, "ratio": r["images_per_second"] / plain[family(r)] if family(r) in plain else None} for r in rows]
@@ -301,14 +369,15 @@ def table(report: dict[str, Any]) -> str:
         + ", ".join(f"{k} {v / 1e12:.2f} TFLOP/s" for k, v in report["ceilings"].items())
         + ".",
         "",
-        "| task | model | batch | processes | data | loop | images/s | slowest to fastest | of plain | MFU | first step s | peak GiB |",
-        "|---|---|---:|---:|---|---|---:|---:|---:|---:|---:|---:|",
+        "| task | model | batch | processes | data | loop | beside | images/s | slowest to fastest | of plain | MFU | first step s | peak GiB |",
+        "|---|---|---:|---:|---|---|---|---:|---:|---:|---:|---:|---:|",
     ]
     for r in report["rows"]:
         ratio = "" if r["ratio"] is None else f"{r['ratio']:.2f}"
         model = f"{r['arch'].split('_patch')[0]}, D {r['args'].get('embed_dim', '')}, {r['depth']} layers".replace("D , ", "")
+        loop = r["variant"] + (", torch's waiting" if r.get("waiting") == "torch's" else "")
         lines.append(
-            f"| {r['task']} | {model} | {r['batch']} | {r['processes']} | {r['data']} | {r['variant']} | {r['images_per_second']:.0f} | "
+            f"| {r['task']} | {model} | {r['batch']} | {r['processes']} | {r['data']} | {loop} | {r.get('busy') or 'nothing'} | {r['images_per_second']:.0f} | "
             f"{r['slowest']:.0f} to {r['fastest']:.0f} | {ratio} | {100 * r['mfu']:.0f} % | {r['first_step_s']:.1f} | {r['peak_bytes'] / 2**30:.2f} |"
         )
     return "\n".join(lines) + "\n"
@@ -316,7 +385,8 @@ def table(report: dict[str, Any]) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--preset", default="cpu", choices=["cpu", "gpu", "tiny"])
+    parser.add_argument("--preset", default="cpu", choices=["cpu", "shared", "sws", "gpu", "tiny"])
+    parser.add_argument("--sws", type=Path, help="a clone of the official code, for --preset sws")
     parser.add_argument("--steps", type=int, default=20)
     parser.add_argument("--warmup", type=int, default=5)
     parser.add_argument("--rounds", type=int, default=3)
@@ -328,20 +398,35 @@ def main() -> None:
         result = measure(**job) if "case" in job else ceiling(job["precision"])
         print(json.dumps(result))
         return
+    if args.preset == "sws" and not (args.sws and (args.sws / "SWS_vit.py").is_file()):
+        parser.error(f"--sws {args.sws}: no SWS_vit.py there; clone github.com/AlphaXia/SWS and name its folder")
     if args.warmup < 2:
         parser.error(f"--warmup {args.warmup}: the first step is timed by itself, so at least 2")
     from learngene.provenance import commit, hardware, versions
 
     cases = presets(args.preset)
-    precisions = sorted({VARIANTS[case["variant"]]["precision"] for case in cases})
+    precisions = sorted({VARIANTS[case["variant"]].get("precision", "32-true") for case in cases})
     ceilings: dict[str, Any] = {precision: child({"precision": precision}) for precision in precisions}
     results: list[list[dict[str, Any]]] = [[] for _ in cases]
     for number in range(args.rounds):
         for case, found in zip(cases, results, strict=True):
-            measured = child({"case": case, "steps": args.steps, "warmup": args.warmup})
+            measured = child(
+                {"case": case, "steps": args.steps, "warmup": args.warmup, **({"sws": str(args.sws)} if args.sws else {})}
+            )
             found += [measured] if measured else []
             rate = f"{measured['images_per_second']:.0f} images/s" if measured else "failed"
-            print(number + 1, case["task"], case["depth"], case["batch"], case["variant"], case["data"], rate, flush=True)
+            print(
+                number + 1,
+                case["task"],
+                case["depth"],
+                case["batch"],
+                case["variant"],
+                case["data"],
+                case.get("busy"),
+                case.get("waiting"),
+                rate,
+                flush=True,
+            )
     report = {"hardware": hardware(), "versions": versions(), "commit": commit(), "rounds": args.rounds, "steps": args.steps}
     report |= {"warmup": args.warmup, "ceilings": ceilings, "command": " ".join(["python", *sys.argv])}
     report["rows"] = rows_of(cases, results, ceilings)
