@@ -44,6 +44,8 @@ def difference(then: Any, now: Mapping[str, Any]) -> str | None:
     if differs("images") or differs("names"):
         counts = f"{then.get('images')} images then, {now['images']} now"
         return f"files were added, removed or renamed: {counts}"
+    if differs("version"):
+        return "another version of the data set"
     if differs("classes"):
         return "the classes have other names"
     if differs("labels"):
@@ -55,7 +57,7 @@ def difference(then: Any, now: Mapping[str, Any]) -> str | None:
 
 def way_out(then: Any, now: Mapping[str, Any]) -> str:
     """What to do where only the times of files differ."""
-    same = ("images", "names", "classes", "labels", "sizes", "sample")
+    same = ("images", "names", "version", "classes", "labels", "sizes", "sample")
     if isinstance(then, Mapping) and all(then.get(name) == now.get(name) for name in same):
         return "; a copy that keeps the times of files ('cp -a', 'rsync -a') counts as the same images"
     return ""

@@ -85,7 +85,7 @@ class LogitCache:
         then = self.key.get("data")
         what = difference(then, now)
         if what:
-            raise LearngeneError(f"the cache '{self.path}' was made with other data: {what}; {AGAIN}{way_out(then, now)}")
+            raise LearngeneError(f"the cache '{self.path}' is of another data ({what}); {AGAIN}{way_out(then, now)}")
 
     def check_epochs(self, epochs: int) -> None:
         """Raise unless so many epochs are there."""

@@ -320,6 +320,14 @@ def list_all(root: Path) -> Files:
     return _files(root, base, found, members)
 
 
+def shards_on_disk(paths: Sequence[str]) -> Files | None:
+    """The files of a stream, if all of them are on this machine."""
+    if not paths or not all(Path(path).is_file() for path in paths):
+        return None
+    root = os.path.commonpath([Path(path).resolve().parent for path in paths])
+    return Files(Path(root), [os.path.relpath(Path(path).resolve(), root) for path in paths])
+
+
 def keep_images(names: Sequence[str], root: str) -> np.ndarray:
     """Indices of the names, in a list that somebody else made, that are images and not hidden; the others are counted and said."""
     left = LeftOut(root)

@@ -9,7 +9,6 @@ import copy
 import hashlib
 import json
 import logging
-import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -24,7 +23,7 @@ from timm.data import create_dataset
 from learngene import fingerprints
 from learngene.data import torch_sets
 from learngene.data.embedded import EMBEDDED, load_embedded
-from learngene.data.folders import SPLIT_FOLDERS, Files, list_all, list_classes, natural
+from learngene.data.folders import SPLIT_FOLDERS, Files, list_all, list_classes, natural, shards_on_disk
 from learngene.data.images import BROKEN_IMAGE, Mode, decode, to_mode
 from learngene.data.stream import Shards, hugging_face_shards, webdataset_shards
 from learngene.errors import LearngeneError
@@ -51,6 +50,7 @@ class Source:
         held: whether the images are decoded and in memory.
         class_count: number of classes, for streams that know no names.
         files: of the images, by index; of a stream its shards, where they are on disk; none where there are none, or nobody knows.
+        version: of a data set, if its library tells versions apart.
     """
 
     name: str
@@ -63,6 +63,7 @@ class Source:
     held: bool = False
     class_count: int | None = None
     files: Files | None = None
+    version: str | None = None
 
     def __len__(self) -> int:
         return self.length
@@ -79,14 +80,13 @@ class Source:
     def subset(self, indices: Sequence[int] | np.ndarray, name: str) -> Source:
         """Some of the images."""
         picked = np.asarray(indices)
-        return Source(
-            name,
-            len(picked),
-            lambda i: self.read(int(picked[i])),
-            lambda i: self.describe(int(picked[i])),
-            None if self.targets is None else self.targets[picked],
-            self.classes,
-            held=self.held,
+        return replace(
+            self,
+            name=name,
+            length=len(picked),
+            read=lambda i: self.read(int(picked[i])),
+            describe=lambda i: self.describe(int(picked[i])),
+            targets=None if self.targets is None else self.targets[picked],
             files=None if self.files is None else self.files.pick(picked),
         )
 
@@ -122,6 +122,8 @@ class Source:
             "classes": hashlib.sha256(json.dumps(self.classes).encode()).hexdigest(),
             "labels": hashlib.sha256(labels).hexdigest(),
         }
+        if self.version is not None:
+            known["version"] = self.version
         if self.files is not None:
             known |= fingerprints.of_files(self.files.stamps())
         total = hashlib.sha256(json.dumps([len(self), self.classes]).encode())
@@ -363,7 +365,7 @@ def _open(data: str, options: DataOptions, role: str, split: str, mode: Mode, *,
     if data == EMBEDDED:
         return _embedded(role, split, mode)
     if _is_named(data) and not _is_torch_folder(data):
-        return _named(data, options, role, split, mode)
+        return (_torch if data.startswith("torch/") else _named)(data, options, role, split, mode)
     return _folder(data, options, role, split, mode, quiet=quiet)
 
 
@@ -463,11 +465,19 @@ def _from_reader(reader: Any, name: str, mode: Mode, targets: np.ndarray | None,
     return Source(name, len(reader), read, lambda i: str(reader.filename(i, absolute=True)), targets, classes)
 
 
+def _torch(data: str, options: DataOptions, role: str, split: str, mode: Mode) -> Source:
+    name = f"{data} ({role})"
+    if role != "train" and torch_sets.part(data, split) == torch_sets.part(data, options.train_split):
+        raise LearngeneError(f"the {role} split '{split}' of {data} is the one that is trained on; name another, or none")
+    found = torch_sets.open_torch(data, name, options, split, mode)
+    describe = found.files.describe if found.files is not None else lambda i: f"{name} image {i}"
+    targets, held = None if options.unlabeled else found.targets, found.files is None
+    return Source(name, found.length, found.read, describe, targets, found.classes, held=held, files=found.files)
+
+
 def _named(data: str, options: DataOptions, role: str, split: str, mode: Mode) -> Source:
     streamed = data.startswith(STREAMS)
-    name = f"{data} ({role if data.startswith('torch/') else split})"
-    if data.startswith("torch/"):
-        return _torch(data, options, role, split, mode)
+    name = f"{data} ({split})"
     total = options.num_samples if streamed and role == "train" else None
     try:
         if data.startswith("hfids/"):
@@ -485,38 +495,20 @@ def _named(data: str, options: DataOptions, role: str, split: str, mode: Mode) -
         )
         if data.startswith("wds/"):
             shards = webdataset_shards(dataset.reader, name, mode, labelled=not options.unlabeled)
-            files = [f"{dataset.reader.root}/{file}" for file in dataset.reader.split_info.filenames]
-            return replace(_streamed(shards, None, options), files=_on_disk(files))
+            found = _streamed(shards, None, options)
+            return replace(found, files=shards_on_disk([f"{dataset.reader.root}/{f}" for f in dataset.reader.split_info.filenames]))
     except LearngeneError:
         raise
     except Exception as error:  # readers raise anything: ImportError, HTTP errors, RuntimeError, ...
-        raise _cannot_open(name, options, error) from error
+        root = f" under '{options.data_root}'" if options.data_root else "; name its folder with --data-root"
+        raise LearngeneError(f"{name} cannot be opened{root} ({type(error).__name__}: {error})") from error
     if streamed:
         classes = getattr(dataset.reader, "class_to_idx", None)
         return _streamed(dataset, tuple(sorted(classes, key=classes.get)) if classes else None, options, name)
     targets = None if options.unlabeled else np.array(list(dataset.reader.iter_targets()), dtype=np.int64)
     names = getattr(dataset.reader, "class_to_idx", None)
-    return _from_reader(dataset.reader, name, mode, targets, tuple(sorted(names, key=names.get)) if names else None)
-
-
-def _torch(data: str, options: DataOptions, role: str, split: str, mode: Mode) -> Source:
-    name = f"{data} ({role})"
-    if role != "train" and torch_sets.part(data, split) == torch_sets.part(data, options.train_split):
-        raise LearngeneError(f"the {role} split '{split}' of {data} is the one that is trained on; name another, or none")
-    try:
-        found = torch_sets.open_torch(data, options, split, mode)
-    except LearngeneError:
-        raise
-    except Exception as error:
-        raise _cannot_open(name, options, error) from error
-    describe = found.files.describe if found.files is not None else lambda i: f"{name} image {i}"
-    targets, held = None if options.unlabeled else found.targets, found.files is None
-    return Source(name, found.length, found.read, describe, targets, found.classes, held=held, files=found.files)
-
-
-def _cannot_open(name: str, options: DataOptions, error: Exception) -> LearngeneError:
-    root = f" under '{options.data_root}'" if options.data_root else "; name its folder with --data-root"
-    return LearngeneError(f"{name} cannot be opened{root} ({type(error).__name__}: {error})")
+    found = _from_reader(dataset.reader, name, mode, targets, tuple(sorted(names, key=names.get)) if names else None)
+    return replace(found, version=getattr(dataset.reader.dataset, "_fingerprint", None))
 
 
 def _streamed(stream: Any, names: tuple[str, ...] | None, options: DataOptions, name: str = "") -> Source:
@@ -524,14 +516,6 @@ def _streamed(stream: Any, names: tuple[str, ...] | None, options: DataOptions, 
     if names is None and options.num_classes is None and not options.unlabeled:
         raise LearngeneError(f"{name} is streamed and does not say how many classes it has; name the number with --num-classes")
     return Source(name, len(stream), _no_access, str, None, names, stream=stream, class_count=options.num_classes)
-
-
-def _on_disk(shards: Sequence[str]) -> Files | None:
-    """The files of a stream, if they are on this machine."""
-    if not shards or not all(Path(shard).is_file() for shard in shards):
-        return None
-    root = os.path.commonpath([os.path.dirname(shard) for shard in shards])  # noqa: PTH120
-    return Files(Path(root), [os.path.relpath(shard, root) for shard in shards])
 
 
 def _no_access(index: int) -> Image.Image:

@@ -75,20 +75,27 @@ def part(data: str, split: str) -> str:
     return "validation"
 
 
-def open_torch(data: str, options: DataOptions, split: str, mode: Mode) -> TorchSet:
+def open_torch(data: str, name: str, options: DataOptions, split: str, mode: Mode) -> TorchSet:
     """Open a part of a set from its files under ``data_root``. Images in files are opened by `images.decode` as everywhere.
 
+    Args:
+        name: for messages.
+
     Raises:
-        Exception: whatever torchvision raises.
+        LearngeneError: it is not there, or has no labels.
     """
-    dataset = create_dataset(data, options.data_root, split=part(data, split), download=options.download)
-    name = known(data)
-    if name in IN_MEMORY:
+    word = part(data, split)
+    try:
+        dataset = create_dataset(data, options.data_root, split=word, download=options.download)
+    except Exception as error:  # torchvision raises anything: RuntimeError, HTTP errors, AttributeError, ...
+        root = f" under '{options.data_root}'" if options.data_root else "; name its folder with --data-root"
+        raise LearngeneError(f"{name} cannot be opened{root} ({type(error).__name__}: {error})") from error
+    if known(data) in IN_MEMORY:
         labels = np.asarray(dataset.targets)
         labels = labels[:, 0] if labels.ndim == 2 else labels  # QMNIST: the digit, and who wrote it
         names = tuple(map(str, dataset.classes)) or None
         return TorchSet(len(dataset), lambda i: to_mode(dataset[i][0], mode), labels.astype(np.int64), names, None)
-    paths, targets, classes = (_inaturalist if name.startswith("inat") else _imagenet_or_places)(dataset)
+    paths, targets, classes = (_inaturalist if known(data).startswith("inat") else _imagenet_or_places)(dataset)
     root = str(getattr(dataset, "split_folder", dataset.root))
     relative = [os.path.relpath(path, root) for path in paths]
     kept = keep_images(relative, root)
