@@ -238,10 +238,12 @@ class Files:
         """Where an image is, for messages."""
         return str(self.root / self.names[index])
 
-    def place(self, name: str) -> str:
-        """Where a file really is."""
+    def places(self) -> list[str]:
+        """Where the files really are."""
         root = os.path.realpath(self.root)
-        return f"{root}{self.real.get(name, f'/{name}')}" if self.members is not None else self.real.get(name, f"{root}/{name}")
+        if self.members is not None:
+            return [f"{root}{self.real.get(name, f'/{name}')}" for name in self.names]
+        return [self.real.get(name, f"{root}/{name}") for name in self.names]
 
     def stamps(self) -> Iterator[Stamp]:
         """Name, bytes and time (ns) of each file; of a .tar its own as well. One stat each."""
@@ -334,7 +336,7 @@ def keep_images(names: Sequence[str], root: str) -> np.ndarray:
     kept = []
     for index, name in enumerate(names):
         if any(map(is_passed_over, name.split("/"))):
-            left.hidden.append(name)
+            left.hidden += [name] if is_image(name) else []
         elif not is_image(name):
             left.other.append(name)
         else:

@@ -227,7 +227,7 @@ def _without_copies(train: Source, kept: np.ndarray, held: np.ndarray) -> np.nda
     """Indices to train on, without those that are links to an image that is held out."""
     if train.files is None or not train.files.real:
         return kept
-    places = [train.files.place(name) for name in train.files.names]
+    places = train.files.places()
     out = {places[i] for i in held}
     apart = np.array([i for i in kept if places[i] not in out], dtype=np.int64)
     if not len(apart):
@@ -244,8 +244,8 @@ def check_apart(train: Source, other: Source) -> None:
         LearngeneError: some files are in both, through links or folders that lie in each other.
     """
     if train.files is not None and other.files is not None:
-        trained = {train.files.place(name) for name in train.files.names}
-        both = [name for name in other.files.names if other.files.place(name) in trained]
+        trained = set(train.files.places())
+        both = [name for name, place in zip(other.files.names, other.files.places(), strict=True) if place in trained]
         if both:
             raise LearngeneError(
                 f"{len(both)} of the {len(other.files.names)} files of '{other.name}' are files that '{train.name}' trains on, "
