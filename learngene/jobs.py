@@ -115,6 +115,7 @@ def run_distillation(
     if from_ancestor:
         _begin_from(teacher, auxnet, architecture, plan)
     train, val = open_training(data, loading, image_mode(auxnet))
+    run.check_images(train, val)
     name = vit.architecture_name(teacher) if isinstance(ancestor, nn.Module) else str(ancestor)
     if not loading.unlabeled:
         check_classes(teacher, name, train, IGNORE_LABELS)
@@ -186,6 +187,8 @@ VIEW_FIELDS = (
 
 def cache_key(guide: Ancestor, model_data: Mapping[str, Any], train: Source, recipe: Recipe, *, on_device: bool) -> dict[str, Any]:
     """What cached logits belong to. Equal keys mean equal views and an equal ancestor."""
+    if train.stream is not None:
+        raise LearngeneError(f"{train.name} is streamed, so its views have no fixed order; a cache needs images by index")
     own = vit.data_config(guide.model) if getattr(guide.model, "pretrained_cfg", None) else {}
     views = {name: getattr(recipe, name) for name in VIEW_FIELDS} | {"on_device": on_device}
     shown = ("input_size", "mean", "std", "interpolation")
@@ -338,6 +341,7 @@ def run_finetuning(
     check_start(start, start_args)
     opener = _opener(model, depth, plan, {k: v for k, v in changes.items() if v is not None})
     train, val = open_training(data, loading, image_mode(opener.skeleton))
+    run.check_images(train, val)
     torch.manual_seed(recipe.seed)
     student = opener.build(train)
     if start is not None:

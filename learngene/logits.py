@@ -22,6 +22,7 @@ from torch import Tensor
 
 from learngene.errors import LearngeneError
 from learngene.files import atomic_file, write_text
+from learngene.fingerprints import difference, way_out
 from learngene.limits import MAX_NUMBER, MAX_RECORD, read_json
 
 FORMAT_VERSION = 1
@@ -83,10 +84,18 @@ class LogitCache:
     def check(self, key: Mapping[str, Any]) -> None:
         """Raise unless the cache was made with the same ancestor, images and views; the sentence names what differs."""
         for name, value in json.loads(json.dumps(dict(key))).items():
-            if self.key.get(name) != value or (name == "classes" and value != self.classes):
+            if name == "data" and isinstance(value, dict):
+                self._check_images(value)
+            elif self.key.get(name) != value or (name == "classes" and value != self.classes):
                 raise LearngeneError(
                     f"the cache '{self.path}' is of another {name} ({_short(self.key.get(name))}, now {_short(value)}); {AGAIN}"
                 )
+
+    def _check_images(self, now: Mapping[str, Any]) -> None:
+        then = self.key.get("data")
+        what = difference(then, now)
+        if what:
+            raise LearngeneError(f"the cache '{self.path}' is of another data ({what}); {AGAIN}{way_out(then, now)}")
 
     def check_epochs(self, epochs: int) -> None:
         """Raise unless so many epochs are there."""

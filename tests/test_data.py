@@ -255,7 +255,8 @@ def test_odd_folders_are_no_classes(tmp_path, caplog):
     train, val = open_training(str(root), OPTIONS, "L")
     assert train.classes == CLASSES
     assert len(train) + len(val) == 18
-    assert "3 images" in caplog.text
+    assert "2 images in no class folder (e.g. bag/raw/x.png)" in caplog.text
+    assert "1 hidden images and folders" in caplog.text
 
 
 def test_a_corrupt_image_alone_in_its_batch_is_skipped(tmp_path):

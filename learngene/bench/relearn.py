@@ -189,6 +189,7 @@ def run_cell(
     run = RunDirectory(out, {**dataclasses.asdict(recipe), **plain}, resume=True)
     if run.finished:
         return run.results
+    run.check_images(train, val)
     model = reset_layers(copy.deepcopy(trained), cell.layers, keep_norms=cell.control == "norms-kept", seed=cell.seed)
     module = TrainingModule(model, Supervised(recipe.label_smoothing), recipe, num_classes=train.num_classes or 0)
     if cell.mode == "frozen":

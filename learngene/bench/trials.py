@@ -93,6 +93,7 @@ def run_trial(
     run = RunDirectory(out, {**dataclasses.asdict(recipe), **{f"trial_{k}": v for k, v in plain.items()}}, resume=True)
     if run.finished:
         return run.results
+    run.check_images(images.train, images.val)
     data = ImageData(images.train, images.val, config, recipe, images.loading)
     before = evaluate_model(model, data)
     result = fit(

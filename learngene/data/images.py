@@ -51,7 +51,8 @@ def to_mode(image: Image.Image, mode: Mode) -> Image.Image:
     """
     if image.mode.startswith("I"):
         levels = np.asarray(image)
-        if levels.size and not (levels.min() >= 0 and levels.max() <= 65_535):
+        wide = image.format == "TIFF" and image.mode == "I"  # 32 bits; other formats have at most 16, whatever the mode says
+        if wide or (levels.size and not (levels.min() >= 0 and levels.max() <= 65_535)):
             raise ValueError("its pixels are integers of 32 bits without a stated range; store it with 8 or 16 bits")
         image = Image.fromarray((levels / 257).round().astype(np.uint8))
     elif image.mode == "F":

@@ -5,23 +5,25 @@ timm's ``create_dataset`` opens folders, tar files, ``torch/...``, ``hfds/...`` 
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
 import logging
-import tarfile
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from PIL import Image
 from timm.data import create_dataset
-from timm.data.readers.img_extensions import get_img_extensions
-from timm.utils.misc import natural_key
 
+from learngene import fingerprints
+from learngene.data import torch_sets
 from learngene.data.embedded import EMBEDDED, load_embedded
+from learngene.data.folders import SPLIT_FOLDERS, Files, list_all, list_classes, natural, shards_on_disk
 from learngene.data.images import BROKEN_IMAGE, Mode, decode, to_mode
 from learngene.data.stream import Shards, hugging_face_shards, webdataset_shards
 from learngene.errors import LearngeneError
@@ -29,11 +31,8 @@ from learngene.recipe import DataOptions
 
 log = logging.getLogger(__name__)
 STREAMS = ("wds/", "hfids/", "tfds/")
-_SPLIT_FOLDERS = {
-    "train": ("train", "training"),
-    "val": ("val", "validation", "valid"),
-    "test": ("test", "testing"),
-}
+SAMPLE = 64  # images whose pixels are looked at to tell a data set from another
+_NAMED = ("torch", "hfds", "hfids", "tfds", "wds")
 
 
 @dataclass(frozen=True)
@@ -50,6 +49,8 @@ class Source:
         stream: `Shards` instead, for sources without random access (for tfds/... timm's iterable data set).
         held: whether the images are decoded and in memory.
         class_count: number of classes, for streams that know no names.
+        files: of the images, by index; of a stream its shards, where they are on disk; none where there are none, or nobody knows.
+        version: of a data set, if its library tells versions apart.
     """
 
     name: str
@@ -61,6 +62,8 @@ class Source:
     stream: Any = None
     held: bool = False
     class_count: int | None = None
+    files: Files | None = None
+    version: str | None = None
 
     def __len__(self) -> int:
         return self.length
@@ -77,15 +80,59 @@ class Source:
     def subset(self, indices: Sequence[int] | np.ndarray, name: str) -> Source:
         """Some of the images."""
         picked = np.asarray(indices)
-        return Source(
-            name,
-            len(picked),
-            lambda i: self.read(int(picked[i])),
-            lambda i: self.describe(int(picked[i])),
-            None if self.targets is None else self.targets[picked],
-            self.classes,
-            held=self.held,
+        return replace(
+            self,
+            name=name,
+            length=len(picked),
+            read=lambda i: self.read(int(picked[i])),
+            describe=lambda i: self.describe(int(picked[i])),
+            targets=None if self.targets is None else self.targets[picked],
+            files=None if self.files is None else self.files.pick(picked),
         )
+
+    def arranged(self, classes: Sequence[str]) -> Source:
+        """The same images with labels that are places in ``classes``, which may be more than there are images of.
+
+        Where the names of the classes are not known, nothing changes.
+
+        Raises:
+            LearngeneError: there are images of a class that is not among them (of a stream: it has such a class).
+        """
+        if self.classes is None or tuple(classes) == self.classes:
+            return self
+        place = np.array([_place(name, classes) for name in self.classes], dtype=np.int64)
+        used = range(len(place)) if self.stream is not None or self.targets is None else np.unique(self.targets)
+        for label in used:
+            if 0 <= label < len(place) and place[label] < 0:
+                also = "twice" if self.classes[label] in classes else "not"
+                raise LearngeneError(
+                    f"'{self.name}' has a class '{self.classes[label]}' that is {also} among the {len(classes)} classes trained on; "
+                    f"use the same classes in all splits"
+                )
+        targets = None if self.targets is None else np.array([_relabel(place, label) for label in self.targets], dtype=np.int64)
+        stream = None if self.stream is None else _relabelled(self.stream, place)
+        return replace(self, targets=targets, classes=tuple(classes), class_count=None, stream=stream)
+
+    @cached_property
+    def _fingerprint(self) -> dict[str, Any]:
+        """Made once: a stat of every file."""
+        labels = b"" if self.targets is None else np.asarray(self.targets, dtype=np.int64).tobytes()
+        known: dict[str, Any] = {
+            "images": len(self),
+            "classes": hashlib.sha256(json.dumps(self.classes).encode()).hexdigest(),
+            "labels": hashlib.sha256(labels).hexdigest(),
+        }
+        if self.version is not None:
+            known["version"] = self.version
+        if self.files is not None:
+            known |= fingerprints.of_files(self.files.stamps())
+        total = hashlib.sha256(json.dumps([len(self), self.classes]).encode())
+        total.update(labels)
+        if self.stream is None:
+            count = len(self) if self.held and self.files is None else SAMPLE
+            for index in np.unique(np.linspace(0, len(self) - 1, count).astype(int)):
+                total.update(_pixels(self, int(index)))
+        return known | {"sample": total.hexdigest()}
 
     def in_memory(self) -> Source:
         """The same images, decoded once; those that cannot be read stay unreadable."""
@@ -102,22 +149,47 @@ class Source:
 
         with ThreadPoolExecutor() as pool:
             kept = list(pool.map(decode, range(len(self))))
-        return Source(self.name, len(self), lambda i: _from_memory(kept[i]), self.describe, self.targets, self.classes, held=True)
+        return replace(self, read=lambda i: _from_memory(kept[i]), held=True)
 
 
-def fingerprint(source: Source, samples: int = 64) -> str:
-    """SHA-256 over number, labels and class names of the images, and the pixels of some of them, evenly spread."""
-    if source.stream is not None:
-        raise LearngeneError(f"{source.name} is streamed, so its views have no fixed order; a cache needs images by index")
-    total = hashlib.sha256(json.dumps([len(source), source.classes]).encode())
-    total.update(b"" if source.targets is None else np.asarray(source.targets, dtype=np.int64).tobytes())
-    for index in np.unique(np.linspace(0, len(source) - 1, samples).astype(int)):
-        try:
-            picture = np.asarray(source.read(int(index)))
-        except BROKEN_IMAGE:
-            continue
-        total.update(str(picture.shape).encode() + picture.tobytes())
-    return total.hexdigest()
+def _place(name: str, classes: Sequence[str]) -> int:
+    """Where a class is in a list; -1 if it is not there, or more than once."""
+    return list(classes).index(name) if list(classes).count(name) == 1 else -1
+
+
+def _relabelled(stream: Any, place: np.ndarray) -> Any:
+    """A stream whose labels are places in another list."""
+    if isinstance(stream, Shards):
+        return replace(stream, decode=partial(_decode_relabelled, stream.decode, place))
+    other = copy.copy(stream)  # timm's
+    other.target_transform = partial(_relabel, place)
+    return other
+
+
+def _decode_relabelled(decode: Callable[[Any], tuple[Image.Image, int]], place: np.ndarray, sample: Any) -> tuple[Image.Image, int]:
+    picture, label = decode(sample)
+    return picture, _relabel(place, label)
+
+
+def _relabel(place: np.ndarray, label: int) -> int:
+    return int(place[label]) if 0 <= label < len(place) else label  # no label, or one that the reader's own check refuses
+
+
+def fingerprint(source: Source) -> dict[str, Any]:
+    """What tells the images of a source from others, as plain values; `learngene.fingerprints.difference` compares two.
+
+    Names, bytes and times of all files, labels, class names, and the pixels of some images, evenly spread; of all images, where
+    they are in memory and have no files. Of a stream only its files are looked at, where they are on this machine.
+    """
+    return source._fingerprint
+
+
+def _pixels(source: Source, index: int) -> bytes:
+    try:
+        picture = np.asarray(source.read(index))
+    except BROKEN_IMAGE:
+        return b""
+    return str(picture.shape).encode() + picture.tobytes()
 
 
 def _from_memory(kept: np.ndarray | Exception) -> Image.Image:
@@ -130,17 +202,60 @@ def open_training(data: str, options: DataOptions, mode: Mode) -> tuple[Source, 
     """The training and validation images. Validation is cut from train, stratified and seeded, if there is none.
 
     Raises:
-        LearngeneError: missing, empty, one class only, or a stream without a validation split.
+        LearngeneError: missing, empty, one class only, a stream without a validation split, or training images among the others.
     """
     train = _open(data, options, "train", options.train_split, mode)
     _check_classes(train, options)
-    name = options.val_split or _present_split(data, "val")
+    name = options.val_split or _present_split(data, "val", options)
     if name:
-        return training_share(train, options), _open(data, options, "val", name, mode, train.classes)
+        val = _aligned(_open(data, options, "val", name, mode), train)
+        check_apart(train, val)
+        return training_share(train, options), val
     if train.stream is not None:
         raise LearngeneError(f"{data} is streamed, so no validation split can be cut from it; name one with --val-split")
     kept, held = stratified_cut(train, options.val_fraction, options.split_seed)
+    kept = _without_copies(train, kept, held)
     return training_share(train.subset(kept, train.name), options), train.subset(held, f"{train.name} (validation cut)")
+
+
+def _aligned(source: Source, train: Source) -> Source:
+    """A split with the labels of the training images."""
+    return source if train.classes is None else source.arranged(train.classes)
+
+
+def _without_copies(train: Source, kept: np.ndarray, held: np.ndarray) -> np.ndarray:
+    """Indices to train on, without those that are links to an image that is held out."""
+    if train.files is None or not train.files.real:
+        return kept
+    places = train.files.places()
+    out = {places[i] for i in held}
+    apart = np.array([i for i in kept if places[i] not in out], dtype=np.int64)
+    if not len(apart):
+        raise LearngeneError(f"all images of '{train.name}' are links to the few that are held out for validation; add images")
+    if len(apart) < len(kept):
+        log.warning("%d images of '%s' are links to images that are held out; not trained on", len(kept) - len(apart), train.name)
+    return apart
+
+
+def check_apart(train: Source, other: Source) -> None:
+    """Raise if images of another split are files that are trained on; warn if they look like copies of those.
+
+    Raises:
+        LearngeneError: some files are in both, through links or folders that lie in each other.
+    """
+    if train.files is not None and other.files is not None:
+        trained = set(train.files.places())
+        both = [name for name, place in zip(other.files.names, other.files.places(), strict=True) if place in trained]
+        if both:
+            raise LearngeneError(
+                f"{len(both)} of the {len(other.files.names)} files of '{other.name}' are files that '{train.name}' trains on, "
+                f"e.g. {both[0]}; "
+                f"keep them apart, or leave the split out (validation images are cut from train then)"
+            )
+    if train.stream is None and other.stream is None and len(train) == len(other) > 0:
+        some = np.unique(np.linspace(0, len(train) - 1, 16).astype(int)).tolist()
+        if all(_pixels(train, i) == _pixels(other, i) != b"" for i in some):
+            log.warning("the images of '%s' look like copies of those of '%s', which are trained on", other.name, train.name)
 
 
 def training_share(train: Source, options: DataOptions) -> Source:
@@ -162,32 +277,51 @@ def training_share(train: Source, options: DataOptions) -> Source:
 
 def has_test_split(data: str, options: DataOptions) -> bool:
     """Whether there are test images: a split that was named, a test folder, or the test part of a named data set."""
-    return bool(options.test_split or _present_split(data, "test"))
+    return bool(options.test_split or _present_split(data, "test", options))
 
 
 def open_split(data: str, options: DataOptions, split: str, mode: Mode, classes: Sequence[str] | None = None) -> Source:
     """The images to evaluate on: ``train``, ``val``, ``test``, or ``auto`` (test if there is one, else val).
 
     Args:
-        classes: names of the classes in the order of the labels; by default those of the training images. A folder
-            may lack some of them, but have no other.
+        classes: names of the classes in the order of the labels; by default those of the training images. The data may lack
+            some of them, but have no other.
 
     Raises:
         LearngeneError: as `open_training`, or there is no test split.
     """
-    test = options.test_split or _present_split(data, "test")
+    test = options.test_split or _present_split(data, "test", options)
     if split == "auto":
         split = "test" if test else "val"
-    if split == "test":
-        if test is None:
-            looked = ", ".join(_SPLIT_FOLDERS["test"])
-            raise LearngeneError(f"{data} has no test split (looked for {looked}); name it with --test-split, or use --split val")
-        if classes is None and Path(data).is_dir():
-            classes = _open(data, options, "train", options.train_split, mode).classes
-        return _open(data, options, "test", test, mode, classes)
-    if split not in ("train", "val"):
+    if split not in ("train", "val", "test"):
         raise LearngeneError(f"split '{split}': use auto, train, val or test")
-    return open_training(data, options, mode)[split == "val"]
+    if split == "test":
+        source = _open_test(data, options, test, mode, alone=classes is not None)
+    else:
+        source = open_training(data, options, mode)[split == "val"]
+    return source if classes is None else source.arranged(classes)
+
+
+def _open_test(data: str, options: DataOptions, split: str | None, mode: Mode, *, alone: bool) -> Source:
+    """The test images, with the labels of the training images, from which they are kept apart.
+
+    Args:
+        alone: there may be no training images.
+    """
+    if split is None:
+        looked = ", ".join(SPLIT_FOLDERS["test"])
+        raise LearngeneError(f"{data} has no test split (looked for {looked}); name it with --test-split, or use --split val")
+    test = _open(data, options, "test", split, mode)
+    if not _root(data, options).is_dir() and (alone or not data.startswith("hfds/")):
+        return test
+    try:
+        train = _open(data, options, "train", options.train_split, mode, quiet=True)
+    except LearngeneError:
+        if alone:
+            return test
+        raise
+    check_apart(train, test)
+    return test if alone else _aligned(test, train)
 
 
 def stratified_cut(source: Source, fraction: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
@@ -207,16 +341,44 @@ def stratified_cut(source: Source, fraction: float, seed: int) -> tuple[np.ndarr
     return np.setdiff1d(np.arange(len(source)), out), out
 
 
-def _open(data: str, options: DataOptions, role: str, split: str, mode: Mode, classes: Sequence[str] | None = None) -> Source:
+def _is_named(data: str) -> bool:
+    return "/" in data and data.split("/")[0] in _NAMED and not Path(data).exists()
+
+
+def _is_torch_folder(data: str) -> bool:
+    """Whether these are class folders under ``data_root``, by torchvision's name for such."""
+    return _is_named(data) and data.startswith("torch/") and torch_sets.known(data) in torch_sets.FOLDERS
+
+
+def _root(data: str, options: DataOptions) -> Path:
+    """Where folders are looked for."""
+    if not _is_torch_folder(data):
+        return Path(data)
+    if options.data_root is None:
+        raise LearngeneError(f"{data} is a folder of class folders; name it with --data-root")
+    return Path(options.data_root)
+
+
+def _open(data: str, options: DataOptions, role: str, split: str, mode: Mode, *, quiet: bool = False) -> Source:
+    if role != "train" and _same_split(split, options.train_split):
+        raise LearngeneError(f"the {role} split '{split}' is the one that is trained on; name another with --{role}-split, or none")
     if data == EMBEDDED:
-        return _embedded(role, mode)
-    if "/" in data and data.split("/")[0] in ("torch", "hfds", "hfids", "tfds", "wds") and not Path(data).exists():
-        return _named(data, options, role, split, mode)
-    return _folder(Path(data), options, role, split, mode, classes)
+        return _embedded(role, split, mode)
+    if _is_named(data) and not _is_torch_folder(data):
+        return (_torch if data.startswith("torch/") else _named)(data, options, role, split, mode)
+    return _folder(data, options, role, split, mode, quiet=quiet)
 
 
-def _embedded(role: str, mode: Mode) -> Source:
-    images, targets, classes = load_embedded("test" if role == "test" else "train")
+def _same_split(one: str, other: str) -> bool:
+    """Whether two splits are one, or one is all of what the other is a slice of ('train' and 'train[:80%]')."""
+    whole = "[" not in one or "[" not in other
+    return one == other or (whole and one.partition("[")[0] == other.partition("[")[0])
+
+
+def _embedded(role: str, split: str, mode: Mode) -> Source:
+    if split not in ("train", "test"):
+        raise LearngeneError(f"{EMBEDDED} has no split '{split}'; it has train and test (drop --{role}-split)")
+    images, targets, classes = load_embedded("test" if split == "test" else "train")
     return Source(
         f"{EMBEDDED} ({role})",
         len(images),
@@ -228,32 +390,23 @@ def _embedded(role: str, mode: Mode) -> Source:
     )
 
 
-def _folder(root: Path, options: DataOptions, role: str, split: str, mode: Mode, classes: Sequence[str] | None) -> Source:
+def _folder(data: str, options: DataOptions, role: str, split: str, mode: Mode, *, quiet: bool) -> Source:
+    root = _root(data, options)
     if not root.exists():
         raise LearngeneError(
             f"there is no data at '{root}'; give a folder of class folders, a .tar file, '{EMBEDDED}', or torch/..., hfds/..., wds/..."
         )
     if root.is_dir():
         root = _split_folder(root, role, split)
-        if options.unlabeled:
-            return _unlabeled(root, mode)
-        names = _class_folders(root, classes)
-        kwargs: dict[str, Any] = {"class_map": {name: index for index, name in enumerate(names)}}
-    elif root.suffix == ".tar":
-        kwargs = {"cache_tarfiles": False}  # one open tar breaks across processes
-    else:
+    elif root.suffix != ".tar":
         raise LearngeneError(f"'{root}' is a file but not a .tar; give a folder of class folders or a .tar of them")
-    try:
-        reader = create_dataset("", str(root), search_split=False, **kwargs).reader
-    except (RuntimeError, OSError, AssertionError, tarfile.TarError) as error:
-        raise LearngeneError(f"the images in '{root}' cannot be listed: {error}") from None
-    if root.is_dir():
-        targets = np.array([target for _, target in reader.samples], dtype=np.int64)
+    elif (role, split) != ("train", "train"):
+        raise LearngeneError(f"'{root}' is a .tar, which has no split '{split}'; drop --{role}-split, or unpack it")
+    if options.unlabeled:
+        files, targets, classes = list_all(root), None, None
     else:
-        _check_tar(root, reader)
-        targets = np.array(reader.targets, dtype=np.int64)
-        names = tuple(sorted(reader.class_name_to_idx, key=reader.class_name_to_idx.get))
-    return _from_reader(reader, str(root), mode, None if options.unlabeled else targets, names)
+        files, targets, classes = list_classes(root, quiet=quiet, order=str if _is_torch_folder(data) else natural)
+    return Source(str(root), len(files.names), lambda i: files.read(i, mode), files.describe, targets, classes, files=files)
 
 
 def _split_folder(root: Path, role: str, split: str) -> Path:
@@ -262,11 +415,15 @@ def _split_folder(root: Path, role: str, split: str) -> Path:
     Raises:
         LearngeneError: there is no such folder. Test images are never taken for training.
     """
-    known = _SPLIT_FOLDERS[role]
-    found = _find_folder(root, (split, *(known if split in known else ())))
+    known = SPLIT_FOLDERS[role]
+    names = (split, *(known if split in known else ()))
+    found = _find_folder(root, names)
     if found is not None:
+        also = [p.name for p in sorted(root.iterdir()) if p.name != found and p.is_dir() and p.name.lower() in names]
+        if also:
+            log.warning("'%s' has the folders %s beside '%s'; only the latter is used", root, ", ".join(also), found)
         return root / found
-    others = [name for names in _SPLIT_FOLDERS.values() for name in names if _find_folder(root, (name,))]
+    others = [name for names in SPLIT_FOLDERS.values() for name in names if _find_folder(root, (name,))]
     if role == "train" and split == "train" and not others:
         return root
     beside = f" beside {', '.join(others)}" if others else ""
@@ -276,67 +433,25 @@ def _split_folder(root: Path, role: str, split: str) -> Path:
 
 
 def _find_folder(root: Path, names: Sequence[str]) -> str | None:
-    """The first of some folder names that is there, in small or capital letters."""
+    """The first of some folder names that is there: as it is written, else in small or capital letters."""
     if not root.is_dir():
         return None
-    there = {child.name.lower(): child.name for child in root.iterdir() if child.is_dir()} | {".": "."}
-    return next(
-        (there[name.lower()] for name in names if name.lower() in there), next((n for n in names if (root / n).is_dir()), None)
-    )
+    there = {child.name.lower(): child.name for child in sorted(root.iterdir(), reverse=True) if child.is_dir()} | {".": "."}
+    for name in names:
+        if (root / name).is_dir():
+            return name
+        if name.lower() in there:
+            return there[name.lower()]
+    return None
 
 
-def _class_folders(root: Path, classes: Sequence[str] | None) -> tuple[str, ...]:
-    """Names of the class folders, in natural order, or the given classes if all folders are among them.
-
-    Raises:
-        LearngeneError: no class folders, or one that the given classes do not have.
-    """
-    extensions = get_img_extensions(as_set=True)
-    images = [path for path in root.rglob("*") if path.suffix.lower() in extensions]
-    inside = [path for path in images if path.parent.parent == root and not path.parent.name.startswith(".")]
-    found = sorted({path.parent.name for path in inside}, key=natural_key)
-    if not found:
-        what = f"{len(images)} images but no class folders" if images else "no images in class folders"
-        raise LearngeneError(
-            f"'{root}' holds {what}; put each class's images in a folder of its own, or pass --unlabeled to distil without labels"
-        )
-    if len(images) > len(inside):
-        odd = next(path for path in images if path not in set(inside))
-        log.warning("%d images in '%s' are in no class folder and left out, e.g. %s", len(images) - len(inside), root, odd)
-    unknown = [name for name in found if classes is not None and name not in classes]
-    if unknown:
-        raise LearngeneError(
-            f"'{root}' has a class '{unknown[0]}' that is not among the {len(classes or ())} classes trained on; "
-            f"use the same class folders in all splits"
-        )
-    return tuple(classes or found)
-
-
-def _check_tar(root: Path, reader: Any) -> None:
-    """Raise if a tar holds several splits: they would be mixed."""
-    parts = {part.lower() for sample in reader.samples for part in Path(sample[0].name).parts[:-2]}
-    splits = sorted(parts & {name for names in _SPLIT_FOLDERS.values() for name in names})
-    if len(splits) > 1:
-        raise LearngeneError(
-            f"'{root}' holds several splits ({', '.join(splits)}), which would be mixed; make one .tar of each, or unpack it"
-        )
-
-
-def _present_split(data: str, role: str) -> str | None:
-    """A split that is there without being named: a folder by one of its usual names, or the test part of a named set."""
+def _present_split(data: str, role: str, options: DataOptions) -> str | None:
+    """A split that is there without being named: a folder by one of its usual names, or a part of a named set."""
     if data == EMBEDDED:
         return "test" if role == "test" else None
-    if data.startswith("torch/"):
-        return "validation" if role == "test" or data in ("torch/imagenet", "torch/places365") else None
-    return _find_folder(Path(data), _SPLIT_FOLDERS[role])
-
-
-def _unlabeled(root: Path, mode: Mode) -> Source:
-    extensions = get_img_extensions(as_set=True)
-    files = sorted(path for path in root.rglob("*") if path.suffix.lower() in extensions and path.is_file())
-    if not files:
-        raise LearngeneError(f"there are no images under '{root}' (looked for {', '.join(sorted(extensions))}); check the path")
-    return Source(str(root), len(files), lambda i: decode(files[i], mode), lambda i: str(files[i]), None, None)
+    if _is_named(data) and data.startswith("torch/") and not _is_torch_folder(data):
+        return torch_sets.usual_split(data, role, options)
+    return _find_folder(_root(data, options), SPLIT_FOLDERS[role])
 
 
 def _from_reader(reader: Any, name: str, mode: Mode, targets: np.ndarray | None, classes: tuple[str, ...] | None) -> Source:
@@ -350,11 +465,19 @@ def _from_reader(reader: Any, name: str, mode: Mode, targets: np.ndarray | None,
     return Source(name, len(reader), read, lambda i: str(reader.filename(i, absolute=True)), targets, classes)
 
 
+def _torch(data: str, options: DataOptions, role: str, split: str, mode: Mode) -> Source:
+    name = f"{data} ({role})"
+    if role != "train" and torch_sets.part(data, split) == torch_sets.part(data, options.train_split):
+        raise LearngeneError(f"the {role} split '{split}' of {data} is the one that is trained on; name another, or none")
+    found = torch_sets.open_torch(data, name, options, split, mode)
+    describe = found.files.describe if found.files is not None else lambda i: f"{name} image {i}"
+    targets, held = None if options.unlabeled else found.targets, found.files is None
+    return Source(name, found.length, found.read, describe, targets, found.classes, held=held, files=found.files)
+
+
 def _named(data: str, options: DataOptions, role: str, split: str, mode: Mode) -> Source:
     streamed = data.startswith(STREAMS)
-    name = f"{data} ({role if data.startswith('torch/') else split})"
-    if data.startswith("torch/") and role == "test" and split == "test":
-        split = "validation"  # timm's word for torchvision's train=False
+    name = f"{data} ({split})"
     total = options.num_samples if streamed and role == "train" else None
     try:
         if data.startswith("hfids/"):
@@ -371,7 +494,9 @@ def _named(data: str, options: DataOptions, role: str, split: str, mode: Mode) -
             num_samples=total,
         )
         if data.startswith("wds/"):
-            return _streamed(webdataset_shards(dataset.reader, name, mode, labelled=not options.unlabeled), None, options)
+            shards = webdataset_shards(dataset.reader, name, mode, labelled=not options.unlabeled)
+            found = _streamed(shards, None, options)
+            return replace(found, files=shards_on_disk([f"{dataset.reader.root}/{f}" for f in dataset.reader.split_info.filenames]))
     except LearngeneError:
         raise
     except Exception as error:  # readers raise anything: ImportError, HTTP errors, RuntimeError, ...
@@ -380,13 +505,10 @@ def _named(data: str, options: DataOptions, role: str, split: str, mode: Mode) -
     if streamed:
         classes = getattr(dataset.reader, "class_to_idx", None)
         return _streamed(dataset, tuple(sorted(classes, key=classes.get)) if classes else None, options, name)
-    if hasattr(dataset, "reader"):
-        targets = None if options.unlabeled else np.array(list(dataset.reader.iter_targets()), dtype=np.int64)
-        names = getattr(dataset.reader, "class_to_idx", None)
-        return _from_reader(dataset.reader, name, mode, targets, tuple(sorted(names, key=names.get)) if names else None)
-    targets = None if options.unlabeled else np.asarray(_torchvision_targets(dataset), dtype=np.int64)
-    names = tuple(map(str, getattr(dataset, "classes", None) or ())) or None
-    return Source(name, len(dataset), lambda i: dataset[i][0].convert(mode), lambda i: f"{name} image {i}", targets, names)
+    targets = None if options.unlabeled else np.array(list(dataset.reader.iter_targets()), dtype=np.int64)
+    names = getattr(dataset.reader, "class_to_idx", None)
+    found = _from_reader(dataset.reader, name, mode, targets, tuple(sorted(names, key=names.get)) if names else None)
+    return replace(found, version=getattr(dataset.reader.dataset, "_fingerprint", None))
 
 
 def _streamed(stream: Any, names: tuple[str, ...] | None, options: DataOptions, name: str = "") -> Source:
@@ -398,10 +520,6 @@ def _streamed(stream: Any, names: tuple[str, ...] | None, options: DataOptions, 
 
 def _no_access(index: int) -> Image.Image:
     raise TypeError("a stream has no images by index")
-
-
-def _torchvision_targets(dataset: Any) -> Any:
-    return dataset.targets if hasattr(dataset, "targets") else [target for _, target in dataset.samples]
 
 
 def _check_classes(source: Source, options: DataOptions) -> None:

@@ -12,8 +12,10 @@ from typing import Any
 
 import yaml
 
+from learngene.data.sources import Source, fingerprint
 from learngene.errors import LearngeneError
 from learngene.files import alone, check_free, write_text
+from learngene.fingerprints import difference, way_out
 from learngene.limits import MAX_RECORD, read_json
 from learngene.provenance import commit, hardware, versions
 from learngene.training.callbacks import newest_checkpoint, previous_checkpoint
@@ -49,6 +51,7 @@ class RunDirectory:
         self.config = json.loads(json.dumps(dict(config), default=str))
         record = self._read()
         self._is_held = False
+        self._images: dict[str, Any] = {}
         self._discard = record is not None and overwrite
         self.settled = {} if self._discard and not is_follower() else dict((record or {}).get("settled") or {})
         if is_follower():  # knows only whether there is anything to do: the first process may be writing by now
@@ -104,6 +107,25 @@ class RunDirectory:
                 f"'{self.path}' was begun with {key} {old.get(key)}, now it is {self.config.get(key)}; "
                 f"resume with the same arguments, or choose another --out"
             )
+
+    def check_images(self, train: Source, val: Source) -> None:
+        """Write down what the images are (in `begin`), and raise if the run was begun with others.
+
+        Raises:
+            LearngeneError: files were added, removed, replaced or written again, or the labels are others.
+        """
+        if is_follower():
+            return
+        self._images = {"train": fingerprint(train), "val": fingerprint(val)}
+        old = None if self._discard else (self._read() or {}).get("images")  # versions before 0.2 kept no such record
+        for name, then in old.items() if isinstance(old, dict) else ():
+            now = self._images.get(name, {})
+            what = difference(then, now)
+            if what:
+                raise LearngeneError(
+                    f"'{self.path}' was begun with other {name} images: {what}; bring the old ones back, or choose another --out"
+                    f"{way_out(then, now)}"
+                )
 
     @property
     def checkpoint(self) -> Path:
@@ -184,6 +206,8 @@ class RunDirectory:
 
     def _write(self, status: str) -> None:
         record = {"status": status, "config": self.config, "results": self.results, "settled": self.settled}
+        if self._images:
+            record["images"] = self._images
         record |= {"versions": versions(), "hardware": hardware(), "commit": commit()}
         write_text(self.path / self.RUN, json.dumps(record, indent=2) + "\n")
 
