@@ -13,6 +13,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision.transforms.v2.functional import InterpolationMode, resize
 
+from learngene.ancestors import logits_of
+from learngene.ancestors import own_data as ancestor_data
 from learngene.errors import LearngeneError
 from learngene.vit import architecture_name, data_config
 
@@ -153,7 +155,8 @@ class Ancestor(nn.Module):
     def __init__(self, model: nn.Module, student_data: Mapping[str, Any], own_data: Mapping[str, Any] | None = None) -> None:
         super().__init__()
         self.model = model.eval().requires_grad_(False)
-        own = dict(own_data or (data_config(model) if getattr(model, "pretrained_cfg", None) else student_data))
+        own = dict(own_data or ancestor_data(model) or student_data)
+        self.own_data = own
         self.input_size = tuple(own["input_size"]) if "input_size" in own else None
         for name, config in (("student", student_data), ("own", own)):
             for key in ("mean", "std"):
@@ -183,8 +186,11 @@ class Ancestor(nn.Module):
     @torch.no_grad()
     def forward(self, images: Tensor) -> Tensor:
         """Logits (B, K)."""
-        logits = self.model(self.view(images))
-        return logits[0] if isinstance(logits, tuple) else logits
+        output = self.model(self.view(images))
+        logits = logits_of(output)
+        if logits is None:
+            raise LearngeneError(f"the ancestor {architecture_name(self.model)} gives {type(output).__name__}, not logits (B, K)")
+        return logits
 
     @torch.no_grad()
     def features(self, images: Tensor, layers: Sequence[int]) -> tuple[Tensor, list[Tensor]]:

@@ -16,6 +16,7 @@ from typing import Any
 
 import timm
 import torch
+from safetensors import safe_open
 from timm.data import resolve_model_data_config
 from timm.layers import DropPath
 from timm.models import build_model_with_cfg, get_model_args, get_model_input_config, is_model
@@ -378,6 +379,8 @@ def open_model(source: str | Path | nn.Module, **kwargs: Any) -> nn.Module:
         _check_timm_directory(directory)
         name = f"local-dir:{directory}"
     elif not name.startswith(("hf-hub:", "hf_hub:")):
+        if directory.is_file():
+            raise LearngeneError(_what_file(directory))
         if "/" in name or directory.suffix in (".safetensors", ".pth", ".pt", ".bin"):
             raise LearngeneError(
                 f"there is no model directory at '{name}'; give a directory with config.json and model.safetensors, "
@@ -395,10 +398,67 @@ def open_model(source: str | Path | nn.Module, **kwargs: Any) -> nn.Module:
         except LearngeneError as error:
             raise LearngeneError(f"'{name}' cannot be used: {error}") from None
         except Exception as error:
+            if name.startswith("local-dir:"):
+                reason = _stored_misfit(directory, name, kwargs) or f"{type(error).__name__}: {_first_line(error)}"
+                raise LearngeneError(
+                    f"the weights in '{directory}' do not fit its config.json: {reason}; write the model again (timm.models.save_for_hf)"
+                ) from None
             raise LearngeneError(
                 f"the weights of '{name}' cannot be loaded ({type(error).__name__}: {_first_line(error)}); "
                 f"check the name and the connection, or give a timm directory that is already on this machine"
             ) from error
+
+
+def _what_file(path: Path) -> str:
+    """Why a file is no model, and the way out."""
+    ways = "build the model in Python and pass the module, or write it as a timm directory (timm.models.save_for_hf)"
+    kinds = {
+        ".safetensors": "holds weights, but does not say of which architecture",
+        ".onnx": "is an ONNX graph, which cannot be run as a torch model",
+    }
+    kinds |= dict.fromkeys(
+        (".pth", ".pt", ".bin", ".tar", ".ckpt"), "is a torch checkpoint, which does not say of which architecture"
+    )
+    return f"'{path}' {kinds.get(path.suffix.lower(), 'is a file, and a model is a directory with config.json')}; {ways}"
+
+
+def misfit(expected: Mapping[str, tuple[int, ...]], found: Mapping[str, tuple[int, ...]]) -> str | None:
+    """What of some weights does not fit a model, by the shapes of both: the first tensor, with both shapes; none if all fit."""
+    for prefix in ("model.", "module.", "_orig_mod.", "backbone.", "encoder."):
+        if found and all(name.startswith(prefix) for name in found) and expected.keys() & {n.removeprefix(prefix) for n in found}:
+            first = next(iter(found))
+            return f"all names begin with '{prefix}' ('{first}' {_shape(found[first])}), which the model's do not; take that off"
+    for name, shape in expected.items():
+        if found.get(name, shape) != shape:
+            return f"'{name}' has the shape {_shape(found[name])}, the model's has {_shape(shape)}"
+    missing = next((f"'{n}' {_shape(s)} is missing" for n, s in expected.items() if n not in found), None)
+    further = next((f"'{n}' {_shape(s)} is none of the model's" for n, s in found.items() if n not in expected), None)
+    return " and ".join(filter(None, (missing, further))) or None
+
+
+def _shape(shape: Sequence[int]) -> str:
+    return "(" + ", ".join(map(str, shape)) + ")"
+
+
+def shapes(state: State) -> dict[str, tuple[int, ...]]:
+    """Shape of each tensor, by name."""
+    return {name: tuple(tensor.shape) for name, tensor in state.items()}
+
+
+def _stored_misfit(directory: Path, name: str, kwargs: Mapping[str, Any]) -> str | None:
+    """Which tensor in a timm directory's weights file does not fit; none where that cannot be told."""
+    try:
+        with torch.device("meta"):
+            expected = shapes(timm.create_model(name, **kwargs).state_dict())
+        file = directory / "model.safetensors"
+        if file.is_file():
+            with safe_open(file, "pt") as opened:
+                found = {key: tuple(opened.get_slice(key).get_shape()) for key in opened.keys()}  # noqa: SIM118
+        else:
+            found = shapes(torch.load(directory / "pytorch_model.bin", map_location="meta", weights_only=True))
+    except Exception:  # whatever is wrong with them was said already
+        return None
+    return misfit(expected, found)
 
 
 def _first_line(error: BaseException) -> str:
@@ -446,7 +506,15 @@ def _rehearse(name: str, kwargs: Mapping[str, Any], most: float) -> None:
 
 
 def data_config(model: nn.Module) -> dict[str, Any]:
-    """How a model wants its images: ``input_size`` (C, H, W), ``mean``, ``std``, ``interpolation``, crop."""
+    """How a model wants its images: ``input_size`` (C, H, W), ``mean``, ``std``, ``interpolation``, crop.
+
+    Raises:
+        LearngeneError: timm did not build the model, so it does not say.
+    """
+    if not pretrained_cfg(model):
+        raise LearngeneError(
+            f"{type(model).__name__} is not a timm model, so it does not say how it wants its images; pass one of timm's"
+        )
     config = resolve_model_data_config(model)
     config["input_size"] = size = tuple(get_model_input_config(model)["input_size"])
     config |= {key: per_channel(config[key], size[0]) for key in ("mean", "std")}
@@ -591,12 +659,15 @@ def load_strict(model: nn.Module, state: State, fresh: set[str], *, assign: bool
     try:
         result = model.load_state_dict(state, strict=False, assign=assign)
     except RuntimeError as error:
-        raise LearngeneError(f"the weights do not fit {architecture_name(model)}: {error}") from None
-    missing, unexpected = set(result.missing_keys) - fresh, result.unexpected_keys
-    if missing or unexpected:
-        raise LearngeneError(
-            f"the weights do not fit {architecture_name(model)}: missing {sorted(missing)[:3]}, unexpected {unexpected[:3]}"
-        )
+        reason = _misfit_but(model, state, fresh) or _first_line(error)
+        raise LearngeneError(f"the weights do not fit {architecture_name(model)}: {reason}") from None
+    if set(result.missing_keys) - fresh or result.unexpected_keys:
+        raise LearngeneError(f"the weights do not fit {architecture_name(model)}: {_misfit_but(model, state, fresh)}")
+
+
+def _misfit_but(model: nn.Module, state: State, fresh: set[str]) -> str | None:
+    expected = {k: v for k, v in shapes(model.state_dict()).items() if k in state or k not in fresh}
+    return misfit(expected, shapes(state))
 
 
 def is_supported(name: str) -> bool:

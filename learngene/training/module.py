@@ -28,7 +28,7 @@ from learngene.objectives import Distillation, Supervised, soft_kl
 from learngene.recipe import Recipe
 from learngene.training.distributed import shard
 from learngene.training.speed import plain_attention
-from learngene.vit import find_blocks
+from learngene.vit import data_config, find_blocks, get_blocks
 
 log = logging.getLogger("learngene")
 SKIPS_IN_A_ROW = 20  # of steps that are not finite; more of them is no accident
@@ -351,20 +351,39 @@ def freeze(model: nn.Module, layers: int) -> list[nn.Module]:
     count = len(model.get_submodule(blocks))  # type: ignore[arg-type]
     if layers > count:
         raise LearngeneError(f"freeze {layers}: the model has {count} layers; use at most that, or -1 for all but the head")
-    head = model.get_classifier()  # type: ignore[operator]
-    heads = {id(p) for part in (head if isinstance(head, tuple) else (head,)) for p in part.parameters()}
-    for name, parameter in model.named_parameters():
-        layer = int(name[len(blocks) + 1 :].split(".")[0]) if name.startswith(f"{blocks}.") else None
-        after = layer is None and not _is_embedding(name)
-        stays = id(parameter) in heads if layers == -1 else (after or (layer is not None and layer >= layers))
-        if not stays:
-            parameter.requires_grad_(False)
     if layers == -1:
-        frozen = [child for child in model.children() if child is not head]
+        head = model.get_classifier()  # type: ignore[operator]
+        heads = {p for part in (head if isinstance(head, tuple) else (head,)) for p in part.parameters()}
+        kept = [parameter for parameter in model.parameters() if parameter not in heads]
     else:
-        frozen = list(model.get_submodule(blocks).children())[:layers]
-    return frozen
+        first = list(model.get_submodule(blocks).children())[:layers]
+        kept = [*embeddings(model), *(parameter for layer in first for parameter in layer.parameters())]
+    for parameter in kept:
+        parameter.requires_grad_(False)
+    return [m for m in model.modules() if any(True for _ in m.parameters()) and not any(p.requires_grad for p in m.parameters())]
 
 
-def _is_embedding(name: str) -> bool:
-    return any(part in name for part in ("embed", "token", "stem", "norm_pre"))
+def embeddings(model: nn.Module) -> list[nn.Parameter]:
+    """The parameters that what enters the first layer depends on, found by a backward pass from there.
+
+    Patch and position embeddings, tokens and norms before the layers; not what is used behind them, whatever its name is (CaiT's
+    class token and class attention).
+    """
+    entering: list[Tensor] = []
+
+    def look(layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        if not entering:
+            entering.extend(value.sum() for value in (*args, *kwargs.values()) if isinstance(value, Tensor) and value.requires_grad)
+
+    parameters = list(model.parameters())
+    training = model.training
+    handle = get_blocks(model)[0].register_forward_pre_hook(look, with_kwargs=True)  # type: ignore[arg-type]
+    try:
+        model.eval()(torch.zeros(1, *data_config(model)["input_size"], device=parameters[0].device))
+    finally:
+        handle.remove()
+        model.train(training)
+    if not entering:
+        return []
+    gradients = torch.autograd.grad(torch.stack(entering).sum(), parameters, allow_unused=True)
+    return [parameter for parameter, gradient in zip(parameters, gradients, strict=True) if gradient is not None]
