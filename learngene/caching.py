@@ -12,15 +12,16 @@ from typing import Any
 import numpy as np
 import torch
 
-from learngene import vit
+from learngene.ancestors import AncestorImages, open_ancestor
 from learngene.data import ImageData, open_training
 from learngene.errors import LearngeneError
 from learngene.files import alone, check_free
 from learngene.jobs import (
     IGNORE_LABELS,
     cache_key,
-    check_classes,
     image_mode,
+    matched,
+    model_name,
     student_architecture,
     student_images,
     teacher_flops,
@@ -44,6 +45,7 @@ def run_caching(
     arch_args: Mapping[str, Any] | None,
     top_k: int,
     dtype: str,
+    said: AncestorImages,
     recipe: Recipe,
     loading: DataOptions,
     *,
@@ -53,7 +55,7 @@ def run_caching(
     """See `learngene.cache`."""
     check_devices(recipe)
     _check_out(out, resume=resume, overwrite=overwrite)
-    teacher = vit.open_model(ancestor)
+    teacher = open_ancestor(ancestor, said, arch, arch_args or {})
     classes: int = getattr(teacher, "num_classes", 0)
     if top_k < 1 or not classes:
         raise LearngeneError(f"top_k {top_k}: keep at least 1 of the ancestor's classes, of which it has {classes}")
@@ -65,7 +67,7 @@ def run_caching(
     model_data = student_images(teacher, arch, skeleton, loading)
     train, val = open_training(data, loading, image_mode(skeleton))
     if not loading.unlabeled:
-        check_classes(teacher, str(ancestor), train, IGNORE_LABELS)
+        train, val = matched(teacher, model_name(ancestor), IGNORE_LABELS, train, val)
     device = training_device(recipe)
     guide = Ancestor(teacher, model_data)
     images = ImageData(train, val, model_data, recipe, loading, device=device)

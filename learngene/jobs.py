@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -13,11 +13,13 @@ import torch
 from torch import nn
 
 from learngene import vit
+from learngene.ancestors import AncestorImages, open_ancestor
 from learngene.auxnet import tie
 from learngene.data import ImageData, Source, fingerprint, open_training
 from learngene.errors import LearngeneError
 from learngene.formats import describe_as_trained, save_timm_directory
 from learngene.gene import Learngene
+from learngene.limits import check_names
 from learngene.logits import LogitCache
 from learngene.objectives import Ancestor, Distillation, Supervised, match_layers
 from learngene.plan import StagePlan
@@ -46,6 +48,11 @@ def train_config(arguments: Mapping[str, Any], *options: Any) -> dict[str, Any]:
     return plain
 
 
+def model_name(model: Any) -> str:
+    """A model in words: what it was named by, or the architecture of a module."""
+    return vit.architecture_name(model) if isinstance(model, nn.Module) else str(model)
+
+
 def image_mode(model: nn.Module) -> Any:
     """PIL mode of the images a model takes: grey for 1 channel, RGB for 3."""
     channels = vit.data_config(model)["input_size"][0]
@@ -54,17 +61,37 @@ def image_mode(model: nn.Module) -> Any:
     return "L" if channels == 1 else "RGB"
 
 
-def check_classes(model: nn.Module, name: str, source: Source, way_out: str) -> None:
-    """Raise unless a trained model's head is for the classes of the data, in the same order where the names are known."""
-    theirs, ours = vit.label_names(model), source.classes
+def matched(model: nn.Module, name: str, way_out: str, *sources: Source) -> tuple[Source, ...]:
+    """The images with labels in the order of a trained model's own classes, where the names are known on both sides.
+
+    The data may lack some of the model's classes. Where names are not known, the number has to be the same, and so, it is assumed, is the order.
+
+    Args:
+        name: of the model, for messages.
+        way_out: what to do if its classes are others.
+
+    Raises:
+        LearngeneError: the data has a class that the model does not have, or another number of classes.
+    """
+    theirs, ours = vit.label_names(model), sources[0].classes
     count = getattr(model, "num_classes", None)
-    if source.num_classes != count:
-        raise LearngeneError(f"{name} has a head of {count} classes, the data {source.name} has {source.num_classes}; {way_out}")
-    if theirs and ours and tuple(theirs) != tuple(ours):
-        wrong = next((a, b) for a, b in zip(theirs, ours, strict=True) if a != b)
+    if not (theirs and ours):
+        if sources[0].num_classes != count:
+            raise LearngeneError(
+                f"{name} has a head of {count} classes, the data {sources[0].name} has {sources[0].num_classes}; {way_out}"
+            )
+        log.info("the classes of %s have no names; their order is taken to be the same", sources[0].name if theirs else name)
+        return sources
+    strange = next((c for c in ours if c not in theirs), None)
+    if strange is not None:
         raise LearngeneError(
-            f"the classes of {name} and of {source.name} differ in name or order ('{wrong[0]}' against '{wrong[1]}'); {way_out}"
+            f"the data {sources[0].name} has a class '{strange}' that is not among the {count} of {name}; {way_out}"
         )
+    if len(ours) < len(theirs):
+        log.info("%s has %d of the %d classes of %s", sources[0].name, len(ours), len(theirs), name)
+    if [c for c in theirs if c in set(ours)] != list(ours):
+        log.info("labels are put into the order of the classes of %s", name)
+    return tuple(source.arranged(theirs) for source in sources)
 
 
 def forward_flops(model: nn.Module, size: Sequence[int]) -> int:
@@ -91,6 +118,7 @@ def run_distillation(
     start_args: Mapping[str, Any] | None,
     share_norms: bool,
     cache: str | Path | None,
+    said: AncestorImages,
     recipe: Recipe,
     loading: DataOptions,
     terms: DistillOptions,
@@ -108,7 +136,7 @@ def run_distillation(
     if arch is not None:
         vit.anatomy(arch)
     cached = None if cache is None else open_cache(cache, terms)
-    teacher = vit.open_model(ancestor)
+    teacher = open_ancestor(ancestor, said, arch, arch_args or {})
     begin_with = (start or "random", dict(start_args or {}))
     auxnet, architecture = _build_student(teacher, arch, arch_args or {}, plan, begin_with, share_norms, recipe, terms)
     model_data = student_images(teacher, arch, auxnet, loading)
@@ -116,9 +144,10 @@ def run_distillation(
         _begin_from(teacher, auxnet, architecture, plan)
     train, val = open_training(data, loading, image_mode(auxnet))
     run.check_images(train, val)
-    name = vit.architecture_name(teacher) if isinstance(ancestor, nn.Module) else str(ancestor)
+    name = model_name(ancestor)
     if not loading.unlabeled:
-        check_classes(teacher, name, train, IGNORE_LABELS)
+        check_names(train.classes, train.name)
+        train, val = matched(teacher, name, IGNORE_LABELS, train, val)
     elif terms.ce:
         raise LearngeneError(f"ce {terms.ce} needs labels, but the data is unlabeled; drop --unlabeled or set ce to 0")
     guide = Ancestor(teacher, model_data)
@@ -189,7 +218,7 @@ def cache_key(guide: Ancestor, model_data: Mapping[str, Any], train: Source, rec
     """What cached logits belong to. Equal keys mean equal views and an equal ancestor."""
     if train.stream is not None:
         raise LearngeneError(f"{train.name} is streamed, so its views have no fixed order; a cache needs images by index")
-    own = vit.data_config(guide.model) if getattr(guide.model, "pretrained_cfg", None) else {}
+    own = guide.own_data
     views = {name: getattr(recipe, name) for name in VIEW_FIELDS} | {"on_device": on_device}
     shown = ("input_size", "mean", "std", "interpolation")
     return {
@@ -321,6 +350,7 @@ def run_finetuning(
     plan: StagePlan | None,
     arch_args: Mapping[str, Any] | None,
     ancestor: Any,
+    said: AncestorImages,
     license: str | None,
     start: str | None,
     start_args: Mapping[str, Any] | None,
@@ -342,6 +372,11 @@ def run_finetuning(
     opener = _opener(model, depth, plan, {k: v for k, v in changes.items() if v is not None})
     train, val = open_training(data, loading, image_mode(opener.skeleton))
     run.check_images(train, val)
+    check_names(train.classes, train.name)
+    train, val = opener.matched(train, val)
+    teacher = None if ancestor is None else open_ancestor(ancestor, said, *opener.architecture)
+    if teacher is not None:
+        train, val = _matched_to_both(teacher, model_name(ancestor), opener, train, val)
     torch.manual_seed(recipe.seed)
     student = opener.build(train)
     if start is not None:
@@ -353,9 +388,7 @@ def run_finetuning(
     model_data = evaluation_config(vit.data_config(student), loading)
     objective: Supervised = Supervised(recipe.label_smoothing)
     flops = 3 * forward_flops(student, model_data["input_size"])
-    if ancestor is not None:
-        teacher = vit.open_model(ancestor)
-        check_classes(teacher, str(ancestor), train, "use an ancestor with these classes, or none")
+    if teacher is not None:
         guide = Ancestor(teacher, model_data)
         flops += teacher_flops(guide, model_data)
         count = len(vit.get_blocks(student))
@@ -393,11 +426,75 @@ def _check_changes(changes: Mapping[str, Any]) -> None:
             raise LearngeneError(f"'{name}' in --arch-args: {way}; drop it there")
 
 
-class _Opener:
-    """A model to be built once the classes are known; ``skeleton`` (on the meta device) tells its input before that."""
+def _matched_to_both(teacher: nn.Module, name: str, opener: _Opener, train: Source, val: Source) -> tuple[Source, ...]:
+    """The images in the order of the ancestor's classes, which has to be that of a head that is kept."""
+    found = matched(teacher, name, "use an ancestor with these classes, or none", train, val)
+    if opener.keeps_head and found[0].classes != train.classes:
+        raise LearngeneError(
+            f"the classes of {name} and of {opener.name} differ in number or order; use an ancestor with the same, or none"
+        )
+    return found
 
-    def __init__(self, skeleton: nn.Module, build: Any, license: str | None = None, *, fresh: bool = False) -> None:
-        self.skeleton, self.build, self.license, self.fresh = skeleton, build, license, fresh
+
+class _Opener:
+    """A model to be built once the classes are known.
+
+    Attributes:
+        name: for messages.
+        skeleton: the model, perhaps on the meta device and with another head; tells its input before it is built.
+        build: from the training images.
+        head: number and names of the trained head's classes; none for an architecture that begins afresh.
+        keeps_head: whether that head is for the classes of the images, after `matched`.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        skeleton: nn.Module,
+        build: Callable[[Source], nn.Module],
+        license: str | None = None,
+        *,
+        head: tuple[int, Sequence[str] | None] | None = None,
+    ) -> None:
+        self.name, self.skeleton, self.build, self.license, self.head = name, skeleton, build, license, head
+        self.keeps_head = False
+
+    @property
+    def fresh(self) -> bool:
+        """Whether it begins from an architecture's name, without trained weights."""
+        return self.head is None
+
+    @property
+    def architecture(self) -> tuple[str, Mapping[str, Any]]:
+        """Name and arguments."""
+        own = vit.architecture_of(self.skeleton)
+        return own.name, own.args
+
+    def matched(self, train: Source, val: Source) -> tuple[Source, Source]:
+        """The images with labels in the order of the trained head, if it has all of their classes; else it is dropped with a warning."""
+        if self.head is None:
+            return train, val
+        count, names = self.head
+        ours = train.classes
+        if names and ours:
+            self.keeps_head = set(ours) <= set(names)
+        else:
+            self.keeps_head = count == train.num_classes
+        if not self.keeps_head:
+            strange = next((c for c in ours or () if names and c not in names), None)
+            why = f"it has no class '{strange}'" if strange is not None else f"the data has {train.num_classes} classes"
+            log.warning("the trained head of %s (%d classes) is dropped, because %s; a fresh one is trained", self.name, count, why)
+            return train, val
+        if not (names and ours):
+            log.warning(
+                "the head of %s is kept: it has as many classes as the data, and their order is taken to be the same", self.name
+            )
+            return train, val
+        if len(ours) < count:
+            log.warning("the head of %s is kept with all of its %d classes, of which the data has %d", self.name, count, len(ours))
+        if tuple(ours) != tuple(names):
+            log.info("labels are put into the order of the classes of %s", self.name)
+        return train.arranged(names), val.arranged(names)
 
 
 def _opener(model: str | Path, depth: int | None, plan: StagePlan | None, changes: Mapping[str, Any]) -> _Opener:
@@ -411,7 +508,9 @@ def _opener(model: str | Path, depth: int | None, plan: StagePlan | None, change
         if depth is not None:
             raise LearngeneError(f"'{model}' has its own depth; spawn depth {depth} from the learngene instead, or drop --depth")
         trained = vit.open_model(model, **changes)
-        return _Opener(trained, lambda train: _with_head(trained, train), vit.pretrained_cfg(trained).get("license"))
+        head = (int(trained.num_classes), vit.label_names(trained))  # type: ignore[arg-type]
+        license = vit.pretrained_cfg(trained).get("license")
+        return _Opener(str(model), trained, lambda train: _with_head(trained, train), license, head=head)
     if "/" in str(model) or path.suffix:
         raise LearngeneError(
             f"there is no model at '{model}'; give a timm directory, a learngene file, or a timm architecture name"
@@ -425,7 +524,7 @@ def _opener(model: str | Path, depth: int | None, plan: StagePlan | None, change
     args = dict(changes)
     with torch.device("meta"):
         skeleton = Architecture(name, args).build(layers)
-    return _Opener(skeleton, lambda train: Architecture(name, args).build(layers, num_classes=train.num_classes), fresh=True)
+    return _Opener(name, skeleton, lambda train: Architecture(name, args).build(layers, num_classes=train.num_classes))
 
 
 def _gene_opener(gene: Learngene, depth: int | None, plan: StagePlan | None, changes: Mapping[str, Any]) -> _Opener:
@@ -435,9 +534,11 @@ def _gene_opener(gene: Learngene, depth: int | None, plan: StagePlan | None, cha
         skeleton = gene.architecture.build(target.depth, **changes)
     license = gene.ancestor.get("license")
     return _Opener(
+        "the learngene",
         skeleton,
         lambda train: gene.spawn(plan=target, num_classes=train.num_classes, class_names=train.classes, **changes),
         license,
+        head=(gene.num_classes, gene.class_names),
     )
 
 

@@ -25,7 +25,7 @@ from learngene.data import ImageData, Source, open_training
 from learngene.data.sources import training_share
 from learngene.errors import LearngeneError
 from learngene.files import write_text
-from learngene.jobs import check_classes, evaluation_config, image_mode
+from learngene.jobs import evaluation_config, image_mode, matched
 from learngene.limits import read_json
 from learngene.objectives import Supervised
 from learngene.provenance import commit, hardware, versions
@@ -271,7 +271,12 @@ def open_images(trained: Mapping[str, nn.Module], data: str, loading: DataOption
         raise LearngeneError("some of the models take grey images and some RGB; ask about them one by one")
     train, val = open_training(data, loading, *modes)
     for name, model in trained.items():
-        check_classes(model, name, train, "use the data it was trained on")
+        before, known = train.classes, name != next(iter(trained))
+        train, val = matched(model, name, "use the data it was trained on", train, val)
+        if known and train.classes != before:
+            raise LearngeneError(
+                f"the classes of {name} are in another order than those of the models before it; ask about it by itself"
+            )
     return (train.in_memory(), val.in_memory()) if loading.in_memory else (train, val)
 
 

@@ -38,7 +38,7 @@ def evaluate(
     from learngene import vit
     from learngene.data import ImageData, open_split
     from learngene.errors import LearngeneError
-    from learngene.jobs import check_classes, check_device, evaluation_config, image_mode
+    from learngene.jobs import check_device, evaluation_config, image_mode, matched, model_name
     from learngene.provenance import hardware, versions
     from learngene.training import evaluate_model
 
@@ -47,12 +47,13 @@ def evaluate(
     check_device(device)
     trained = vit.open_model(model)
     source = open_split(data, loading, split, image_mode(trained), vit.label_names(trained))
-    check_classes(trained, str(model), source, "finetune the model on this data first, or use data with its classes")
+    way_out = "finetune the model on this data first, or use data with its classes"
+    (source,) = matched(trained, model_name(model), way_out, source)
     config = evaluation_config(vit.data_config(trained), loading)
     images = ImageData(None, source, config, Recipe(batch_size=batch_size), loading)
     result = evaluate_model(trained, images, device=device)
     return {
-        "model": str(model),
+        "model": model_name(model),
         "split": source.name,
         **result,
         "parameters": vit.parameters(trained),
