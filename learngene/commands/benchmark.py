@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from learngene.errors import LearngeneError
-from learngene.recipe import DataOptions, Recipe, divide
+from learngene.recipe import DataOptions, Recipe, divide, takes
 
 log = logging.getLogger("learngene")
 
 
+@takes(Recipe, DataOptions)
 def benchmark(
     data: str,
     *,

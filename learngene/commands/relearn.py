@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from learngene.errors import LearngeneError
-from learngene.recipe import DataOptions, Recipe, divide
+from learngene.recipe import DataOptions, Recipe, divide, takes
 
 log = logging.getLogger("learngene")
 
 
+@takes(Recipe, DataOptions)
 def relearn(
     models: Sequence[str],
     data: str,
