@@ -14,8 +14,10 @@ import logging
 import os
 import re
 import sys
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields
+from difflib import get_close_matches
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -137,10 +139,11 @@ def _run(command: str, words: list[str]) -> int:
         return 0
     as_json = arguments.pop("json", False)
     _configure_logging(as_json)
+    since = time.time()
     try:
         result = function(**arguments)
     except KeyboardInterrupt:
-        raise KeyboardInterrupt(_after_interrupt(arguments)) from None
+        raise KeyboardInterrupt(_after_interrupt(arguments, since)) from None
     if as_json:
         print(json.dumps(result, indent=2, default=str))
     else:
@@ -148,13 +151,18 @@ def _run(command: str, words: list[str]) -> int:
     return 0
 
 
-def _after_interrupt(arguments: Mapping[str, Any]) -> str:
-    """What the user can do now, by what the command has left in its output directory."""
-    out = Path(arguments.get("out") or "")
-    again = "the same command" if not arguments.get("overwrite") else "the same command without --overwrite"
+def _after_interrupt(arguments: Mapping[str, Any], since: float) -> str:
+    """What the user can do now, by what the command has left in its output directory.
+
+    Args:
+        since: when the command began, in seconds; a record that was there before and was to be overwritten still is, and is no one's to resume.
+    """
+    out, overwrite = Path(arguments.get("out") or ""), bool(arguments.get("overwrite"))
     if "resume" in arguments:
-        begun = any((out / name).is_file() for name in RECORDS)
-        return f"{again} with --resume goes on" if begun else "nothing was written; the same command begins anew"
+        records = [out / name for name in RECORDS if (out / name).is_file()]
+        if not any(not overwrite or record.stat().st_mtime >= since for record in records):
+            return "nothing was begun; the same command begins anew"
+        return f"the same command with --resume{' instead of --overwrite' if overwrite else ''} goes on"
     if arguments.get("overwrite") is False and out.is_dir() and any(out.iterdir()):
         return f"what is complete in '{out}' stays; the same command with --overwrite begins anew"
     return "the same command begins anew"
@@ -168,7 +176,9 @@ def _parse(command: str, function: Callable[..., Any], words: list[str]) -> dict
     try:
         parsed = parser.parse_args(_configs_first(_valued(parser, words))).as_dict()
     except Exception as error:  # mostly ArgumentError, but jsonargparse trips over odd values with errors of any kind
-        raise LearngeneError(f"{_one_line(str(error))}; see learngene {command} --help") from None
+        unknown = re.match(r"Option '(.*)' is not accepted", str(error))
+        reason = _unknown(unknown[1], command, function) if unknown else _one_line(str(error))
+        raise LearngeneError(f"{reason}; see learngene {command} --help") from None
     except SystemExit as stop:  # --help and --print-config
         if stop.code:
             raise
@@ -268,6 +278,20 @@ def _defaults(function: Callable[..., Any]) -> dict[str, Any]:
 
 def _required(function: Callable[..., Any]) -> list[str]:
     return [p.name for p in own_parameters(function) if p.default is p.empty]
+
+
+def _unknown(option: str, command: str, function: Callable[..., Any]) -> str:
+    """What is known of a config's key that the command does not take."""
+    from learngene import commands
+
+    name = option.replace("-", "_")
+    taken = inspect.signature(function).parameters
+    others = [other for other in COMMANDS if name in inspect.signature(getattr(commands, other)).parameters]
+    near = [name] if name in taken else get_close_matches(name, taken, n=1)
+    if near:
+        return f"the config's '{option}' is no option of {command}; did you mean '{near[0]}'?"
+    whose = f", but of {', '.join(others)}: is the config for another command?" if others else ""
+    return f"the config's '{option}' is no option of {command}{whose}"
 
 
 def _one_line(message: str) -> str:

@@ -79,7 +79,8 @@ def relearn(
         log.info("%s is finished; nothing to do", out)
         return run.results
     run.begin()
-    rows = run_cells(todo, trained, train, val, recipe, loading, tolerance=tolerance, max_images=max_images, out=run.path)
+    with run.taken_back():
+        rows = run_cells(todo, trained, train, val, recipe, loading, tolerance=tolerance, max_images=max_images, out=run.path)
     given: list[int | None] = [*original_images] or [views_of(path) for path in models]
     report = conclude(rows, train, val, recipe, dict(zip(trained, given, strict=True)), tolerance, run.path)
     return run.finish(rows=rows, report=str(report))
