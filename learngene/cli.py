@@ -14,11 +14,9 @@ import logging
 import os
 import re
 import sys
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields
 from difflib import get_close_matches
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -139,11 +137,11 @@ def _run(command: str, words: list[str]) -> int:
         return 0
     as_json = arguments.pop("json", False)
     _configure_logging(as_json)
-    since = time.time()
+    before = _records(arguments)
     try:
         result = function(**arguments)
     except KeyboardInterrupt:
-        raise KeyboardInterrupt(_after_interrupt(arguments, since)) from None
+        raise KeyboardInterrupt(_after_interrupt(arguments, before)) from None
     if as_json:
         print(json.dumps(result, indent=2, default=str))
     else:
@@ -151,16 +149,22 @@ def _run(command: str, words: list[str]) -> int:
     return 0
 
 
-def _after_interrupt(arguments: Mapping[str, Any], since: float) -> str:
+def _records(arguments: Mapping[str, Any]) -> dict[str, int]:
+    """The records of runs in the command's output directory, and when they were written."""
+    files = [Path(arguments.get("out") or "") / name for name in RECORDS]
+    return {file.name: file.stat().st_mtime_ns for file in files if file.is_file()}
+
+
+def _after_interrupt(arguments: Mapping[str, Any], before: Mapping[str, int]) -> str:
     """What the user can do now, by what the command has left in its output directory.
 
     Args:
-        since: when the command began, in seconds; a record that was there before and was to be overwritten still is, and is no one's to resume.
+        before: the records when it began; one that was to be overwritten, and still is the same, is no one's to resume.
     """
     out, overwrite = Path(arguments.get("out") or ""), bool(arguments.get("overwrite"))
     if "resume" in arguments:
-        records = [out / name for name in RECORDS if (out / name).is_file()]
-        if not any(not overwrite or record.stat().st_mtime >= since for record in records):
+        records = _records(arguments)
+        if not records or (overwrite and records == before):
             return "nothing was begun; the same command begins anew"
         return f"the same command with --resume{' instead of --overwrite' if overwrite else ''} goes on"
     if arguments.get("overwrite") is False and out.is_dir() and any(out.iterdir()):
@@ -175,6 +179,8 @@ def _parse(command: str, function: Callable[..., Any], words: list[str]) -> dict
         check_yaml(text)
     try:
         parsed = parser.parse_args(_configs_first(_valued(parser, words))).as_dict()
+    except BrokenPipeError:  # of --help and --print-config, when nobody reads them
+        raise
     except Exception as error:  # mostly ArgumentError, but jsonargparse trips over odd values with errors of any kind
         unknown = re.match(r"Option '(.*)' is not accepted", str(error))
         reason = _unknown(unknown[1], command, function) if unknown else _one_line(str(error))
@@ -258,10 +264,11 @@ def _configs_first(words: list[str]) -> list[str]:
     """
     configs: list[str] = []
     rest: list[str] = []
-    left = iter(words)
-    for word in left:
-        if word == "--config":
-            configs += [word, *islice(left, 1)]
+    left = iter(zip(words, [*words[1:], "--"], strict=True))
+    for word, after in left:
+        if word == "--config" and not after.startswith("-"):
+            configs += [word, after]
+            next(left)
         elif word.startswith("--config="):
             configs.append(word)
         else:
@@ -287,11 +294,10 @@ def _unknown(option: str, command: str, function: Callable[..., Any]) -> str:
     name = option.replace("-", "_")
     taken = inspect.signature(function).parameters
     others = [other for other in COMMANDS if name in inspect.signature(getattr(commands, other)).parameters]
+    if others and name not in taken:
+        return f"the config's '{option}' is no option of {command}, but of {', '.join(others)}: is it for another command?"
     near = [name] if name in taken else get_close_matches(name, taken, n=1)
-    if near:
-        return f"the config's '{option}' is no option of {command}; did you mean '{near[0]}'?"
-    whose = f", but of {', '.join(others)}: is the config for another command?" if others else ""
-    return f"the config's '{option}' is no option of {command}{whose}"
+    return f"the config's '{option}' is no option of {command}" + (f"; did you mean '{near[0]}'?" if near else "")
 
 
 def _one_line(message: str) -> str:
@@ -346,7 +352,8 @@ def build_parser(command: str, function: Callable[..., Any]) -> Any:
     if command in JSON_COMMANDS:
         parser.add_argument("--json", type=bool, default=False, help="Print one JSON document instead of a table.")
     parser._optionals.title = "General"
-    parser._action_groups.append(parser._action_groups.pop(parser._action_groups.index(parser._optionals)))
+    shown: Any = parser._action_groups
+    shown.append(shown.pop(shown.index(parser._optionals)))
     return parser
 
 
