@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -73,7 +74,7 @@ def run_caching(
     images = ImageData(train, val, model_data, recipe, loading, device=device)
     key = cache_key(guide, model_data, train, recipe, on_device=images.pixels() is not None)
     flops = teacher_flops(guide, model_data)
-    with alone(out / LOCK, f"another process writes the cache '{out}'; wait for it, or choose another --out"):
+    with alone(out / LOCK, f"another process writes the cache '{out}'; wait for it, or choose another --out"), _taken_back(out):
         if overwrite or not (out / LogitCache.RECORD).exists():
             _clear(out)
             sizes = {"views": images.train_batches * recipe.batch_size, "batch_size": recipe.batch_size}
@@ -100,6 +101,18 @@ def _check_out(out: Path, *, resume: bool, overwrite: bool) -> None:
         raise LearngeneError(
             f"'{out}' holds a cache; pass --resume to go on with it, --overwrite to delete it, or choose another --out"
         )
+
+
+@contextlib.contextmanager
+def _taken_back(out: Path) -> Iterator[None]:
+    """Leave nothing of a cache whose bad input shows in its first shard; the same command may then run again, without --overwrite."""
+    is_new = not (out / LogitCache.RECORD).exists()
+    try:
+        yield
+    except LearngeneError:
+        if is_new and not any(out.glob("epoch-*.safetensors")):
+            _clear(out)
+        raise
 
 
 def _clear(out: Path) -> None:

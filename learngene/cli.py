@@ -5,17 +5,24 @@ A user's mistake ends in one sentence on stderr and exit status 2; only bugs sho
 
 from __future__ import annotations
 
+import argparse
+import contextlib
+import errno
+import inspect
 import json
 import logging
 import os
 import re
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import fields
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
 from learngene.errors import LearngeneError
 from learngene.limits import MAX_CONFIG, MAX_NESTING, MAX_NODES, printable
+from learngene.recipe import GROUPS, group_of, own_parameters
 
 # first line of each command's docstring, here so that 'learngene --help' need not import the commands
 COMMANDS = {
@@ -42,13 +49,41 @@ POSITIONAL = {
     "relearn": "models",
     "attention": "models",
 }
+# What comes first in --help: ten options at most. A command that is not here shows its own first.
+FIRST = {
+    "distill": ("ancestor", "data", "out", "arch", "plan", "from_ancestor", "epochs", "batch_size", "lr", "resume"),
+    "cache": ("ancestor", "data", "out", "arch", "top_k", "epochs", "batch_size", "resume"),
+    "finetune": ("model", "data", "out", "depth", "plan", "ancestor", "epochs", "batch_size", "lr", "resume"),
+    "benchmark": ("data", "out", "gene", "distill", "arch", "depths", "starts", "seeds", "epochs", "resume"),
+    "relearn": ("models", "data", "out", "layers", "shares", "modes", "seeds", "lr", "batch_size", "resume"),
+}
+# the records of run directories and caches, by which --resume goes on
+RECORDS = ("run.json", "cache.json")
 JSON_COMMANDS = ("cache", "info", "evaluate", "benchmark", "report", "relearn")
 HELP = "learngene: one big ViT, many sizes of it.\n\nusage: learngene COMMAND [options]   (learngene COMMAND --help lists them)\n\n"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command; the exit status is 0, 2 for a user's mistake, or 130 when interrupted."""
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:  # closed by the caller: learngene ... >&-
+            setattr(sys, name, Path(os.devnull).open("w"))  # noqa: SIM115  as long as the process lives
     words = list(sys.argv[1:] if argv is None else argv)
+    try:
+        status = _answer(words)
+        sys.stdout.flush()  # not at the interpreter's exit, where a reader that has gone ends in a traceback
+        return status
+    except BrokenPipeError:  # learngene ... | head
+        _discard_output()
+        return 0
+    except OSError as error:
+        if error.filename is not None or error.errno != errno.ENOSPC:
+            raise
+        _discard_output()
+        return _complain(words, f"error: the output cannot be written ({error.strerror}); free some space")
+
+
+def _answer(words: list[str]) -> int:
     if not words or words[0] in ("-h", "--help", "help"):
         print(HELP + "\n".join(f"  {name:10} {text}" for name, text in COMMANDS.items()) + "\n\n  --version")
         return 0
@@ -63,20 +98,26 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise LearngeneError(f"there is no command '{command}'; the commands are {', '.join(COMMANDS)}")
         return _run(command, [_underscored(word) for word in rest])
     except LearngeneError as error:
-        print(f"learngene {printable(command)}: error: {printable(str(error))}", file=sys.stderr)
-        return 2
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
+        return _complain(words, f"error: {error}")
     except OSError as error:  # a name that is too long, a folder that may not be read, ...
         if error.filename is None:
             raise
-        reason = f"'{error.filename}' cannot be used ({error.strerror}); check the path and its rights"
-        print(f"learngene {printable(command)}: error: {printable(reason)}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print(f"learngene {command}: interrupted; the same command with --resume goes on", file=sys.stderr)
-        return 130
+        return _complain(words, f"error: '{error.filename}' cannot be used ({error.strerror}); check the path and its rights")
+    except KeyboardInterrupt as stop:
+        return _complain(words, f"interrupted; {stop or 'nothing was begun'}", status=130)
+
+
+def _complain(words: Sequence[str], text: str, status: int = 2) -> int:
+    """One line on stderr; the exit status."""
+    with contextlib.suppress(BrokenPipeError):
+        print(f"learngene {printable(words[0])}: {printable(text)}", file=sys.stderr)
+    return status
+
+
+def _discard_output() -> None:
+    """What is still to be printed goes nowhere, so that the interpreter's own flush at its exit is quiet."""
+    with contextlib.suppress(OSError):  # a stdout that is no file, as in a notebook
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _underscored(word: str) -> str:
@@ -96,12 +137,39 @@ def _run(command: str, words: list[str]) -> int:
         return 0
     as_json = arguments.pop("json", False)
     _configure_logging(as_json)
-    result = function(**arguments)
+    before = _records(arguments)
+    try:
+        result = function(**arguments)
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt(_after_interrupt(arguments, before)) from None
     if as_json:
         print(json.dumps(result, indent=2, default=str))
     else:
         _show(command, result)
     return 0
+
+
+def _records(arguments: Mapping[str, Any]) -> dict[str, int]:
+    """The records of runs in the command's output directory, and when they were written."""
+    files = [Path(arguments.get("out") or "") / name for name in RECORDS]
+    return {file.name: file.stat().st_mtime_ns for file in files if file.is_file()}
+
+
+def _after_interrupt(arguments: Mapping[str, Any], before: Mapping[str, int]) -> str:
+    """What the user can do now, by what the command has left in its output directory.
+
+    Args:
+        before: the records when it began; one that was to be overwritten, and still is the same, is no one's to resume.
+    """
+    out, overwrite = Path(arguments.get("out") or ""), bool(arguments.get("overwrite"))
+    if "resume" in arguments:
+        records = _records(arguments)
+        if not records or (overwrite and records == before):
+            return "nothing was begun; the same command begins anew"
+        return f"the same command with --resume{' instead of --overwrite' if overwrite else ''} goes on"
+    if arguments.get("overwrite") is False and out.is_dir() and any(out.iterdir()):
+        return f"what is complete in '{out}' stays; the same command with --overwrite begins anew"
+    return "the same command begins anew"
 
 
 def _parse(command: str, function: Callable[..., Any], words: list[str]) -> dict[str, Any] | None:
@@ -110,9 +178,13 @@ def _parse(command: str, function: Callable[..., Any], words: list[str]) -> dict
     for text in words:
         check_yaml(text)
     try:
-        parsed = parser.parse_args(_valued(parser, words)).as_dict()
+        parsed = parser.parse_args(_configs_first(_valued(parser, words))).as_dict()
+    except BrokenPipeError:  # of --help and --print-config, when nobody reads them
+        raise
     except Exception as error:  # mostly ArgumentError, but jsonargparse trips over odd values with errors of any kind
-        raise LearngeneError(f"{_one_line(str(error))}; see learngene {command} --help") from None
+        unknown = re.match(r"Option '(.*)' is not accepted", str(error))
+        reason = _unknown(unknown[1], command, function) if unknown else _one_line(str(error))
+        raise LearngeneError(f"{reason}; see learngene {command} --help") from None
     except SystemExit as stop:  # --help and --print-config
         if stop.code:
             raise
@@ -185,18 +257,47 @@ def _valued(parser: Any, words: list[str]) -> list[str]:
     ]
 
 
+def _configs_first(words: list[str]) -> list[str]:
+    """Configs are read before the rest of the command line, which overrides them, wherever they stand.
+
+    An empty config stays in the place of each, so that words around it are no neighbours now: ``--depth 6 --config FILE GENE``.
+    """
+    configs: list[str] = []
+    rest: list[str] = []
+    left = iter(zip(words, [*words[1:], "--"], strict=True))
+    for word, after in left:
+        if word == "--config" and not after.startswith("-"):
+            configs += [word, after]
+            next(left)
+        elif word.startswith("--config="):
+            configs.append(word)
+        else:
+            rest.append(word)
+            continue
+        rest.append("--config={}")
+    return configs + rest
+
+
 def _defaults(function: Callable[..., Any]) -> dict[str, Any]:
     """The command's own optional arguments and what they are by default."""
-    import inspect
-
-    return {p.name: p.default for p in inspect.signature(function).parameters.values() if p.default is not p.empty}
+    return {p.name: p.default for p in own_parameters(function) if p.default is not p.empty}
 
 
 def _required(function: Callable[..., Any]) -> list[str]:
-    import inspect
+    return [p.name for p in own_parameters(function) if p.default is p.empty]
 
-    parameters = inspect.signature(function).parameters.values()
-    return [p.name for p in parameters if p.default is p.empty and p.kind is not p.VAR_KEYWORD]
+
+def _unknown(option: str, command: str, function: Callable[..., Any]) -> str:
+    """What is known of a config's key that the command does not take."""
+    from learngene import commands
+
+    name = option.replace("-", "_")
+    taken = inspect.signature(function).parameters
+    others = [other for other in COMMANDS if name in inspect.signature(getattr(commands, other)).parameters]
+    if others and name not in taken:
+        return f"the config's '{option}' is no option of {command}, but of {', '.join(others)}: is it for another command?"
+    near = [name] if name in taken else get_close_matches(name, taken, n=1)
+    return f"the config's '{option}' is no option of {command}" + (f"; did you mean '{near[0]}'?" if near else "")
 
 
 def _one_line(message: str) -> str:
@@ -216,46 +317,56 @@ def _one_line(message: str) -> str:
 
 
 def build_parser(command: str, function: Callable[..., Any]) -> Any:
-    """A jsonargparse parser with the function's arguments and the options it takes."""
+    """A jsonargparse parser with the function's arguments and the options it takes, in the groups of its help."""
     from jsonargparse import ArgumentParser
 
-    from learngene.recipe import DataOptions, DistillOptions, Recipe
+    from learngene.help import HelpFormatter
 
-    groups = {
-        "distill": (Recipe, DataOptions, DistillOptions),
-        "cache": (Recipe, DataOptions),
-        "finetune": (Recipe, DataOptions, DistillOptions),
-        "benchmark": (Recipe, DataOptions),
-        "relearn": (Recipe, DataOptions),
-        "evaluate": (DataOptions,),
-        "attention": (DataOptions,),
-    }.get(command, ())
     usage = f"learngene {command} {POSITIONAL.get(command, '').upper()} [options]".replace("  ", " ")
     parser = ArgumentParser(
-        prog=f"learngene {command}", usage=usage, description=_summary(function), exit_on_error=False, formatter_class=_formatter()
+        prog=f"learngene {command}", usage=usage, description=_summary(function), exit_on_error=False, formatter_class=HelpFormatter
     )
-    parser.add_argument("--config", action="config", help="YAML file of arguments; options after it override.")
-    positional = POSITIONAL.get(command)
-    special = _special_types(command)
-    helps = _argument_helps(function)
-    if positional:
-        parser.add_argument(positional, type=str, nargs="*" if positional == "models" else "?", help=helps[positional])
-    import inspect
-
-    for name, parameter in inspect.signature(function).parameters.items():
-        if name == positional or parameter.kind is parameter.VAR_KEYWORD:
-            continue
-        default = None if parameter.default is parameter.empty else parameter.default
-        default = list(default) if isinstance(default, tuple) else default
-        kwargs = special.get(name) or {"type": _plain_type(parameter.annotation)}
-        parser.add_argument(f"--{name}", default=default, help=helps.get(name, ""), **kwargs)
-    for group in groups:
-        parser.add_class_arguments(group, fail_untyped=True)
-    if command == "finetune":
-        parser.set_defaults(ce=1.0)
+    # 1. where each option is shown
+    own, kinds = {p.name: p for p in own_parameters(function)}, getattr(function, "kinds", ())
+    kind_of = {field.name: kind for kind in kinds for field in fields(kind)}
+    first = FIRST.get(command, tuple(own))
+    titles = {"Main options": first, f"More of {command}": [name for name in own if name not in first]}
+    for title in GROUPS:
+        titles[title] = [name for name, kind in kind_of.items() if name not in first and group_of(kind, name) == title]
+    # 2. the options
+    helps, needed = _argument_helps(function), _required(function)
+    for title, names in titles.items():
+        group = parser.add_argument_group(title)
+        for name in names:
+            if name in own:
+                action = _add_own(group, command, own[name], helps.get(name, ""))
+                action.is_needed = name in needed
+            else:
+                others = {field.name for field in fields(kind_of[name])} - {name}
+                group.add_class_arguments(kind_of[name], as_group=False, skip=others, fail_untyped=True)
+    parser.set_defaults(getattr(function, "defaults", {}))
+    # 3. what all commands have, at the end
+    parser.add_argument("--config", action="config", help="YAML file of arguments; those on the command line override it.")
+    parser._option_string_actions["--print_config"].help = "Print all arguments as YAML, for --config, and exit."
+    parser._option_string_actions["--print_config"].metavar = ""
     if command in JSON_COMMANDS:
         parser.add_argument("--json", type=bool, default=False, help="Print one JSON document instead of a table.")
+    parser._optionals.title = "General"
+    shown: Any = parser._action_groups
+    shown.append(shown.pop(shown.index(parser._optionals)))
     return parser
+
+
+def _add_own(group: Any, command: str, parameter: inspect.Parameter, text: str) -> Any:
+    """Add one of the command's own arguments to a group of its parser."""
+    if parameter.name == POSITIONAL.get(command):
+        # without a default, which argparse would set when the word is missing, over what a config says
+        many = "*" if parameter.name == "models" else "?"
+        return group.add_argument(parameter.name, type=str, nargs=many, default=argparse.SUPPRESS, help=text)
+    default = None if parameter.default is parameter.empty else parameter.default
+    default = list(default) if isinstance(default, tuple) else default
+    kwargs = _special_types(command).get(parameter.name) or {"type": _plain_type(parameter.annotation)}
+    return group.add_argument(f"--{parameter.name}", default=default, help=text, **kwargs)
 
 
 def _special_types(command: str) -> dict[str, dict[str, Any]]:
@@ -297,19 +408,6 @@ def _argument_helps(function: Callable[..., Any]) -> dict[str, str]:
 
 def _summary(function: Callable[..., Any]) -> str:
     return (function.__doc__ or "").strip().splitlines()[0]
-
-
-def _formatter() -> Any:
-    from jsonargparse import DefaultHelpFormatter
-
-    class Hyphens(DefaultHelpFormatter):
-        """Shows --batch-size for --batch_size; both are understood."""
-
-        def _format_action_invocation(self, action: Any, *args: Any, **kwargs: Any) -> str:
-            text: str = super()._format_action_invocation(action, *args, **kwargs)
-            return " ".join(w.replace("_", "-") if w.startswith("--") else w for w in text.split(" "))
-
-    return Hyphens
 
 
 def _configure_logging(quiet: bool) -> None:

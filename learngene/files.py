@@ -154,13 +154,20 @@ def locked(path: str | Path, *, wait: bool = True) -> Iterator[bool]:
             fcntl.flock(file, fcntl.LOCK_UN)
 
 
+def is_locked(path: Path) -> bool:
+    """Whether another process holds this lock file."""
+    with locked(path, wait=False) as mine:
+        return not mine
+
+
 @contextlib.contextmanager
 def alone(lock: Path, busy: str) -> Iterator[None]:
-    """Keep other processes out while the block runs; the lock file goes with it.
+    """Keep other processes out while the block runs; the lock file goes with it, and so does its folder if it is new and empty.
 
     Raises:
         LearngeneError: ``busy``, when another process is in.
     """
+    was_there = lock.parent.is_dir()
     with locked(lock, wait=False) as mine:
         if not mine:
             raise LearngeneError(busy)
@@ -168,6 +175,9 @@ def alone(lock: Path, busy: str) -> Iterator[None]:
             yield
         finally:
             lock.unlink(missing_ok=True)
+            if not was_there:
+                with contextlib.suppress(OSError):  # something was written, as it should be
+                    lock.parent.rmdir()
 
 
 _locks: weakref.WeakSet[IO[str]] = weakref.WeakSet()

@@ -2,14 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import inspect
+import re
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from difflib import get_close_matches
 from typing import Any, Literal, TypeVar
 
 from learngene.errors import LearngeneError
 
-T = TypeVar("T")
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+# Where --help shows the options: each in the group that names it, else in that of its class.
+GROUPS: dict[str, tuple[str, ...]] = {
+    "Data": ("DataOptions",),
+    "Training": ("Recipe",),
+    "Augmentation": (
+        "mixup", "cutmix", "label_smoothing", "auto_augment", "random_erasing", "hflip", "crop_scale", "color_jitter", "repeats",
+    ),
+    "Learning from the ancestor": ("DistillOptions",),
+    "Machine and speed": (
+        "in_memory", "on_device", "workers", "precision", "compile", "grad_checkpointing", "devices", "accelerator", "strategy",
+        "num_nodes",
+    ),
+    "Log and checkpoints": ("checkpoint_minutes", "log_every", "track"),
+}  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -206,6 +223,55 @@ class DistillOptions:
         if not (self.kl or self.hard or self.ce or self.feature):
             raise LearngeneError("kl, hard, ce and feature are all 0, so there is nothing to learn; give one a weight, e.g. kl=1")
         _above(self, "temperature", 0)
+
+
+def takes(*kinds: type[Any], **defaults: Any) -> Callable[[Command], Command]:
+    """Say which options a command's ``**options`` takes: in its ``help()``, its signature, and the command line, which reads them here.
+
+    Args:
+        *kinds: the dataclasses whose fields they are.
+        **defaults: of this command, where they differ from the dataclass's.
+    """
+
+    def describe(function: Command) -> Command:
+        own = list(inspect.signature(function).parameters.values())
+        further = [
+            inspect.Parameter(
+                field.name, inspect.Parameter.KEYWORD_ONLY, default=defaults.get(field.name, field.default), annotation=field.type
+            )
+            for kind in kinds
+            for field in fields(kind)
+        ]
+        described: Any = function
+        described.kinds, described.defaults = kinds, defaults
+        described.__signature__ = inspect.signature(function).replace(parameters=[*own[:-1], *further])
+        if function.__doc__:  # there is none under python -OO
+            function.__doc__ = _with_options(function.__doc__, further, kinds)
+        return function
+
+    return describe
+
+
+def own_parameters(command: Callable[..., Any]) -> list[inspect.Parameter]:
+    """A command's parameters without the options that it `takes`."""
+    options = {field.name for kind in getattr(command, "kinds", ()) for field in fields(kind)}
+    return [parameter for parameter in inspect.signature(command).parameters.values() if parameter.name not in options]
+
+
+def group_of(kind: type[Any], option: str) -> str:
+    """The title in `GROUPS` under which ``--help`` shows a field of a dataclass."""
+    named = [title for title, names in GROUPS.items() if option in names]
+    return (named or [title for title, names in GROUPS.items() if kind.__name__ in names])[0]
+
+
+def _with_options(text: str, options: Sequence[inspect.Parameter], kinds: Sequence[type[Any]]) -> str:
+    """A command's docstring with what the dataclasses say of each option, and its default, below ``**options``."""
+    defaults = {option.name: option.default for option in options}
+    described = "\n".join(inspect.cleandoc(kind.__doc__ or "").partition("Args:\n")[2].rstrip() for kind in kinds)
+    described = re.sub(r"^    (\w+):", lambda line: f"    {line[1]} (default {defaults[line[1]]!r}):", described, flags=re.M)
+    before, mark, after = text.partition("        **options:")
+    entry, blank, rest = after.partition("\n\n")
+    return before + mark + entry + "\n" + re.sub(r"^", " " * 8, described, flags=re.M) + blank + rest
 
 
 def divide(options: Mapping[str, Any], *kinds: type[Any]) -> list[Any]:

@@ -13,8 +13,14 @@ from rich.table import Table
 from learngene.limits import printable
 
 
+class _Console(Console):
+    def on_broken_pipe(self) -> None:
+        """Leave it to the command line, which ends quietly; rich would end the process with status 1."""
+        raise
+
+
 def _console() -> Console:
-    return Console(width=None if sys.stdout.isatty() else 120, soft_wrap=True)
+    return _Console(width=None if sys.stdout.isatty() else 120, soft_wrap=True)
 
 
 def info(result: Mapping[str, Any]) -> None:

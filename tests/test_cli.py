@@ -1,14 +1,22 @@
 """The command line as a user meets it."""
 
+import inspect
 import json
+import os
+import pydoc
+import re
 import subprocess
 import sys
+from dataclasses import fields
+from pathlib import Path
 
 import pytest
 import yaml
 from conftest import TINY_ARGS
 
-from learngene.cli import COMMANDS, main
+from learngene import commands
+from learngene.cli import COMMANDS, FIRST, JSON_COMMANDS, POSITIONAL, _after_interrupt, _parse, _records, main
+from learngene.recipe import GROUPS, DataOptions, DistillOptions, Recipe, own_parameters
 
 ARGS = json.dumps({k: v for k, v in TINY_ARGS.items() if k != "num_classes"})
 FAST = ["--epochs", "1", "--batch-size", "16", "--workers", "0", "--precision", "32-true"]
@@ -92,6 +100,217 @@ def test_print_config_and_back(tmp_path, capsys):
     assert capsys.readouterr().out == text
     assert main(["distill", "--config", str(tmp_path / "c.yaml"), "--batch-size", "64", "--print-config"]) == 0
     assert yaml.safe_load(capsys.readouterr().out)["batch_size"] == 64
+
+
+def printed(capsys, *words):
+    """What --print-config prints."""
+    capsys.readouterr()
+    assert main([*map(str, words), "--print-config"]) == 0
+    return capsys.readouterr().out
+
+
+def typical(command):
+    """A command line with the positional argument, what is required, and a list or a mapping where the command has one."""
+    words = [command, *{"models": ["m/a", "m/b"], None: []}.get(POSITIONAL.get(command), ["some.thing"])]
+    own = {p.name for p in own_parameters(getattr(commands, command))}
+    for name, values in {
+        "ancestor": ["local-dir:x"], "data": ["d"], "out": ["o"], "depth": ["7"], "layers": ["1", "3"], "arch_args": ['{"img_size": 28}'],
+        "depths": ["[4, 5]"], "starts": ['[random, {name: a, start: mimetic}]'], "seed": ["3"], "resume": [], "latency": [],
+    }.items():  # fmt: skip
+        words += [f"--{name}", *values] if name in own else []
+    return words
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_runs_again_from_its_printed_config(command, tmp_path, capsys):
+    text = printed(capsys, *typical(command))
+    config = yaml.safe_load(text)
+    (tmp_path / "c.yaml").write_text(text)
+    assert printed(capsys, command, "--config", tmp_path / "c.yaml") == text
+    function = getattr(commands, command)
+    assert _parse(command, function, ["--config", str(tmp_path / "c.yaml")]) == _parse(command, function, typical(command)[1:])
+    positional = POSITIONAL.get(command)
+    if positional:
+        assert config[positional] in ("some.thing", ["m/a", "m/b"])
+        for words in ((["other"], ["--config", tmp_path / "c.yaml"]), (["--config", tmp_path / "c.yaml"], ["other"])):
+            again = yaml.safe_load(printed(capsys, command, *words[0], *words[1]))
+            assert again == config | {positional: ["other"] if positional == "models" else "other"}
+
+
+def test_the_command_line_overrides_a_config_wherever_it_stands(tmp_path, capsys):
+    (tmp_path / "c.yaml").write_text("model: a\ndata: d\nepochs: 7\nlr: 0.5\n")
+    (tmp_path / "e.yaml").write_text("epochs: 8\n")
+    config = ["--config", tmp_path / "c.yaml"]
+    for words in ([*config, "--epochs", "3"], ["--epochs", "3", *config], ["--epochs=3", f"--config={tmp_path / 'c.yaml'}"]):
+        resolved = yaml.safe_load(printed(capsys, "finetune", *words))
+        assert (resolved["model"], resolved["epochs"], resolved["lr"]) == ("a", 3, 0.5)
+    resolved = yaml.safe_load(printed(capsys, "finetune", *config, "--config", tmp_path / "e.yaml"))
+    assert (resolved["epochs"], resolved["lr"]) == (8, 0.5)
+    (tmp_path / "s.yaml").write_text("gene: g\nout: o\n")
+    resolved = yaml.safe_load(printed(capsys, "spawn", "--depth", "6", "9", "--config", tmp_path / "s.yaml", "other"))
+    assert (resolved["depth"], resolved["gene"], resolved["out"]) == ([6, 9], "other", "o")
+    assert "expected one argument" in fails(capsys, "finetune", "m", "--config")
+
+
+def test_a_run_is_run_again_by_its_own_config(folder, ancestor, tmp_path, capsys):
+    run, again = tmp_path / "run", tmp_path / "again"
+    words = ["finetune", str(ancestor), "--data", str(folder), "--seed", "5", "--hflip", "0", *FAST]
+    assert main([*words, "--out", str(run)]) == 0
+    assert main(["finetune", "--config", str(run / "config.yaml"), "--out", str(again)]) == 0
+    assert (run / "config.yaml").read_text() == (again / "config.yaml").read_text()
+    weights = [(place / "model" / "model.safetensors").read_bytes() for place in (run, again)]
+    assert weights[0] == weights[1]
+    for words in (["info", str(run / "model")], ["evaluate", str(run / "model"), "--data", str(folder), "--workers", "0"]):
+        (tmp_path / "c.yaml").write_text(printed(capsys, *words, "--json"))
+        assert main([words[0], "--config", str(tmp_path / "c.yaml")]) == 0
+        document = json.loads(capsys.readouterr().out)
+        assert str(run / "model") in (document.get("file"), document.get("model"))
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (
+            "from_ancestor: true\n",
+            "the config's 'from_ancestor' is no option of finetune, but of distill",
+        ),
+        ("learning_rat: 1\n", "the config's 'learning_rat' is no option of finetune; see"),
+        ("batchsize: 1\n", "the config's 'batchsize' is no option of finetune; did you mean 'batch_size'?"),
+        ("batch-size: 1\n", "did you mean 'batch_size'?"),
+        ("model: [a, b]\n", "model"),
+        ("model: null\n", "MODEL is missing"),
+        ("- 3\n", "config"),
+        ("config: no.yaml\n", "no.yaml"),
+    ],
+)
+def test_configs_that_are_for_something_else(tmp_path, capsys, text, message):
+    (tmp_path / "c.yaml").write_text(text)
+    assert message in fails(capsys, "finetune", "--config", tmp_path / "c.yaml", "--data", "d", "--out", tmp_path / "o")
+    assert not (tmp_path / "o").exists()
+
+
+def dests(text):
+    """Options in a help text, by its titles."""
+    found, title = {}, ""
+    for line in text.splitlines():
+        if line.endswith(":") and not line.startswith(" "):
+            title = line[:-1]
+            found[title] = []
+        entry = re.match(r"  (?:-\w, )?(?:--)?([a-z][a-z0-9-]*)", line)
+        if entry and title:
+            found[title].append(entry[1].replace("-", "_"))
+    return found
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_shows_every_option_in_exactly_one_group(command, capsys):
+    assert main([command, "--help"]) == 0
+    text = capsys.readouterr().out
+    groups = dests(text[text.index("Main options:") :])
+    shown = [name for names in groups.values() for name in names]
+    taken = list(inspect.signature(getattr(commands, command)).parameters)
+    general = ["help", "config", "print_config", *(["json"] if command in JSON_COMMANDS else [])]
+    assert sorted(shown) == sorted(taken + general)
+    assert next(iter(groups)) == "Main options"
+    assert list(groups)[-1] == "General"
+    assert command not in FIRST or tuple(groups["Main options"]) == FIRST[command]
+    assert len(FIRST.get(command, ())) <= 10
+    required = [p.name for p in own_parameters(getattr(commands, command)) if p.default is p.empty]
+    assert " ".join(text.split()).count("(required)") == len(required)
+    assert set(required) <= set(groups["Main options"])
+
+
+def test_groups_name_options_that_there_are():
+    kinds = {kind.__name__: {field.name for field in fields(kind)} for kind in (Recipe, DataOptions, DistillOptions)}
+    names = [name for group in GROUPS.values() for name in group]
+    assert len(names) == len(set(names))
+    assert set(names) <= set(kinds) | set().union(*kinds.values())
+    assert set(kinds) <= set(names)
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_python_help_tells_every_option(command):
+    import learngene
+
+    function = getattr(learngene, command)
+    text = pydoc.render_doc(function, renderer=pydoc.plaintext)
+    parameters = inspect.signature(function).parameters.values()
+    assert all(re.search(rf"^ +{p.name}( \(default .*\))?: ", text, re.M) for p in parameters)
+    if command == "finetune":
+        assert "lr (default 0.001): learning rate" in text
+        assert "ce (default 1.0): " in text
+        assert inspect.signature(function).parameters["ce"].default == 1.0
+    if command == "distill":
+        assert "ce (default 0.0): " in text
+
+
+@pytest.mark.parametrize(
+    ("words", "left", "message"),
+    [
+        (["finetune", "m", "--data", "d", "--out", "o"], None, "nothing was begun; the same command begins anew"),
+        (["finetune", "m", "--data", "d", "--out", "o"], "run.json", "the same command with --resume goes on"),
+        (["cache", "--ancestor", "m", "--data", "d", "--out", "o"], "cache.json", "the same command with --resume goes on"),
+        (["demo", "--out", "o", "--overwrite"], "run.json", "the same command with --resume instead of --overwrite goes on"),
+        (["relearn", "m", "--data", "d", "--out", "o", "--resume"], "run.json", "the same command with --resume goes on"),
+        (["evaluate", "m", "--data", "d"], None, "interrupted; the same command begins anew"),
+        (["spawn", "g", "--depth", "6", "--out", "o"], None, "interrupted; the same command begins anew"),
+        (
+            ["spawn", "g", "--depth", "6", "--out", "o"],
+            "depth-06",
+            "what is complete in 'o' stays; the same command with --overwrite",
+        ),
+    ],
+)
+def test_what_is_said_after_an_interrupt_is_true(words, left, message, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+
+    def interrupted(**_):
+        if left:
+            (tmp_path / "o").mkdir()
+            (tmp_path / "o" / left).touch()
+        raise KeyboardInterrupt
+
+    function = getattr(commands, words[0])
+    interrupted.__signature__, interrupted.__doc__ = inspect.signature(function), function.__doc__
+    interrupted.kinds, interrupted.defaults = getattr(function, "kinds", ()), getattr(function, "defaults", {})
+    monkeypatch.setattr(commands, words[0], interrupted)
+    assert main(words) == 130
+    error = capsys.readouterr().err
+    assert message in error
+    assert f"learngene {words[0]}: interrupted; " in error
+    assert ("--resume" in error) == bool(left and left.endswith(".json"))
+
+
+def test_an_earlier_run_that_was_to_be_overwritten_is_not_to_be_resumed(tmp_path):
+    (tmp_path / "run.json").touch()
+    arguments = {"out": str(tmp_path), "resume": False, "overwrite": True}
+    assert "nothing was begun" in _after_interrupt(arguments, _records(arguments))
+
+
+def run_into(stdout, *words, shell=None, **kwargs):
+    """The command with an output that is gone; its status and what it says on stderr."""
+    program = [sys.executable, "-m", "learngene", *words]
+    done = subprocess.run(shell or program, stdout=stdout, stderr=subprocess.PIPE, text=True, check=False, timeout=60, **kwargs)
+    return done.returncode, done.stderr
+
+
+@pytest.mark.parametrize("words", [["-h"], ["distill", "--help"], ["finetune", "m", "--print-config"], ["info", "GENE"]], ids=str)
+def test_nobody_reads_the_output(words, gene, tmp_path):
+    words = [str(gene.save(tmp_path / "g.safetensors")) if word == "GENE" else word for word in words]
+    reader, writer = os.pipe()
+    os.close(reader)
+    assert run_into(writer, *words) == (0, "")
+    os.close(writer)
+
+
+def test_output_that_is_closed_or_full(tmp_path):
+    closed = ["sh", "-c", f'"{sys.executable}" -m learngene finetune m --print-config >&-']
+    assert run_into(None, shell=closed) == (0, "")
+    with Path("/dev/full").open("w") as full:
+        status, error = run_into(full, "-h")
+    assert status == 2
+    assert "the output cannot be written (No space left on device)" in error
+    assert "Traceback" not in error
 
 
 def test_switches_need_no_value(capsys):

@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from learngene.errors import LearngeneError
-from learngene.recipe import DataOptions, divide
+from learngene.recipe import DataOptions, divide, takes
 
 
+@takes(DataOptions)
 def attention(
     models: Sequence[str],
     data: str,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import logging
 from collections.abc import Callable, Mapping, Sequence
@@ -9,11 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from learngene.errors import LearngeneError
-from learngene.recipe import DataOptions, Recipe, divide
+from learngene.recipe import DataOptions, Recipe, divide, takes
 
 log = logging.getLogger("learngene")
 
 
+@takes(Recipe, DataOptions)
 def benchmark(
     data: str,
     *,
@@ -109,15 +111,12 @@ def benchmark(
     bench.check(mine, sources)
     run.begin()
     given = arch is not None or gene is not None
-    try:
+    with contextlib.nullcontext() if shard else run.taken_back():  # other shards may be at work
         needed = experiment.needed(mine)
         sources |= train_first(
             experiment, needed, _commands(), defaults(data, loading, recipe), family, given, run.path / "prepared"
         )
-    except LearngeneError:
-        run.cancel()
-        raise
-    bench.run(mine, sources, run.path / "trials")
+        bench.run(mine, sources, run.path / "trials")
     return conclude(run, len(experiment.trials()))
 
 

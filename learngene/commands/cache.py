@@ -6,12 +6,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from learngene.recipe import DataOptions, Recipe, divide
+from learngene.recipe import DataOptions, Recipe, divide, takes
 
 if TYPE_CHECKING:
     from torch import nn
 
 
+@takes(Recipe, DataOptions)
 def cache(
     ancestor: str | Path | nn.Module,
     data: str,

@@ -11,7 +11,7 @@ FINETUNE: dict[str, Any] = {"epochs": 2, **COMMON}
 DEPTHS = (5, 7, 9)
 
 
-def demo(*, out: str | Path = "learngene-demo", overwrite: bool = False, seed: int = 0) -> dict[str, Any]:
+def demo(*, out: str | Path = "learngene-demo", resume: bool = False, overwrite: bool = False, seed: int = 0) -> dict[str, Any]:
     """The whole pipeline on real images inside the package, in minutes on two cores.
 
     Distils a learngene from the packaged ancestor (a ViT trained on Fashion-MNIST) on the embedded images, spawns
@@ -20,6 +20,7 @@ def demo(*, out: str | Path = "learngene-demo", overwrite: bool = False, seed: i
 
     Args:
         out: directory to write.
+        resume: go on with an interrupted demo; a finished one is left as it is.
         overwrite: delete an earlier demo in OUT first.
         seed: of everything.
 
@@ -38,6 +39,7 @@ def demo(*, out: str | Path = "learngene-demo", overwrite: bool = False, seed: i
         distill={"ancestor": str(ancestor_directory()), "seed": seed, **DISTILL},
         depths=DEPTHS,
         seeds=(seed,),
+        resume=resume,
         overwrite=overwrite,
         **FINETUNE,
     )

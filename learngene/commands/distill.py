@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from learngene.plan import StagePlan
-from learngene.recipe import DataOptions, DistillOptions, Recipe, divide
+from learngene.recipe import DataOptions, DistillOptions, Recipe, divide, takes
 
 if TYPE_CHECKING:
     from torch import nn
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from learngene.gene import Learngene
 
 
+@takes(Recipe, DataOptions, DistillOptions)
 def distill(
     ancestor: str | Path | nn.Module,
     data: str,

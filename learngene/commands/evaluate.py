@@ -5,9 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from learngene.recipe import DataOptions, Recipe, divide
+from learngene.recipe import DataOptions, Recipe, divide, takes
 
 
+@takes(DataOptions)
 def evaluate(
     model: str | Path,
     data: str,

@@ -7,9 +7,13 @@ from pathlib import Path
 from typing import Any
 
 from learngene.plan import StagePlan
-from learngene.recipe import DataOptions, DistillOptions, Recipe, divide
+from learngene.recipe import DataOptions, DistillOptions, Recipe, divide, takes
+
+# the labels count, unless one says that only the ancestor's word does
+DEFAULTS = {"ce": 1.0}
 
 
+@takes(Recipe, DataOptions, DistillOptions, **DEFAULTS)
 def finetune(
     model: str | Path,
     data: str,
@@ -51,7 +55,7 @@ def finetune(
         LearngeneError: bad input, before training starts; a loss that is not finite, or too many broken images.
     """
     arguments = {k: v for k, v in locals().items() if k not in ("options", "resume", "overwrite", "out")}
-    recipe, loading, terms = divide({"ce": 1.0, **options}, Recipe, DataOptions, DistillOptions)
+    recipe, loading, terms = divide({**DEFAULTS, **options}, Recipe, DataOptions, DistillOptions)
     stage_plan = None if plan is None else StagePlan.parse(plan)
     from learngene.jobs import run_finetuning, train_config
     from learngene.training import RunDirectory

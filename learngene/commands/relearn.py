@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from learngene.errors import LearngeneError
-from learngene.recipe import DataOptions, Recipe, divide
+from learngene.recipe import DataOptions, Recipe, divide, takes
 
 log = logging.getLogger("learngene")
 
 
+@takes(Recipe, DataOptions)
 def relearn(
     models: Sequence[str],
     data: str,
@@ -80,7 +81,8 @@ def relearn(
     precision = settle_precision(run, recipe)
     run.begin()
     recipe = dataclasses.replace(recipe, precision=precision)
-    rows = run_cells(todo, trained, train, val, recipe, loading, tolerance=tolerance, max_images=max_images, out=run.path)
+    with run.taken_back():
+        rows = run_cells(todo, trained, train, val, recipe, loading, tolerance=tolerance, max_images=max_images, out=run.path)
     given: list[int | None] = [*original_images] or [views_of(path) for path in models]
     report = conclude(rows, train, val, recipe, dict(zip(trained, given, strict=True)), tolerance, run.path)
     return run.finish(rows=rows, report=str(report))

@@ -14,7 +14,7 @@ import yaml
 
 from learngene.data.sources import Source, fingerprint
 from learngene.errors import LearngeneError
-from learngene.files import alone, check_free, write_text
+from learngene.files import alone, check_free, is_locked, write_text
 from learngene.fingerprints import difference, way_out
 from learngene.limits import MAX_RECORD, read_json
 from learngene.provenance import commit, hardware, versions
@@ -44,6 +44,7 @@ class RunDirectory:
 
     results: dict[str, Any]
     settled: dict[str, Any]  # what was decided when the run began, and holds when it is resumed
+    TRACKERS = ("tensorboard", "wandb")
     CONFIG, RUN, METRICS, LOG, CHECKPOINT, LOCK = "config.yaml", "run.json", "metrics.csv", "log.txt", "last.ckpt", "run.lock"
 
     def __init__(self, path: str | Path, config: Mapping[str, Any], *, resume: bool = False, overwrite: bool = False) -> None:
@@ -52,6 +53,8 @@ class RunDirectory:
         record = self._read()
         self._is_held = False
         self._images: dict[str, Any] = {}
+        self._was_there = self.path.is_dir()
+        self._is_new, self._is_begun = record is None or overwrite, False
         self._discard = record is not None and overwrite
         self.settled = {} if self._discard and not is_follower() else dict((record or {}).get("settled") or {})
         if is_follower():  # knows only whether there is anything to do: the first process may be writing by now
@@ -147,6 +150,7 @@ class RunDirectory:
         try:
             if self._discard:
                 self._empty()
+            self._is_begun = True
             versions(), hardware(), commit()  # slow the first time; from here on another process may look at the directory
             self.path.mkdir(parents=True, exist_ok=True)
             self._write("running")
@@ -178,23 +182,44 @@ class RunDirectory:
             with alone(self.path / self.LOCK, busy):
                 self._is_held = True
                 self._check_unfinished()
-                yield
+                with self.taken_back():
+                    yield
         finally:
             self._is_held = False
-            with contextlib.suppress(OSError):  # bad input that showed late: nothing is left
-                self.path.rmdir()
 
     def _check_unfinished(self) -> None:
         """Raise if another run has finished here since this one looked."""
         if not self._discard and not self.finished and (self._read() or {}).get("status") == "finished":
             raise LearngeneError(f"another run has just finished in '{self.path}'; choose another --out")
 
-    def cancel(self) -> None:
-        """Take back `begin` after bad input that only showed then, unless something was trained meanwhile."""
-        own = (self.CONFIG, self.RUN)
-        left = [path for path in self.path.rglob("*") if path.is_file() and path.name not in own and path.suffix != ".lock"]
-        if not is_follower() and not left and self._read() is not None:
-            shutil.rmtree(self.path)
+    @contextlib.contextmanager
+    def taken_back(self) -> Iterator[None]:
+        """Take back `begin` when bad input shows only in the block: the same command may then run again, without --overwrite.
+
+        What was trained stays, and so does a run that was there before.
+        """
+        try:
+            yield
+        except LearngeneError:
+            if not is_follower() and self._is_new and self._is_begun and not self._is_of_use():
+                with contextlib.suppress(OSError):
+                    self._empty()
+                    if not self._was_there:  # while it is held, `alone` removes it
+                        self.path.rmdir()
+            raise
+
+    def _is_of_use(self) -> bool:
+        """Whether there is anything but records and logs, also of runs within this one, or another process is at work there."""
+        files = [path for path in self.path.rglob("*") if path.is_file()]
+        records = [path for path in files if path.name == self.RUN]
+        locks = [path for path in files if path.suffix == ".lock" and path != self.path / self.LOCK]
+        logs = [path for path in files if path.name in (self.CONFIG, self.LOG)]
+        logs += [path for path in files if set(self.TRACKERS) & set(path.relative_to(self.path).parts)]
+        return bool(
+            set(files) - {*records, *locks, *logs, self.path / self.LOCK}
+            or any(read_json(path, MAX_RECORD).get("status") == "finished" for path in records)
+            or any(map(is_locked, locks))
+        )
 
     def finish(self, **results: Any) -> dict[str, Any]:
         """Record the results; from now on the run is finished."""
