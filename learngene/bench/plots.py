@@ -16,7 +16,20 @@ from matplotlib.ticker import MaxNLocator
 from learngene.bench.table import Line, Row, budget_order, one_measure
 from learngene.files import atomic_file
 
-COLORS = ("#0b6e4f", "#c8553d", "#3d5a80", "#e0a458", "#7d5ba6", "#6c757d", "#2a9d8f", "#bc4b51", "#8cb369", "#5b8e7d")
+COLORS = (
+    "#0b6e4f",
+    "#c8553d",
+    "#3d5a80",
+    "#e0a458",
+    "#7d5ba6",
+    "#6c757d",
+    "#2a9d8f",
+    "#bc4b51",
+    "#8cb369",
+    "#1f9ed1",
+    "#d6409f",
+    "#222222",
+)
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">")
 DASHES = ("-", "--", ":", "-.")
 MODELS = range(1, 16)
@@ -35,10 +48,17 @@ class Looks:
     budgets: Mapping[tuple[int | None, float | None], str]
 
     @classmethod
-    def of(cls, lines: Iterable[Line]) -> Looks:
-        """By name, whatever the order of the lines: learngene, random, then the others by the alphabet."""
-        lines = list(lines)
-        names = sorted({line.start for line in lines}, key=lambda name: (name != "learngene", name != "random", name))
+    def of(cls, lines: Iterable[Line], first: Iterable[str] = ()) -> Looks:
+        """By name, whatever the order of the lines.
+
+        Args:
+            first: starts that are to differ in colour even where there are more starts than colours: those in most plots.
+        """
+        lines, early = list(lines), set(first)
+        names = sorted(
+            {line.start for line in lines},
+            key=lambda name: (name != "learngene", name != "random", name not in early, name),
+        )
         budgets = sorted({(line.epochs, line.tflops) for line in lines}, key=lambda budget: budget_order(*budget))
         return cls(
             {name: _colour_and_marker(i) for i, name in enumerate(names)},
@@ -56,7 +76,7 @@ class Looks:
 
 
 def _colour_and_marker(i: int) -> tuple[str, str]:
-    """The marker moves on by one more in every round of colours, so that 90 pairs differ."""
+    """The marker moves on by one more in every round of colours."""
     return COLORS[i % len(COLORS)], MARKERS[(i + i // len(COLORS)) % len(MARKERS)]
 
 
@@ -178,7 +198,9 @@ def _finish(figure: Figure, path: Path) -> Path:
     """One legend for all panels, and the file."""
     found = {text: line for axes in figure.axes for line, text in zip(*axes.get_legend_handles_labels(), strict=True)}
     columns = 2 if max(map(len, found), default=0) > 30 else 3
-    figure.legend(found.values(), found, loc="outside lower center", ncols=columns, frameon=False, fontsize="small")
+    figure.legend(
+        found.values(), found, loc="outside lower center", ncols=columns, frameon=False, fontsize="small", handlelength=3.5
+    )
     return save(figure, path)
 
 

@@ -46,8 +46,8 @@ def write_report(rows: Sequence[Row], out: Path, *, command: str | None = None) 
         raise LearngeneError(f"no trial in '{out}' is finished, so there is nothing to report; run the benchmark on with --resume")
     summaries = summarize(rows)
     parts = ["# Benchmark: ways to begin a ViT", _head(rows, command)]
-    looks = plots.Looks.of(lines(summaries))  # of all sections
     groups = list(dict.fromkeys((s.data, s.recipe) for s in summaries))
+    looks = _looks(groups, summaries)
     for data, recipe in groups:
         chosen = [s for s in summaries if (s.data, s.recipe) == (data, recipe)]
         own = [row for row in rows if (row["data"], row["recipe"]) == (data, recipe)]
@@ -57,6 +57,14 @@ def write_report(rows: Sequence[Row], out: Path, *, command: str | None = None) 
     write_text(out / "report.md", text := "\n\n".join(parts) + "\n")
     write_text(out / "report.html", to_html(text, out))
     return out / "report.md"
+
+
+def _looks(groups: Sequence[tuple[str, str]], summaries: Sequence[Summary]) -> plots.Looks:
+    """Of all that any section draws; those with all depths are in most plots, and come first."""
+    sections = [lines([s for s in summaries if (s.data, s.recipe) == group]) for group in groups]
+    whole = [line for found in sections for line in comparable(found)]
+    drawn = whole + [line for found in sections for line in notable(found)]
+    return plots.Looks.of(drawn, first={line.start for line in whole})
 
 
 def _section(
