@@ -103,7 +103,12 @@ def accuracy_by_cost(lines: Sequence[Line], path: Path, *, title: str, looks: Lo
         costs = [line.total("flops", 10) / 10 / 1e12 for line in own]
         axes.plot(costs, [100 * line.mean for line in own], label=own[0].title, **looks.start(own[0]))
     axes.set(xlabel="TFLOPs per model, preparing counted in, when ten are made", ylabel=_accuracy(lines), title=title)
-    axes.set_xscale("log")
+    costs = [line.total("flops", 10) for line in lines]
+    if max(costs) > 10 * min(costs) > 0:  # a shorter axis would have labels like 3.1 x 10^0, one beside the other
+        axes.set_xscale("log")
+        axes.xaxis.set_major_formatter("{x:g}")
+    else:
+        axes.set_xlim(left=0)
     return _finish(figure, path)
 
 
