@@ -9,10 +9,19 @@ import yaml
 from conftest import FAST, TINY_ARGS
 
 from learngene import LearngeneError, benchmark, distill, finetune, report
-from learngene.bench import Experiment, Preparation, StartSpec, summarize
+from learngene.bench import Experiment, Preparation, StartSpec, plots, summarize
 from learngene.bench.experiment import _OWN, PLAN
-from learngene.bench.report import comparable, cost_table, difference_table, in_words, markdown_table
-from learngene.bench.table import break_even, compare, lines, t_quantile
+from learngene.bench.report import (
+    at_equal_accuracy,
+    comparable,
+    cost_table,
+    difference_table,
+    equal_table,
+    in_words,
+    markdown_table,
+    write_report,
+)
+from learngene.bench.table import break_even, compare, equal_accuracy, lines, t_quantile
 from learngene.cli import main
 from learngene.files import locked
 
@@ -64,20 +73,145 @@ def test_mean_spread_and_pairs():
 
 def test_words_come_from_the_numbers():
     words = in_words(lines(summarize(ROWS)))
-    assert "**learngene** is first with 82.00 %, then pretrained with 82.00 % (difference +0.00 points" in words
-    assert "not a clear winner" in words
+    assert (
+        "**learngene** has the highest mean, 82.00 % test accuracy, then pretrained with 82.00 % (difference +0.00 points" in words
+    )
+    assert "the interval includes 0, so which is better stays open" in words
     assert "the learngene is ahead, 82.00 ± 2.00 against 62.00 ± 2.65 % (+20.00 points" in words
     assert "95 % interval +17.52 to +22.48, n = 3" in words
-    assert "catches up at 9 epochs (84.00 ± 1.00 %; by the means)" in words
-    assert "clearly worse: random" in words
+    assert "reaches the learngene's mean (at most 0.5 points below it) at 9 epochs: 84.00 ± 1.00 %" in words
+    assert "clearly worse (interval below 0): random" in words
     assert "not a claim" not in words
     worse = [r | {"test_top1": 0.5} if r["start"] == "learngene" else r for r in ROWS]
     assert "training from scratch is ahead" in in_words(lines(summarize(worse)))
     few = [r for r in ROWS if r["seed"] == 0]
-    assert "With 1 seed this is an observation, not a claim" in in_words(lines(summarize(few)))
-    never = [r | {"test_top1": 0.7} if r["epochs"] == 9 else r for r in ROWS]
-    assert "has not caught up at 9 epochs" in in_words(lines(summarize(never)))
-    assert "still worse, so this is a lower bound" in in_words(lines(summarize(never)))
+    assert "One seed: no spread. This is an observation, not a claim" in in_words(lines(summarize(few)))
+    never = in_words(lines(summarize([r | {"test_top1": 0.7} if r["epochs"] == 9 else r for r in ROWS])))
+    assert "has not reached that at 9 epochs, the most that was run" in never
+    assert "training from scratch at equal accuracy: not reached" in never
+    assert "cheaper than training from scratch" not in never
+
+
+def test_costs_are_compared_at_equal_accuracy_only():
+    gene, short, long, pre = line("learngene"), line("random"), line("random", 9), line("pretrained")
+    pair = equal_accuracy([gene], [short, long])
+    assert (pair.target, pair.ours, pair.theirs) == (gene.mean, gene, long)
+    assert equal_accuracy([short, long], [gene]).ours is long
+    apart = equal_accuracy([gene], [short])  # 82 against 62 %: not at the worse one's accuracy either
+    assert (apart.ours, apart.theirs, apart.reached) == (gene, None, False)
+    assert equal_accuracy([gene], [pre]).reached
+    for top1, reached in ((0.8149, False), (0.8151, True)):
+        near = lines(summarize([r | {"test_top1": top1} for r in ROWS if r["start"] == "pretrained"]))
+        assert equal_accuracy([gene], near).reached is reached
+    better = [r | {"test_top1": 0.9} if r["epochs"] == 9 else r for r in ROWS]
+    found = lines(summarize(better))
+    assert "ten models cost 25.0 TFLOPs" in in_words(found)
+    assert "| training from scratch | 82.00 | 2 epochs | 25.0 | 9 epochs | 90.0 | from 1 model on |" in equal_table(
+        at_equal_accuracy(found[0], found)
+    )
+    worse = lines(summarize([r | {"test_top1": 0.5} if r["start"] == "learngene" else r for r in ROWS]))
+    assert "the learngene has 50.00 % at 2 epochs, its best that was run" in in_words(worse)
+
+
+@pytest.mark.parametrize("seeds", [1, 2, 3])
+def test_verdicts_need_three_seeds(seeds, tmp_path):
+    rows = [r for r in ROWS if r["seed"] < seeds]
+    write_report(rows, tmp_path)
+    text = (tmp_path / "report.md").read_text()
+    assert ("is ahead" in text) == ("clearly" in text) == (seeds == 3)
+    assert ("one seed: no spread" in text) == (seeds == 1)
+    assert ("standard deviation" in text) == (" ± " in text) == (seeds > 1)
+    assert ("too few seeds for a verdict" in text) == (seeds == 2)
+    assert ("not a claim" in text) == (seeds < 3)
+    assert not re.search(r": none|not a clear|None leaves", text)
+
+
+def test_plots_that_mean_nothing_are_left_out(tmp_path):
+    def pictures(rows, name):
+        write_report(rows, tmp_path / name)
+        found = set(re.findall(r"\((.+?)\.png\)", (tmp_path / name / "report.md").read_text()))
+        assert found == {path.stem for path in (tmp_path / name).glob("*.png")}
+        return found & {"break-even", "stored"}
+
+    def only(*names):
+        return [r for r in ROWS if (r["start"], r["epochs"]) in names]
+
+    assert pictures(ROWS, "all") == {"break-even", "stored"}
+    assert pictures(only(("learngene", 2), ("random", 2)), "all") == set()  # those of the report before are gone
+    assert pictures(only(("learngene", 2), ("random", 9)), "longer") == set()
+    assert pictures(only(("learngene", 2), ("random", 2), ("random", 9)), "scratch") == {"break-even"}  # scratch stores nothing
+    assert pictures(only(("learngene", 2)), "one") == set()
+    assert pictures(only(("random", 2), ("random", 9)), "no-gene") == set()
+    assert pictures([r | {"prepared": {}} for r in ROWS], "unprepared") == set()
+
+
+def drawn(monkeypatch, rows, out):
+    """The figures of a report by the file's name."""
+    figures = {}
+
+    def keep(figure, path):
+        figures[path.name] = figure
+        return original(figure, path)
+
+    original = plots.save
+    monkeypatch.setattr(plots, "save", keep)
+    write_report(rows, out)
+    return figures
+
+
+def test_a_start_looks_the_same_in_all_plots(tmp_path, monkeypatch):
+    names = [f"other-{i:02d}" for i in range(30)]
+    rows = ROWS + [row(name, 6, 2, seed, 0.82, kind="pretrained") for name in names for seed in range(3)]
+    found_twice = []
+    for part in (rows, rows[::-1]):
+        looks = {}
+        for figure in drawn(monkeypatch, part, tmp_path).values():
+            for axes in figure.axes:
+                for handle, label in zip(*axes.get_legend_handles_labels(), strict=True):
+                    artist = handle.lines[0] if hasattr(handle, "lines") else handle
+                    start = re.split(r"[, ]", label)[0]
+                    looks.setdefault(start, set()).add((artist.get_color(), artist.get_marker()))
+        assert set(names) < set(looks)
+        assert all(len(found) == 1 for found in looks.values())
+        assert len({next(iter(found)) for found in looks.values()}) == len(looks)
+        found_twice.append(looks)
+    assert found_twice[0] == found_twice[1]
+
+
+def test_budgets_of_a_start_differ_in_line_style(tmp_path, monkeypatch):
+    (axes,) = drawn(monkeypatch, ROWS, tmp_path)["accuracy-by-depth.png"].axes
+    styles = {label: handle.lines[0].get_linestyle() for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)}
+    assert styles["random (from scratch), 2 epochs"] == styles["learngene, 2 epochs"] != styles["random (from scratch), 9 epochs"]
+
+
+@pytest.mark.parametrize("seeds", [1, 2])
+def test_error_bars_only_of_several_seeds(seeds, tmp_path, monkeypatch):
+    rows = [r for r in ROWS if r["seed"] < seeds]
+    (axes,) = drawn(monkeypatch, rows, tmp_path)["accuracy-by-depth.png"].axes
+    assert len(axes.containers) == (0 if seeds == 1 else 4)
+    assert axes.get_ylabel() == "test top-1 (%)"
+
+
+def test_which_accuracy_is_said(tmp_path, monkeypatch):
+    untested = [r | {"test_top1": None, "test_images": None} for r in ROWS]
+    figures = drawn(monkeypatch, untested, tmp_path)
+    assert figures["accuracy-by-depth.png"].axes[0].get_ylabel() == "validation top-1 (%)"
+    text = (tmp_path / "report.md").read_text()
+    assert "top-1, validation: no test split was used" in text
+    assert "% validation accuracy" in text
+    write_report([*ROWS[:3], *untested[3:]], tmp_path)
+    assert "validation in 9 of 12 trials" in (tmp_path / "report.md").read_text()
+
+
+def test_a_report_of_an_unfinished_benchmark(tmp_path):
+    """A cell without any trial, and cells with fewer seeds than others."""
+    deep = [row("learngene", 9, 2, seed, 0.8, prepared=GENE) for seed in range(2)]
+    write_report([*ROWS, *deep], tmp_path)
+    text = (tmp_path / "report.md").read_text()
+    assert "**learngene** has" in text
+    assert "there is no other start with the same depths and budget" in text
+    assert "Seeds differ between starts, depths or budgets" in text
+    assert "| random | 6 |" in text
 
 
 def test_costs_and_break_even_by_hand():
@@ -95,8 +229,9 @@ def test_costs_and_break_even_by_hand():
     words = in_words(lines(summarize(ROWS)))
     assert "a ratio of 3.60 (SWS claims 6.6)" in words  # 90 / 25
     assert "14.3 times fewer stored parameters" in words
+    assert "The learngene is cheaper there from 1 model on" in words
     assert "10.0 times less training before fine-tuning" in words
-    assert "| learngene | 2 epochs | 5.00 | 2.00 | 25.0 | 1,400 | 40 | 700 |" in cost_table(lines(summarize(ROWS)))
+    assert "| learngene | 2 epochs | 82.00 ± 2.00 | 5.00 | 2.00 | 25.0 | 1,400 | 40 | 700 |" in cost_table(lines(summarize(ROWS)))
 
 
 def test_a_learngene_for_each_seed_is_counted_once():
@@ -116,12 +251,12 @@ def test_lines_of_other_depths_are_compared_where_both_are():
     rows += [row("deep", 9, 2, seed, 0.9, kind="mimetic") for seed in range(3)]
     found = lines(summarize(rows))
     text = difference_table(found, found[0])
-    assert "| deep | 9 |  | 90.00 ± 0.00 | 89.00 ± 0.00 | +1.00 | +1.00 to +1.00 |" in text
-    assert "| random | 6, 9 |  | 60.00 ± 0.00 | 87.50 ± 0.00 | -27.50 | -27.50 to -27.50 |" in text
-    assert "| learngene | 6, 9 | once | 87.50 ± 0.00 | 87.50 ± 0.00 | | |" in text
+    assert "| deep | 9 |  | 90.00 ± 0.00 | 89.00 ± 0.00 | +1.00 | 3 | +1.00 to +1.00 |" in text
+    assert "| random | 6, 9 |  | 60.00 ± 0.00 | 87.50 ± 0.00 | -27.50 | 3 | -27.50 to -27.50 |" in text
+    assert "| learngene | 6, 9 | once | 87.50 ± 0.00 | 87.50 ± 0.00 | | | |" in text
     words = in_words(lines(summarize(rows)))
-    assert "mean over depths 6, 9: **learngene** is first with 87.50 %, then random with 60.00 %" in words
-    assert "clearly better than the start learngene: deep (+1.00 points" in words
+    assert "mean over depths 6, 9: **learngene** is first with 87.50 % test accuracy, then random with 60.00 %" in words
+    assert "clearly better (95 % interval above 0): deep (+1.00 points" in words
     assert "deep" not in cost_table(comparable(lines(summarize(rows))))
 
 

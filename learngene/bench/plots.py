@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import statistics
-from collections.abc import Callable, Sequence
-from itertools import cycle
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,51 +13,118 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from learngene.bench.table import Line, Row
+from learngene.bench.table import Line, Row, budget_order, one_measure
 from learngene.files import atomic_file
 
-COLORS = ("#0b6e4f", "#c8553d", "#3d5a80", "#e0a458", "#7d5ba6", "#6c757d", "#2a9d8f", "#bc4b51", "#8cb369", "#5b8e7d")
+COLORS = (
+    "#0b6e4f",
+    "#c8553d",
+    "#3d5a80",
+    "#e0a458",
+    "#7d5ba6",
+    "#6c757d",
+    "#2a9d8f",
+    "#bc4b51",
+    "#8cb369",
+    "#1f9ed1",
+    "#d6409f",
+    "#222222",
+)
+MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">")
+DASHES = ("-", "--", ":", "-.")
 MODELS = range(1, 16)
 
 
-def accuracy_by_depth(lines: Sequence[Line], path: Path, *, title: str) -> Path:
-    """A line per start and budget, mean over seeds with its spread."""
+@dataclass(frozen=True)
+class Looks:
+    """How the lines of one report look: a colour and marker for each start, a line style for each budget, the same in all plots.
+
+    Attributes:
+        starts: colour and marker by the start's name.
+        budgets: line style by (epochs, tflops).
+    """
+
+    starts: Mapping[str, tuple[str, str]]
+    budgets: Mapping[tuple[int | None, float | None], str]
+
+    @classmethod
+    def of(cls, lines: Iterable[Line], first: Iterable[str] = ()) -> Looks:
+        """By name, whatever the order of the lines.
+
+        Args:
+            first: starts that are to differ in colour even where there are more starts than colours: those in most plots.
+        """
+        lines, early = list(lines), set(first)
+        names = sorted(
+            {line.start for line in lines},
+            key=lambda name: (name != "learngene", name != "random", name not in early, name),
+        )
+        budgets = sorted({(line.epochs, line.tflops) for line in lines}, key=lambda budget: budget_order(*budget))
+        return cls(
+            {name: _colour_and_marker(i) for i, name in enumerate(names)},
+            {budget: DASHES[i % len(DASHES)] for i, budget in enumerate(budgets)},
+        )
+
+    def start(self, line: Line) -> dict[str, Any]:
+        """Arguments of matplotlib's for a start."""
+        color, marker = self.starts[line.start]
+        return {"color": color, "marker": marker, "markersize": 5}
+
+    def line(self, line: Line) -> dict[str, Any]:
+        """The same for a start at one budget."""
+        return {**self.start(line), "linestyle": self.budgets[line.epochs, line.tflops]}
+
+
+def _colour_and_marker(i: int) -> tuple[str, str]:
+    """The marker moves on by one more in every round of colours."""
+    return COLORS[i % len(COLORS)], MARKERS[(i + i // len(COLORS)) % len(MARKERS)]
+
+
+def accuracy_by_depth(lines: Sequence[Line], path: Path, *, title: str, looks: Looks) -> Path:
+    """A line per start and budget, mean over seeds, with its spread where there are several."""
     figure, axes = _figure()
-    for line, color in _coloured(lines):
+    for line in lines:
         means = [100 * s.mean for s in line.summaries]
-        spreads = [100 * (s.spread or 0.0) for s in line.summaries]
-        axes.errorbar(line.depths, means, yerr=spreads, marker="o", capsize=3, color=color, label=line.name)
-    axes.set(xlabel="depth (layers)", ylabel="top-1 accuracy (%)", title=title)
+        spreads = [math.nan if s.spread is None else 100 * s.spread for s in line.summaries]
+        if all(math.isnan(spread) for spread in spreads):
+            axes.plot(line.depths, means, label=line.name, **looks.line(line))
+        else:
+            axes.errorbar(line.depths, means, yerr=spreads, capsize=3, label=line.name, **looks.line(line))
+    axes.set(xlabel="depth (layers)", ylabel=_accuracy(lines), title=title)
     axes.set_xticks(sorted({depth for line in lines for depth in line.depths}))
     return _finish(figure, path)
 
 
-def accuracy_by_cost(lines: Sequence[Line], path: Path, *, title: str) -> Path:
+def accuracy_by_cost(lines: Sequence[Line], path: Path, *, title: str, looks: Looks) -> Path:
     """Mean accuracy against the cost of one model when ten are made; budgets of one start are joined."""
     figure, axes = _figure()
-    starts = dict.fromkeys(line.title for line in lines)
-    for (start, color), marker in zip(_coloured(list(starts)), cycle("so"), strict=False):
-        own = [line for line in lines if line.title == start]
+    for start in dict.fromkeys(line.start for line in lines):
+        own = [line for line in lines if line.start == start]
         costs = [line.total("flops", 10) / 10 / 1e12 for line in own]
-        axes.plot(costs, [100 * line.mean for line in own], marker=marker, color=color, label=start)
-    axes.set(xlabel="TFLOPs per model, preparing counted in, when ten are made", ylabel="top-1 accuracy (%)", title=title)
-    axes.set_xscale("log")
+        axes.plot(costs, [100 * line.mean for line in own], label=own[0].title, **looks.start(own[0]))
+    axes.set(xlabel="TFLOPs per model, preparing counted in, when ten are made", ylabel=_accuracy(lines), title=title)
+    costs = [line.total("flops", 10) for line in lines]
+    if max(costs) > 10 * min(costs) > 0:  # a shorter axis would have labels like 3.1 x 10^0, one beside the other
+        axes.set_xscale("log")
+        axes.xaxis.set_major_formatter("{x:g}")
+    else:
+        axes.set_xlim(left=0)
     return _finish(figure, path)
 
 
-def accuracy_by_epoch(rows: Sequence[Row], lines: Sequence[Line], path: Path, *, title: str) -> Path:
+def accuracy_by_epoch(rows: Sequence[Row], lines: Sequence[Line], path: Path, *, title: str, looks: Looks) -> Path:
     """A panel per depth: validation accuracy after each epoch, mean over seeds; epoch 0 is before training."""
     depths = sorted({depth for line in lines for depth in line.depths})
-    figure = Figure(figsize=(3.2 * len(depths) + 0.6, 4.2), layout="constrained")
+    figure = Figure(figsize=(max(7.5, 3.2 * len(depths) + 0.6), 4.2), layout="constrained")
     panels = figure.subplots(1, len(depths), sharey=True, squeeze=False)[0]
     for panel, depth in zip(panels, depths, strict=True):
-        for line, color in _coloured(lines):
+        for line in lines:
             case = (line.start, depth, line.epochs, line.tflops)
             curves = [row["curve"] for row in rows if (row["start"], row["depth"], row["epochs"], row["tflops"]) == case]
             if curves:
                 means = [100 * statistics.fmean(point["val_top1"] for point in points) for points in zip(*curves, strict=False)]
                 epochs = [point["epoch"] for point in curves[0]][: len(means)]
-                panel.plot(epochs, means, marker=".", color=color, label=line.name)
+                panel.plot(epochs, means, label=line.name, **looks.line(line))
         panel.set(xlabel="epochs", title=f"{depth} layers")
         panel.xaxis.set_major_locator(MaxNLocator(integer=True))
         panel.grid(alpha=0.25)
@@ -65,17 +133,15 @@ def accuracy_by_epoch(rows: Sequence[Row], lines: Sequence[Line], path: Path, *,
     return _finish(figure, path)
 
 
-def break_even(lines: Sequence[Line], path: Path, *, title: str) -> Path:
-    """Training cost of a family against the number of its models, everything counted."""
-    names = [f"{line.name} ({100 * line.mean:.1f} %)" for line in lines]
-    return _by_models(lines, names, lambda line, n: line.total("flops", n) / 1e12, path, title, "TFLOPs in all")
+def break_even(lines: Sequence[Line], path: Path, *, title: str, looks: Looks) -> Path:
+    """Training cost of a family against the number of its models, everything counted; for lines that reach the same accuracy."""
+    return _by_models(lines, lambda line, n: line.total("flops", n) / 1e12, path, title, "TFLOPs in all", looks)
 
 
-def stored(lines: Sequence[Line], path: Path, *, title: str) -> Path:
-    """Parameters to be stored to begin a family, against the number of its models. One line per start."""
-    once = {line.start: line for line in lines}
+def stored(lines: Sequence[Line], path: Path, *, title: str, looks: Looks) -> Path:
+    """Parameters to be stored to begin a family, against the number of its models; for lines that reach the same accuracy."""
     label = "stored parameters (millions)"
-    return _by_models(list(once.values()), list(once), lambda line, n: line.total("stored_parameters", n) / 1e6, path, title, label)
+    return _by_models(lines, lambda line, n: line.total("stored_parameters", n) / 1e6, path, title, label, looks)
 
 
 def relearning(rows: Sequence[Row], path: Path) -> Path:
@@ -90,13 +156,14 @@ def relearning(rows: Sequence[Row], path: Path) -> Path:
     grid = figure.subplots(-(-len(panels) // columns), columns, sharey=True, squeeze=False).flatten()
     for axes, (model, mode) in zip(grid, panels, strict=False):
         own = [row for row in single if (row["model"], row["mode"]) == (model, mode)]
-        for share, color in _coloured(sorted({row["share"] for row in single})):
+        for i, share in enumerate(sorted({row["share"] for row in single})):
+            color, marker = _colour_and_marker(i)
             same = [row for row in own if row["share"] == share]
             points = sorted(((row["layers"][0], row["images"], row["gave_up_after"]) for row in same), key=lambda point: point[0])
             back = [(layer, images) for layer, images, _ in points if images]
             never = [(layer, limit) for layer, images, limit in points if images is None]
             if back:
-                axes.plot(*zip(*back, strict=True), "o-", color=color, label=f"{100 * share:g} % of the data")
+                axes.plot(*zip(*back, strict=True), marker=marker, color=color, label=f"{100 * share:g} % of the data")
             if never:
                 axes.plot(*zip(*never, strict=True), "x", color=color, label="never, by then")
         axes.set(title=f"{model}, {mode}", xlabel="layer reset", yscale="log")
@@ -110,14 +177,19 @@ def relearning(rows: Sequence[Row], path: Path) -> Path:
 
 
 def _by_models(
-    lines: Sequence[Line], names: Sequence[str], value: Callable[[Line, int], float], path: Path, title: str, label: str
+    lines: Sequence[Line], value: Callable[[Line, int], float], path: Path, title: str, label: str, looks: Looks
 ) -> Path:
     figure, axes = _figure()
-    for (line, color), name in zip(_coloured(lines), names, strict=True):
-        axes.plot(MODELS, [value(line, n) for n in MODELS], color=color, label=name)
+    for line in lines:
+        name = f"{line.name} ({100 * line.mean:.1f} %)"
+        axes.plot(MODELS, [value(line, n) for n in MODELS], label=name, markevery=2, **looks.line(line))
     axes.set(xlabel="number of models", ylabel=label, title=title)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     return _finish(figure, path)
+
+
+def _accuracy(lines: Sequence[Line]) -> str:
+    return f"{one_measure(line.measure for line in lines)} top-1 (%)"
 
 
 def _figure() -> tuple[Figure, Any]:
@@ -127,15 +199,13 @@ def _figure() -> tuple[Figure, Any]:
     return figure, axes
 
 
-def _coloured(things: Sequence[Any]) -> list[tuple[Any, str]]:
-    return [(thing, COLORS[i % len(COLORS)]) for i, thing in enumerate(things)]
-
-
 def _finish(figure: Figure, path: Path) -> Path:
     """One legend for all panels, and the file."""
     found = {text: line for axes in figure.axes for line, text in zip(*axes.get_legend_handles_labels(), strict=True)}
     columns = 2 if max(map(len, found), default=0) > 30 else 3
-    figure.legend(found.values(), found, loc="outside lower center", ncols=columns, frameon=False, fontsize="small")
+    figure.legend(
+        found.values(), found, loc="outside lower center", ncols=columns, frameon=False, fontsize="small", handlelength=3.5
+    )
     return save(figure, path)
 
 

@@ -5,12 +5,27 @@ from __future__ import annotations
 import base64
 import html
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from learngene.bench import plots
-from learngene.bench.table import Line, Row, Summary, break_even, compare, difference, lines, summarize
+from learngene.bench.table import (
+    FEW,
+    TOLERANCE,
+    Difference,
+    EqualAccuracy,
+    Line,
+    Row,
+    Summary,
+    break_even,
+    compare,
+    difference,
+    equal_accuracy,
+    lines,
+    reaches,
+    summarize,
+)
 from learngene.errors import LearngeneError
 from learngene.files import write_text
 
@@ -32,41 +47,63 @@ def write_report(rows: Sequence[Row], out: Path, *, command: str | None = None) 
     summaries = summarize(rows)
     parts = ["# Benchmark: ways to begin a ViT", _head(rows, command)]
     groups = list(dict.fromkeys((s.data, s.recipe) for s in summaries))
+    looks = _looks(groups, summaries)
     for data, recipe in groups:
         chosen = [s for s in summaries if (s.data, s.recipe) == (data, recipe)]
         own = [row for row in rows if (row["data"], row["recipe"]) == (data, recipe)]
         title = f"{data}, recipe {recipe}" if recipe else data
         prefix = "" if len(groups) == 1 else re.sub(r"[^a-z0-9]+", "-", f"{data} {recipe}".lower()).strip("-") + "-"
-        parts += _section(title, prefix, chosen, own, out)
+        parts += _section(title, prefix, chosen, own, out, looks)
     write_text(out / "report.md", text := "\n\n".join(parts) + "\n")
     write_text(out / "report.html", to_html(text, out))
     return out / "report.md"
 
 
-def _section(title: str, prefix: str, summaries: Sequence[Summary], rows: Sequence[Row], out: Path) -> list[str]:
+def _looks(groups: Sequence[tuple[str, str]], summaries: Sequence[Summary]) -> plots.Looks:
+    """Of all that any section draws; those with all depths are in most plots, and come first."""
+    sections = [lines([s for s in summaries if (s.data, s.recipe) == group]) for group in groups]
+    whole = [line for found in sections for line in comparable(found)]
+    drawn = whole + [line for found in sections for line in notable(found)]
+    return plots.Looks.of(drawn, first={line.start for line in whole})
+
+
+def _section(
+    title: str, prefix: str, summaries: Sequence[Summary], rows: Sequence[Row], out: Path, looks: plots.Looks
+) -> list[str]:
     found = lines(summaries)
     shown = notable(found)
     whole = comparable(found)
-    images = [
-        ("accuracy against depth", plots.accuracy_by_depth(shown, out / f"{prefix}accuracy-by-depth.png", title=title)),
-        ("accuracy against training cost", plots.accuracy_by_cost(whole, out / f"{prefix}accuracy-by-cost.png", title=title)),
-        ("accuracy against epochs", plots.accuracy_by_epoch(rows, shown, out / f"{prefix}accuracy-by-epoch.png", title=title)),
-        ("cost of n models", plots.break_even(whole, out / f"{prefix}break-even.png", title=title)),
-        ("stored parameters for n models", plots.stored(whole, out / f"{prefix}stored.png", title=title)),
+
+    def picture(text: str, draw: Callable[..., Path], *what: Any, title: str = title) -> str:
+        path = draw(*what, out / f"{prefix}{draw.__name__.replace('_', '-')}.png", title=title, looks=looks)
+        return f"![{text}]({path.name})"
+
+    # a plot of an earlier report that this one has no use for would pass for one of this
+    for name in ("break-even", "stored"):
+        (out / f"{prefix}{name}.png").unlink(missing_ok=True)
+    level = f"{title}: starts that reach {_target(found)}"
+    family = [
+        picture(text, draw, chosen, title=level)
+        for text, draw, chosen in (
+            ("cost of n models at equal accuracy", plots.break_even, worth_break_even(whole)),
+            ("stored parameters for n models at equal accuracy", plots.stored, worth_storing(whole)),
+        )
+        if chosen
     ]
-    pictures = [f"![{text}]({path.name})" for text, path in images]
     return [
         f"## {title}",
         "### In words",
         in_words(found),
-        *pictures[:2],
+        picture("accuracy against depth", plots.accuracy_by_depth, shown),
+        picture("accuracy against training cost", plots.accuracy_by_cost, whole),
         *_tables(found),
         "### What it costs",
         cost_table(whole),
-        *pictures[3:],
+        *_equal_costs(whole),
+        *family,
         "### All results",
         markdown_table(summaries),
-        pictures[2],
+        picture("accuracy against epochs", plots.accuracy_by_epoch, rows, shown),
     ]
 
 
@@ -74,20 +111,68 @@ def _tables(found: Sequence[Line]) -> list[str]:
     """Differences from the learngene, and, where there is more to see, from random weights at the same budget."""
     gene = main_line(found)
     scratch = next((line for line in found if line.scratch and (gene is None or line in at_budget(found, gene))), None)
-    parts = [] if gene is None else ["### Against the learngene", difference_table(found, gene)]
+    parts = []
+    if gene is not None and len(at_budget(found, gene)) > 1:
+        parts += ["### Against the learngene", difference_table(found, gene)]
     if scratch is not None and len(at_budget(found, scratch)) > 2:
         parts += ["### Against random weights", difference_table(found, scratch)]
     return parts
+
+
+def _equal_costs(whole: Sequence[Line]) -> list[str]:
+    gene = main_line(whole)
+    pairs = [] if gene is None else at_equal_accuracy(gene, whole)
+    return ["### At equal accuracy", equal_table(pairs)] if pairs else []
+
+
+def _target(found: Sequence[Line]) -> str:
+    gene = main_line(found)
+    return f"{100 * gene.mean:.2f} %" if gene else ""
+
+
+def at_equal_accuracy(gene: Line, whole: Sequence[Line]) -> list[tuple[str, EqualAccuracy]]:
+    """Every other start, by name, against the learngene; all that is training from scratch is one. Budgets in the learngene's unit only."""
+    others: dict[str, list[Line]] = {}
+    for line in whole:
+        if (line.tflops is None) == (gene.tflops is None):
+            others.setdefault(_pooled(line), []).append(line)
+    own = others.pop(gene.start)
+    return [(name, equal_accuracy(own, theirs)) for name, theirs in others.items()]
+
+
+def worth_break_even(whole: Sequence[Line]) -> list[Line]:
+    """The lines of a plot of cost against models: those that reach the learngene's accuracy, if there are two and one of them is prepared."""
+    level = _level(whole)
+    return level if any(line.shared("flops") > 0 for line in level) else []
+
+
+def worth_storing(whole: Sequence[Line]) -> list[Line]:
+    """The lines of a plot of stored parameters: those that store some and reach the learngene's accuracy, if there are two."""
+    level = [line for line in _level(whole) if line.total("stored_parameters", 1) > 0]
+    return level if len(level) > 1 else []
+
+
+def _level(whole: Sequence[Line]) -> list[Line]:
+    """The learngene, and of each start that reaches its accuracy the line that does; none without such a start."""
+    gene = main_line(whole)
+    pairs = [] if gene is None else at_equal_accuracy(gene, whole)
+    level = [pair.theirs for _, pair in pairs if pair.theirs and pair.ours is gene]
+    return [gene, *level] if gene and level else []
 
 
 def _head(rows: Sequence[Row], command: str | None) -> str:
     def distinct(values: Any) -> str:
         return ", ".join(dict.fromkeys(str(v) for v in values))
 
-    tested = sorted({row["test_images"] for row in rows if row["test_top1"] is not None})
-    measure = f"test ({', '.join(map(str, tested))} images, used once per trial)" if tested else "validation"
+    tested = [row["test_images"] for row in rows if row["test_top1"] is not None]
+    measure = (
+        f"test ({distinct(sorted(set(tested)))} images, used once per trial)" if tested else "validation: no test split was used"
+    )
+    if tested and len(tested) < len(rows):
+        measure += f", but validation in {len(rows) - len(tested)} of {len(rows)} trials, which had no test split"
+    several = len({row["seed"] for row in rows}) > 1
     about = {
-        "accuracy": f"top-1, {measure}; mean ± standard deviation over seeds",
+        "accuracy": f"top-1, {measure}; {'mean ± standard deviation over seeds' if several else 'one seed: no spread'}",
         "trials": f"{len(rows)}, seeds {', '.join(str(seed) for seed in sorted({row['seed'] for row in rows}))}",
         "family": distinct(row["architecture"] for row in rows),
         "command": f"`{command}`" if command else None,
@@ -142,26 +227,35 @@ def notable(found: Sequence[Line], limit: int = 7) -> list[Line]:
 
 def difference_table(found: Sequence[Line], reference: Line) -> str:
     """Every other start minus a reference, at its budget, paired by seed, over the depths that both have."""
-    head = [
-        f"At {reference.budget} of fine-tuning, best first; means over the depths that both have, ± standard deviation over seeds, differences paired by seed. 'Prepared' "
-        "says how often what the start needs was trained anew: where that is once, the interval leaves out how much another time would "
-        "differ. The intervals are not corrected for their number.\n",
-        f"| start | depths | prepared | top-1 % | {reference.start} there % | difference (points) | 95 % interval |",
-        "|---|---|---:|---:|---:|---:|---:|",
-    ]
     compared = [(line, gap) for line in at_budget(found, reference) if (gap := compare(line, reference)) is not None]
+    head = [
+        f"At {reference.budget} of fine-tuning, best first. {_how_compared([gap for _, gap in compared])}\n",
+        f"| start | depths | prepared | top-1 % | {reference.start} there % | difference (points) | seeds | 95 % interval |",
+        "|---|---|---:|---:|---:|---:|---:|---:|",
+    ]
     body = []
     for line, gap in sorted(compared, key=lambda item: -item[1].mean):
         common = set(line.depths) & set(reference.depths)
         ours, theirs = line.at(common), reference.at(common)
         assert ours is not None
         assert theirs is not None
-        interval = "one seed" if gap.half is None else f"{gap.mean - gap.half:+.2f} to {gap.mean + gap.half:+.2f}"
-        rest = "| |" if line is reference else f"{gap.mean:+.2f} | {interval} |"
+        rest = "| | |" if line is reference else f"{gap.mean:+.2f} | {gap.count} | {gap.interval} |"
         times = {None: "", 1: "once"}.get(line.preparations, f"{line.preparations} times")
         depths = ", ".join(map(str, sorted(common)))
         body.append(f"| {line.start} | {depths} | {times} | {ours.accuracy()} | {theirs.accuracy()} | {rest}")
     return "\n".join(head + body)
+
+
+def _how_compared(gaps: Sequence[Difference]) -> str:
+    prepared = "'Prepared' says how often what the start needs was trained anew"
+    if all(gap.half is None for gap in gaps):
+        return f"Means over the depths that both have; one seed: no spread, so no interval. {prepared}."
+    text = (
+        "Means over the depths that both have, ± standard deviation over seeds; differences paired by seed, with intervals by Student's t. "
+        f"{prepared}: where that is once, the interval leaves out how much another time would differ. The intervals are not corrected for their number."
+    )
+    few = any(gap.count < FEW for gap in gaps)
+    return text + (f" Intervals of fewer than {FEW} seeds are given, and nothing is concluded from them." if few else "")
 
 
 def cost_table(found: Sequence[Line]) -> str:
@@ -169,14 +263,15 @@ def cost_table(found: Sequence[Line]) -> str:
     measured = all(s.joules is not None for line in found for s in line.summaries)
     head = [
         f"For models of {found[0].mean_depth:g} layers, the mean depth here. Preparing is what is trained once for all depths; each model has "
-        "preparations of its own, if any, and is fine-tuned. An ancestor's own training counts as given.\n",
-        "| start | budget | preparing TFLOPs | each model TFLOPs | ten models TFLOPs | ten models images | ten models seconds | stored parameters for ten |"
+        "preparations of its own, if any, and is fine-tuned. An ancestor's own training counts as given. Rows of different accuracy are no "
+        "comparison of costs.\n",
+        "| start | budget | top-1 % | preparing TFLOPs | each model TFLOPs | ten models TFLOPs | ten models images | ten models seconds | stored parameters for ten |"
         + (" each model kJ |" if measured else ""),
-        "|---|---:|---:|---:|---:|---:|---:|---:|" + ("---:|" if measured else ""),
+        "|---|---:|---:|---:|---:|---:|---:|---:|---:|" + ("---:|" if measured else ""),
     ]
     body = []
     for line in found:
-        cells = [line.start, line.budget, f"{line.shared('flops') / 1e12:.2f}", f"{line.each('flops') / 1e12:.2f}"]
+        cells = [line.start, line.budget, line.accuracy(), f"{line.shared('flops') / 1e12:.2f}", f"{line.each('flops') / 1e12:.2f}"]
         cells += [f"{line.total('flops', TEN) / 1e12:.1f}"]
         cells += [f"{line.total(key, TEN):,.0f}" for key in ("images", "seconds", "stored_parameters")]
         cells += [f"{line.each('joules') / 1e3:.2f}"] if measured else []
@@ -184,56 +279,97 @@ def cost_table(found: Sequence[Line]) -> str:
     return "\n".join(head + body)
 
 
+def equal_table(pairs: Sequence[tuple[str, EqualAccuracy]]) -> str:
+    """What the learngene and every other start cost at the accuracy of the better one."""
+    head = [
+        "Each start against the learngene, at the accuracy of the better of the two (at the learngene's least budget, or the least the start has). A start reaches it "
+        f"with the least of its budgets whose mean is at most {100 * TOLERANCE:g} points below; 'not reached' is within the budgets that were run. Costs are of ten models, preparing "
+        "counted in.\n",
+        "| start | accuracy % | learngene | TFLOPs | the start | TFLOPs | learngene cheaper |",
+        "|---|---:|---:|---:|---:|---:|---|",
+    ]
+    body = []
+    for name, pair in pairs:
+        cheaper = _from_models(break_even(pair.ours, pair.theirs)) if pair.ours and pair.theirs else ""
+        cells = [name, f"{100 * pair.target:.2f}", *_reached(pair.ours), *_reached(pair.theirs), cheaper]
+        body.append(f"| {' | '.join(cells)} |")
+    return "\n".join(head + body)
+
+
+def _reached(line: Line | None) -> tuple[str, str]:
+    return ("not reached", "") if line is None else (line.budget, f"{line.total('flops', TEN) / 1e12:.1f}")
+
+
 def in_words(found: Sequence[Line]) -> str:
-    """What won, by how much, where it did not, when training from scratch catches up, and what it costs."""
+    """Which means are highest, by how much, where a longer training from scratch gets as far, and what equal accuracy costs."""
     gene = main_line(found)
     sentences = [_ranking(at_budget(comparable(found), gene or found[0]))]
     if gene is not None:
         sentences += [
             _against_others(gene, at_budget(found, gene)),
             *_against_scratch(gene, found),
-            *_ratios(gene, comparable(found)),
+            *_at_equal_accuracy(comparable(found)),
         ]
-    fewest = min(len(s.seeds) for line in found for s in line.summaries)
-    if fewest < 3:
-        sentences.append(
-            f"With {fewest} seed{'s' if fewest > 1 else ''} this is an observation, not a claim: differences of about the spread between "
-            "seeds mean nothing."
+    return "\n".join(f"- {sentence}" for sentence in [*sentences, *_cautions(found)] if sentence)
+
+
+def _cautions(found: Sequence[Line]) -> list[str]:
+    """What the number of seeds does not allow."""
+    cells = [s for line in found for s in line.summaries]
+    fewest = min(len(s.seeds) for s in cells)
+    cautions = []
+    if fewest == 1:
+        cautions.append(
+            "One seed: no spread. This is an observation, not a claim: another seed may well turn small differences around."
         )
-    return "\n".join(f"- {sentence}" for sentence in sentences if sentence)
+    elif fewest < FEW:
+        cautions.append(f"With {fewest} seeds the intervals are so wide that this is an observation, not a claim.")
+    if len({s.seeds for s in cells}) > 1:
+        cautions.append(
+            "Seeds differ between starts, depths or budgets; means are over those that are finished, differences over common ones."
+        )
+    return cautions
 
 
 def _ranking(lines: Sequence[Line]) -> str:
     """First, second and last of some lines with the same depths and budget."""
     best, *others = sorted(lines, key=lambda line: -line.mean)
     depths = ", ".join(map(str, best.depths))
-    text = f"At {best.budget} of fine-tuning, mean over depths {depths}: **{best.start}** is first with {100 * best.mean:.2f} %"
-    if others:
-        gap = compare(best, others[0])
-        text += f", then {others[0].start} with {100 * others[0].mean:.2f} % (difference {gap}"
-        text += ")" if gap is None or gap.clear else "; not a clear winner)"
-        text += f"; last is {others[-1].start} with {100 * others[-1].mean:.2f} %" if len(others) > 1 else ""
-    return text + "."
+    place = f"mean over depths {depths}" if len(best.depths) > 1 else f"at depth {depths}"
+    head, top1 = f"At {best.budget} of fine-tuning, {place}: **{best.start}**", f"{100 * best.mean:.2f} % {best.measure} accuracy"
+    if not others:
+        return f"{head} has {top1}; there is no other start with the same depths and budget to compare it with."
+    gap = compare(best, others[0])
+    text = f"{head} {'is first with' if gap and gap.clear else 'has the highest mean,'} {top1}, then {others[0].start} with {100 * others[0].mean:.2f} %"
+    text += f" (no seed in common{_unless(gap)})" if gap is None else f" (difference {gap}{_unless(gap)})"
+    return text + (f"; last is {others[-1].start} with {100 * others[-1].mean:.2f} %." if len(others) > 1 else ".")
+
+
+def _unless(gap: Difference | None) -> str:
+    """What keeps a difference from being a verdict, where that is not said by its interval's absence."""
+    if gap is None or gap.half is None or gap.clear:
+        return ""
+    return "; too few seeds for a verdict" if gap.count < FEW else "; the interval includes 0, so which is better stays open"
 
 
 def _against_others(gene: Line, others: Sequence[Line]) -> str:
     gaps = [(line, gap) for line in others if line is not gene and (gap := compare(line, gene)) is not None]
-    if all(gap.half is None for _, gap in gaps):
+    told = [(line, gap) for line, gap in gaps if gap.count >= FEW]
+    if not told:
         return ""
-    better = [f"{line.start} ({gap})" for line, gap in gaps if gap.clear and gap.mean > 0]
-    level = [line.start for line, gap in gaps if not gap.clear]
-    behind = [line.start for line, gap in gaps if gap.clear and gap.mean < 0]
-    parts = [
-        f"clearly better than the start {gene.start}: {'; '.join(better) or 'none'}",
-        f"not to be told apart from it: {', '.join(level) or 'none'}",
-        f"clearly worse: {', '.join(behind) or 'none'}",
-    ]
-    count = f"in {len(gaps)} comparisons, not corrected for their number" if len(gaps) > 1 else "in one comparison"
-    return f"At the same budget of fine-tuning, {count}: {'; '.join(parts)}."
+    groups = {
+        "clearly better (95 % interval above 0)": [f"{line.start} ({gap})" for line, gap in told if gap.clear and gap.mean > 0],
+        "open (interval includes 0)": [line.start for line, gap in told if not gap.clear],
+        "clearly worse (interval below 0)": [line.start for line, gap in told if gap.clear and gap.mean < 0],
+        f"fewer than {FEW} seeds in common, so no verdict": [line.start for line, gap in gaps if gap.count < FEW],
+    }
+    count = f"{len(told)} comparisons, not corrected for their number" if len(told) > 1 else "one comparison"
+    parts = [f"{name}: {', '.join(starts)}" for name, starts in groups.items() if starts]
+    return f"Other starts minus {gene.start}, at the same budget of fine-tuning, {count}: {'; '.join(parts)}."
 
 
 def _against_scratch(gene: Line, found: Sequence[Line]) -> list[str]:
-    """Per depth: who is ahead at equal budget and by how much, and whether a longer scratch run catches up."""
+    """Per depth: whose mean is higher at equal budget and by how much, and whether a longer scratch run reaches the learngene's."""
     scratch = [line for line in found if line.scratch and line.tflops is None]
     sentences = []
     for own in gene.summaries:
@@ -244,46 +380,78 @@ def _against_scratch(gene: Line, found: Sequence[Line]) -> list[str]:
         gap = difference(dict(zip(own.seeds, own.top1, strict=True)), dict(zip(equal.seeds, equal.top1, strict=True)))
         if gap is None:
             continue
-        won = "the learngene is ahead" if gap.mean > 0 else "training from scratch is ahead" if gap.mean < 0 else "they are level"
-        text = f"{own.depth} layers, {own.budget}: {won}, {own.accuracy()} against {equal.accuracy()} % ({gap})."
-        longer = [s for s in same if (s.epochs or 0) > (own.epochs or 0)]
-        caught = next((s for s in longer if s.mean >= own.mean), None)
-        if caught:
-            text += f" Training from scratch catches up at {caught.budget} ({caught.accuracy()} %; by the means)."
-        elif longer:
-            text += f" Training from scratch has not caught up at {longer[-1].budget} ({longer[-1].accuracy()} %)."
-        sentences.append(text)
+        text = f"{own.depth} layers, {own.budget}: {_leader(gap)}, {own.accuracy()} against {equal.accuracy()} % ({gap}{_unless(gap)})."
+        sentences.append(text + _longer(own, equal, same))
     return sentences
 
 
-def _ratios(gene: Line, found: Sequence[Line]) -> list[str]:
-    """The three ratios that SWS claims (6.6x, 20x, 10x), counted here on lines of the same depths; where the learngene breaks even."""
+def _leader(gap: Difference) -> str:
+    if gap.mean == 0:
+        return "the means are equal"
+    name = "the learngene" if gap.mean > 0 else "training from scratch"
+    return f"{name} is ahead" if gap.clear else f"the mean of {name} is higher"
+
+
+def _longer(own: Summary, equal: Summary, scratch: Sequence[Summary]) -> str:
+    """Whether training from scratch, if it is behind, reaches the learngene's accuracy with a larger budget."""
+    longer = [s for s in scratch if (s.epochs or 0) > (own.epochs or 0)]
+    if reaches(equal.mean, own.mean) or not longer:
+        return ""
+    level = next((s for s in longer if reaches(s.mean, own.mean)), None)
+    if level is not None:
+        return f" Training from scratch reaches the learngene's mean (at most {100 * TOLERANCE:g} points below it) at {level.budget}: {level.accuracy()} %."
+    return f" Training from scratch has not reached that at {longer[-1].budget}, the most that was run: {longer[-1].accuracy()} %."
+
+
+def _at_equal_accuracy(whole: Sequence[Line]) -> list[str]:
+    """Costs against training from scratch and pre-training, and the three ratios that SWS claims (6.6x, 20x, 10x), at equal accuracy."""
+    gene = main_line(whole)
+    if gene is None:
+        return []
+    trained = {line.start for line in whole if line.summaries[0].kind == "pretrained"}
     sentences = []
-    scratch = [line for line in found if line.scratch and line.tflops is None]
-    if scratch:
-        level = next((line for line in scratch if line.mean >= gene.mean), scratch[-1])
-        reached = "which is as good" if level.mean >= gene.mean else "still worse, so this is a lower bound"
-        ratio = level.total("flops", TEN) / gene.total("flops", TEN)
-        even = break_even(gene, level)
-        sentences.append(
-            f"Ten models cost {gene.total('flops', TEN) / 1e12:.1f} TFLOPs from the learngene ({100 * gene.mean:.2f} % on average), its "
-            f"distillation counted in, and {level.total('flops', TEN) / 1e12:.1f} from scratch at {level.budget} ({100 * level.mean:.2f} %, "
-            f"{reached}): a ratio of {ratio:.2f} (SWS claims 6.6). {_even_words(even, 'training from scratch')}"
-        )
-    for line in (line for line in at_budget(found, gene) if line.summaries[0].kind == "pretrained"):
-        stored = line.total("stored_parameters", TEN) / gene.total("stored_parameters", TEN)
-        own, theirs = gene.shared("flops"), TEN * (line.each("flops") - gene.each("flops"))
-        text = f"Against {line.start} ({100 * line.mean:.2f} %): {stored:.1f} times fewer stored parameters for ten models (SWS claims about 20)"
-        if own > 0 and theirs > 0:
-            text += f", {theirs / own:.1f} times less training before fine-tuning (SWS claims about 10). "
-        sentences.append(text.rstrip(". ") + ". " + _even_words(break_even(gene, line), line.start))
+    for name, pair in at_equal_accuracy(gene, whole):
+        if name in trained or name == "training from scratch":
+            sentences.append(_costs_of_both(gene, name, pair) if pair.reached else _not_reached(gene, name, pair, whole))
     return sentences
 
 
-def _even_words(models: int | None, other: str) -> str:
-    if models is None:
-        return f"The learngene never stays cheaper than {other}, however many models."
-    return f"The learngene is cheaper than {other} from {models} model{'s' if models > 1 else ''} on."
+def _costs_of_both(gene: Line, name: str, pair: EqualAccuracy) -> str:
+    ours, theirs = pair.ours, pair.theirs
+    assert ours is not None
+    assert theirs is not None
+    text = (
+        f"For {100 * pair.target:.2f} % (at most {100 * TOLERANCE:g} points less counts as reaching it), ten models cost {ours.total('flops', TEN) / 1e12:.1f} TFLOPs from "
+        f"the learngene ({ours.budget}, {100 * ours.mean:.2f} %), its distillation counted in, and {theirs.total('flops', TEN) / 1e12:.1f} by {name} "
+        f"({theirs.budget}, {100 * theirs.mean:.2f} %): a ratio of {theirs.total('flops', TEN) / ours.total('flops', TEN):.2f}"
+    )
+    text += " (SWS claims 6.6)" if theirs.scratch else ""
+    stored = ours.total("stored_parameters", TEN)
+    if stored and theirs.total("stored_parameters", TEN) > stored:
+        text += f"; {theirs.total('stored_parameters', TEN) / stored:.1f} times fewer stored parameters (SWS claims about 20)"
+    own, more = ours.shared("flops"), TEN * (theirs.each("flops") - ours.each("flops"))
+    if not theirs.scratch and own > 0 and more > 0:
+        text += f", {more / own:.1f} times less training before fine-tuning (SWS claims about 10)"
+    return f"{text}. The learngene is cheaper there {_from_models(break_even(ours, theirs))}."
+
+
+def _from_models(models: int | None) -> str:
+    return "for no number of models" if models is None else f"from {models} model{'s' if models > 1 else ''} on"
+
+
+def _not_reached(gene: Line, name: str, pair: EqualAccuracy, whole: Sequence[Line]) -> str:
+    """Who is behind, how far they came with the most that was run, and that costs are therefore not compared."""
+    behind = name if pair.theirs is None else "the learngene"
+    own = [line for line in whole if (line.start == gene.start if behind != name else name in (line.start, _pooled(line)))]
+    last = max((line for line in own if (line.tflops is None) == (gene.tflops is None)), key=lambda line: line.mean)
+    return (
+        f"Costs of the learngene and {name} at equal accuracy: not reached. The better of the two has {100 * pair.target:.2f} %; {behind} has "
+        f"{100 * last.mean:.2f} % at {last.budget}, its best that was run."
+    )
+
+
+def _pooled(line: Line) -> str:
+    return "training from scratch" if line.scratch else line.start
 
 
 def to_html(markdown: str, folder: Path) -> str:

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from typing import Any
 
 Row = Mapping[str, Any]
+TOLERANCE = 0.005  # below another's mean accuracy, and still counted as reaching it: half a point
+FEW = 3  # seeds that a verdict needs at least: with two, Student's t has one degree of freedom
 
 
 @dataclass(frozen=True)
@@ -25,6 +27,7 @@ class Summary:
         flops, images, seconds, joules: mean cost of training one model.
         prepared: cost and stored parameters of each preparation, by path, of all seeds together; ``name`` and ``each`` tell
             which are one preparation for several seeds or depths.
+        measure: ``test``, ``validation``, or ``test or validation`` where trials differ: which accuracy ``top1`` is.
     """
 
     data: str
@@ -44,6 +47,7 @@ class Summary:
     seconds: float
     joules: float | None
     prepared: Mapping[str, Mapping[str, Any]]
+    measure: str = "test"
 
     @property
     def budget(self) -> str:
@@ -90,6 +94,17 @@ def accuracy_of(row: Row) -> float:
     return row["val_top1"] if row["test_top1"] is None else row["test_top1"]
 
 
+def one_measure(measures: Iterable[str]) -> str:
+    """``test`` or ``validation`` where all are the same, else ``test or validation``."""
+    found = set(measures)
+    return found.pop() if len(found) == 1 else "test or validation"
+
+
+def measure_of(rows: Iterable[Row]) -> str:
+    """Which accuracy `accuracy_of` gives."""
+    return one_measure("validation" if row["test_top1"] is None else "test" for row in rows)
+
+
 def summarize(rows: Sequence[Row]) -> list[Summary]:
     """One summary per data set, recipe, depth, budget and start; starts in order of first appearance, seeds in order."""
     groups: dict[tuple[Any, ...], list[Row]] = {}
@@ -119,6 +134,7 @@ def summarize(rows: Sequence[Row]) -> list[Summary]:
             mean(group, "seconds"),
             None if any(row.get("joules") is None for row in group) else mean(group, "joules"),
             {key: cost for row in group for key, cost in row["prepared"].items()},
+            measure_of(group),
         )
         for (data, recipe, depth, _, start), group in sorted(groups.items(), key=lambda item: item[0][:4])
     ]
@@ -151,6 +167,11 @@ class Line:
     def scratch(self) -> bool:
         """See `Summary.scratch`."""
         return self.summaries[0].scratch
+
+    @property
+    def measure(self) -> str:
+        """Which accuracy it is, see `Summary.measure`."""
+        return one_measure(s.measure for s in self.summaries)
 
     @property
     def title(self) -> str:
@@ -249,14 +270,20 @@ class Difference:
 
     @property
     def clear(self) -> bool:
-        """Whether the interval leaves 0 out."""
-        return self.half is not None and abs(self.mean) > self.half
+        """Whether there are seeds enough for a verdict, and all of the interval is on one side of 0."""
+        return self.half is not None and self.count >= FEW and abs(self.mean) > self.half
+
+    @property
+    def interval(self) -> str:
+        """``-1.20 to +3.40``, or that there is none."""
+        if self.half is None:
+            return "one seed: no spread"
+        return f"{self.mean - self.half:+.2f} to {self.mean + self.half:+.2f}"
 
     def __str__(self) -> str:
         if self.half is None:
-            return f"{self.mean:+.2f} points"
-        low, high = self.mean - self.half, self.mean + self.half
-        return f"{self.mean:+.2f} points, 95 % interval {low:+.2f} to {high:+.2f}, n = {self.count}"
+            return f"{self.mean:+.2f} points; {self.interval}"
+        return f"{self.mean:+.2f} points, 95 % interval {self.interval}, n = {self.count}"
 
 
 def difference(a: Mapping[int, float], b: Mapping[int, float]) -> Difference | None:
@@ -281,6 +308,49 @@ def break_even(a: Line, b: Line, key: str = "flops") -> int | None:
     if saved < 0 or (saved == 0 and extra > 0):
         return None
     return max(1, math.ceil(extra / saved)) if saved else 1
+
+
+@dataclass(frozen=True)
+class EqualAccuracy:
+    """What two starts need for the same accuracy: that of the better one.
+
+    Attributes:
+        target: accuracy (a share), the better one's mean.
+        ours, theirs: each start's line at the least budget that was run whose mean is at most `TOLERANCE` below the target; none
+            where no budget that was run reaches it.
+    """
+
+    target: float
+    ours: Line | None
+    theirs: Line | None
+
+    @property
+    def reached(self) -> bool:
+        """Whether both reach it, so that costs can be compared."""
+        return self.ours is not None and self.theirs is not None
+
+
+def equal_accuracy(ours: Sequence[Line], theirs: Sequence[Line]) -> EqualAccuracy:
+    """Compare two starts at the accuracy of the better one.
+
+    The better one, not the worse: at the accuracy of the worse, the better one's cost would be that of more than is asked for.
+
+    Args:
+        ours, theirs: lines of one start each, of the same depths, the least budget first. The first of ours, and theirs at the same
+            budget (or their first), say which is the better one.
+    """
+    first = next((line for line in theirs if (line.epochs, line.tflops) == (ours[0].epochs, ours[0].tflops)), theirs[0])
+    target = max(ours[0].mean, first.mean)
+
+    def least(lines: Sequence[Line]) -> Line | None:
+        return next((line for line in lines if reaches(line.mean, target)), None)
+
+    return EqualAccuracy(target, least(ours), least(theirs))
+
+
+def reaches(accuracy: float, target: float) -> bool:
+    """Whether an accuracy is at most `TOLERANCE` below another; rounding of floats forgiven."""
+    return accuracy >= target - TOLERANCE - 1e-9
 
 
 def t_quantile(freedom: int) -> float:
