@@ -12,6 +12,7 @@ import tarfile
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,12 +24,10 @@ from timm.utils.misc import natural_key
 
 from learngene.data.embedded import EMBEDDED, load_embedded
 from learngene.data.images import BROKEN_IMAGE, Mode, decode, to_mode
-from learngene.data.stream import Shards, hugging_face_shards, webdataset_shards
 from learngene.errors import LearngeneError
 from learngene.recipe import DataOptions
 
 log = logging.getLogger(__name__)
-STREAMS = ("wds/", "hfids/", "tfds/")
 _SPLIT_FOLDERS = {
     "train": ("train", "training"),
     "val": ("val", "validation", "valid"),
@@ -49,7 +48,7 @@ class Source:
         classes: class names by index, when known.
         stream: `Shards` instead, for sources without random access (for tfds/... timm's iterable data set).
         held: whether the images are decoded and in memory.
-        class_count: number of classes, for streams that know no names.
+        class_count: number of classes, for data sets that know no names.
     """
 
     name: str
@@ -85,6 +84,7 @@ class Source:
             None if self.targets is None else self.targets[picked],
             self.classes,
             held=self.held,
+            class_count=self.class_count,
         )
 
     def in_memory(self) -> Source:
@@ -102,7 +102,8 @@ class Source:
 
         with ThreadPoolExecutor() as pool:
             kept = list(pool.map(decode, range(len(self))))
-        return Source(self.name, len(self), lambda i: _from_memory(kept[i]), self.describe, self.targets, self.classes, held=True)
+        held = partial(Source, held=True, class_count=self.class_count)
+        return held(self.name, len(self), lambda i: _from_memory(kept[i]), self.describe, self.targets, self.classes)
 
 
 def fingerprint(source: Source, samples: int = 64) -> str:
@@ -211,7 +212,9 @@ def _open(data: str, options: DataOptions, role: str, split: str, mode: Mode, cl
     if data == EMBEDDED:
         return _embedded(role, mode)
     if "/" in data and data.split("/")[0] in ("torch", "hfds", "hfids", "tfds", "wds") and not Path(data).exists():
-        return _named(data, options, role, split, mode)
+        from learngene.data.named import open_named  # which makes sources itself
+
+        return open_named(data, options, role, split, mode)
     return _folder(Path(data), options, role, split, mode, classes)
 
 
@@ -348,60 +351,6 @@ def _from_reader(reader: Any, name: str, mode: Mode, targets: np.ndarray | None,
             return decode(file, mode)
 
     return Source(name, len(reader), read, lambda i: str(reader.filename(i, absolute=True)), targets, classes)
-
-
-def _named(data: str, options: DataOptions, role: str, split: str, mode: Mode) -> Source:
-    streamed = data.startswith(STREAMS)
-    name = f"{data} ({role if data.startswith('torch/') else split})"
-    if data.startswith("torch/") and role == "test" and split == "test":
-        split = "validation"  # timm's word for torchvision's train=False
-    total = options.num_samples if streamed and role == "train" else None
-    try:
-        if data.startswith("hfids/"):
-            shards, names = hugging_face_shards(data, split, name, mode, options, total)
-            return _streamed(shards, names, options)
-        dataset = create_dataset(
-            data,
-            options.data_root,
-            split=split,
-            download=options.download,
-            is_training=role == "train",
-            input_img_mode=mode,
-            seed=options.split_seed,
-            num_samples=total,
-        )
-        if data.startswith("wds/"):
-            return _streamed(webdataset_shards(dataset.reader, name, mode, labelled=not options.unlabeled), None, options)
-    except LearngeneError:
-        raise
-    except Exception as error:  # readers raise anything: ImportError, HTTP errors, RuntimeError, ...
-        root = f" under '{options.data_root}'" if options.data_root else "; name its folder with --data-root"
-        raise LearngeneError(f"{name} cannot be opened{root} ({type(error).__name__}: {error})") from error
-    if streamed:
-        classes = getattr(dataset.reader, "class_to_idx", None)
-        return _streamed(dataset, tuple(sorted(classes, key=classes.get)) if classes else None, options, name)
-    if hasattr(dataset, "reader"):
-        targets = None if options.unlabeled else np.array(list(dataset.reader.iter_targets()), dtype=np.int64)
-        names = getattr(dataset.reader, "class_to_idx", None)
-        return _from_reader(dataset.reader, name, mode, targets, tuple(sorted(names, key=names.get)) if names else None)
-    targets = None if options.unlabeled else np.asarray(_torchvision_targets(dataset), dtype=np.int64)
-    names = tuple(map(str, getattr(dataset, "classes", None) or ())) or None
-    return Source(name, len(dataset), lambda i: dataset[i][0].convert(mode), lambda i: f"{name} image {i}", targets, names)
-
-
-def _streamed(stream: Any, names: tuple[str, ...] | None, options: DataOptions, name: str = "") -> Source:
-    name = stream.name if isinstance(stream, Shards) else name
-    if names is None and options.num_classes is None and not options.unlabeled:
-        raise LearngeneError(f"{name} is streamed and does not say how many classes it has; name the number with --num-classes")
-    return Source(name, len(stream), _no_access, str, None, names, stream=stream, class_count=options.num_classes)
-
-
-def _no_access(index: int) -> Image.Image:
-    raise TypeError("a stream has no images by index")
-
-
-def _torchvision_targets(dataset: Any) -> Any:
-    return dataset.targets if hasattr(dataset, "targets") else [target for _, target in dataset.samples]
 
 
 def _check_classes(source: Source, options: DataOptions) -> None:
