@@ -23,9 +23,10 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from learngene.data.device import DeviceBatches, stack
+from learngene.data.images import BROKEN_IMAGE
 from learngene.data.labels import Labels
 from learngene.data.sources import Source
-from learngene.data.stream import BROKEN_IMAGE, Shards, Stream
+from learngene.data.stream import Shards, Stream
 from learngene.errors import LearngeneError
 from learngene.recipe import DataOptions, Recipe
 

@@ -153,6 +153,8 @@ class Stream(IterableDataset[dict[str, Any]]):
             self.seed_view(seed)
         try:
             picture, target = self.shards.decode(sample)
+        except LearngeneError:  # which is a ValueError, and no broken image
+            raise
         except BROKEN_IMAGE as error:
             return {"bad": f"{self.shards.name} image {place} ({error})"}
         return {"image": self.transform(picture), "target": target, "seed": seed}
@@ -441,7 +443,7 @@ def _check_parquet(files: Sequence[str], column: str, labels: Labels) -> None:
         with fsspec.open(file) as opened:
             within = _lie_within(pyarrow.parquet.ParquetFile(opened).metadata, column, labels)
         if not within:
-            labels.indices(_parquet_column([file], column), lambda row, file=file: f"row {row} of {file}")
+            labels.indices(_parquet_column([file], column), partial("row {1} of {0}".format, file))
 
 
 def _lie_within(metadata: Any, column: str, labels: Labels) -> bool:
