@@ -244,6 +244,9 @@ def test_wrong_labels_of_validation_are_found_before_an_epoch(tmp_path):
     write_shards(tmp_path, {"train": [b"0", b"1", b"2", b"1"], "test": [b"0", b"1", b"3"]}, label_suffix="CLS")
     with pytest.raises(LearngeneError, match=r"^wds/set \(test\): sample 002 of .*test-0000.tar has the label '3'"):
         open_training("wds/set", shard_options(tmp_path), "L")
+    write_shards(tmp_path, {"train": [b"0", b"1", b"2", b"1"], "test": [b"0", None, b"2"]})
+    with pytest.raises(LearngeneError, match=r"^wds/set \(test\): sample 001 of .*\['png'\]: no class in a \.cls file"):
+        open_training("wds/set", shard_options(tmp_path), "L")
 
 
 @pytest.mark.parametrize("job", ["finetune", "finetune --mixup 0.8", "distill", "distill --unlabeled true"])
@@ -311,13 +314,12 @@ def write_inaturalist(root, content=None):
 
 def test_inaturalist(tmp_path):
     write_inaturalist(tmp_path)
-    train, val = open_training("torch/inaturalist", DataOptions(data_root=str(tmp_path), test_split="validation", workers=0), "L")
-    assert (train.num_classes, len(train) + len(val)) == (2, 8)
-    assert sorted([*train.targets, *val.targets]) == [0] * 4 + [1] * 4
-    test = open_split("torch/inaturalist", DataOptions(data_root=str(tmp_path), test_split="validation"), "test", "L")
-    assert test.targets.tolist() == [0] * 4 + [1] * 4
-    assert np.array_equal(test.read(6), PICTURES[6])
-    assert Path(test.describe(6)).name == "2.png"
+    choice = DataOptions(data_root=str(tmp_path), val_split="validation", workers=0)
+    for source in open_training("torch/inaturalist", choice, "L"):
+        assert source.num_classes == 2
+        assert source.targets.tolist() == [0] * 4 + [1] * 4
+        assert np.array_equal(source.read(6), PICTURES[6])
+        assert Path(source.describe(6)).name == "2.png"
 
 
 # files of another kind than their names say -----------------------------------------------------------------------------
@@ -345,6 +347,7 @@ def readers_of(root, content):
     yield "wds", "wds/set", {"data_root": str(root), **choice}
     for kind in ("hfds", "hfids"):
         yield kind, f"{kind}/{table}", {"data_root": str(root / "cache"), **choice}
+    yield "hfids downloaded", f"hfids/{table}", {"data_root": str(root / "cache"), "download": True, **choice}
 
 
 def pictures_of(source, mode="L"):

@@ -138,5 +138,7 @@ def labels_of(feature: Any, name: str, options: DataOptions, column: Callable[[]
         check_count(name, names, options.num_classes)
         return Labels(name, len(names), names, text)
     if options.num_classes is None and column is not None:
-        return Labels(name, count_from(column(), name))
+        count = count_from(column(), name)
+        log.info("%s: %d classes, by the highest label (--num-classes says otherwise)", name, count)
+        return Labels(name, count)
     return Labels(name, options.num_classes)

@@ -158,12 +158,15 @@ class _Loader(DataLoader[Any]):
     """torch's loader. An error of ours that ends a worker arrives as the sentence it is, without the worker's traceback around it."""
 
     def __iter__(self) -> Any:
-        try:
-            yield from super().__iter__()
-        except LearngeneError as error:
-            raise LearngeneError(
-                str(error).rpartition(f"{LearngeneError.__module__}.{LearngeneError.__qualname__}: ")[2].strip()
-            ) from None
+        return _in_one_sentence(super().__iter__())
+
+
+def _in_one_sentence(batches: Iterator[Batch]) -> Iterator[Batch]:
+    try:
+        yield from batches
+    except LearngeneError as error:
+        name = f"{LearngeneError.__module__}.{LearngeneError.__qualname__}: "  # what torch has put the sentence behind
+        raise LearngeneError(str(error).rpartition(name)[2].strip()) from None
 
 
 def train_transform(config: Mapping[str, Any], recipe: Recipe) -> Callable[[Image.Image], Tensor]:

@@ -258,22 +258,29 @@ class _Sample:
             ) from None
 
     def check_shard(self, path: Path) -> None:
-        """Raise if a label in a local tar file is out of range. The images in it are jumped over."""
+        """Raise if a label in a local tar file is missing or out of range. The images in it are jumped over."""
         from webdataset.tariterators import base_plus_ext
 
         wanted = "json" if self.key else "cls"
         if self.labels is None or not path.is_file():
             return
+        unlabelled: dict[str, str] = {}  # the suffixes of the images by their keys
         try:
             with tarfile.open(path, "r:") as tar:  # compressed ones would have to be read in full
                 for member in tar:
                     key, suffix = base_plus_ext(member.name)
+                    place = f"sample {key} of {path}"
                     content = tar.extractfile(member) if key and suffix.lower() == wanted else None
                     if content is not None:
-                        place = f"sample {key} of {path}"
                         self.labels.index(self._label({wanted: content.read()}, place), place)
+                        unlabelled[key] = ""
+                    elif key and is_image(f"image.{suffix}"):
+                        unlabelled.setdefault(key, suffix)
         except (tarfile.TarError, OSError):
             return  # reading it will say so
+        for key, suffix in unlabelled.items():
+            if suffix:
+                self._label({suffix: b""}, f"sample {key} of {path}")
 
 
 def hugging_face_shards(
@@ -334,7 +341,7 @@ def open_table(builder: Any, split: str, name: str, options: DataOptions) -> Tab
     builder.download_and_prepare()
     rows = builder.as_dataset(split=split)
     columns = find_columns(rows.features, options, name)
-    rows = undecoded(rows, columns.image)
+    rows = undecoded(rows.select_columns([column for column in (columns.image, columns.label) if column]), columns.image)
     if columns.label is None:
         return Table(rows, columns, None)
     known = set(builder.info.splits or ())
