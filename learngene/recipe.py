@@ -160,8 +160,12 @@ class DataOptions:
         in_memory: decode all images once and keep them.
         on_device: keep the training images on the device as uint8, and crop, flip and normalise whole batches there; for images
             of one size, no larger than the model's. auto does so on CUDA for images in memory.
-        num_classes: classes of a streamed data set that does not say so itself.
+        num_classes: classes of a data set that does not name them itself (streams, columns of numbers).
         num_samples: images in the training split of a streamed data set that does not say so itself.
+        image_column: column of the images in hfds/..., hfids/..., tfds/...; by default image or img, else the only one of images.
+            For wds/..., the suffix of the image files.
+        label_column: column of the labels there; by default label, labels or fine_label, else the only one of class labels.
+            For wds/..., a field of the .json files.
         workers: processes that read images; auto is 0 for small images in memory, else one per core, shared by the
             devices of a machine, at most 16.
         crop_pct: share of the resized image that evaluation keeps; by default what the model says.
@@ -181,6 +185,8 @@ class DataOptions:
     on_device: bool | Literal["auto"] = "auto"
     num_classes: int | None = None
     num_samples: int | None = None
+    image_column: str | None = None
+    label_column: str | None = None
     workers: int | Literal["auto"] = "auto"
     crop_pct: float | None = None
     max_bad_images: int | None = None
@@ -190,6 +196,8 @@ class DataOptions:
         _between(self, "val_fraction", 0, 1, below=True)
         _above(self, "train_fraction", 0)
         _between(self, "train_fraction", 0, 1)
+        if self.num_classes is not None:
+            _at_least(self, "num_classes", 1)
         if self.crop_pct is not None:
             _above(self, "crop_pct", 0)
             _between(self, "crop_pct", 0, 1)

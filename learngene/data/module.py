@@ -23,8 +23,10 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from learngene.data.device import DeviceBatches, stack
+from learngene.data.images import BROKEN_IMAGE
+from learngene.data.labels import Labels
 from learngene.data.sources import Source
-from learngene.data.stream import BROKEN_IMAGE, Shards, Stream
+from learngene.data.stream import Shards, Stream
 from learngene.errors import LearngeneError
 from learngene.recipe import DataOptions, Recipe
 
@@ -134,15 +136,37 @@ def collate(samples: list[dict[str, Any]], *, fill: bool) -> Batch:
 
 
 class _Fill:
-    """`collate` with its switch, as an object that worker processes can be sent."""
+    """`collate` with its switch, as an object that worker processes can be sent.
 
-    def __init__(self, fill: bool) -> None:
-        self.fill = fill
+    Args:
+        labels: that are allowed in the (image, label) pairs of timm's readers; none leaves them unread.
+    """
+
+    def __init__(self, fill: bool, labels: Labels | None = None) -> None:
+        self.fill, self.labels = fill, labels
 
     def __call__(self, samples: list[Any]) -> Batch:
-        if samples and isinstance(samples[0], tuple):  # a stream's (image, target) pairs
-            samples = [{"image": image, "target": target} for image, target in samples]
+        if samples and isinstance(samples[0], tuple):
+            samples = [{"image": image, "target": self._class(label)} for image, label in samples]
         return collate(samples, fill=self.fill)
+
+    def _class(self, label: Any) -> int:
+        return -1 if self.labels is None else self.labels.index(label, "an image")
+
+
+class _Loader(DataLoader[Any]):
+    """torch's loader. An error of ours that ends a worker arrives as the sentence it is, without the worker's traceback around it."""
+
+    def __iter__(self) -> Any:
+        return _in_one_sentence(super().__iter__())
+
+
+def _in_one_sentence(batches: Iterator[Batch]) -> Iterator[Batch]:
+    try:
+        yield from batches
+    except LearngeneError as error:
+        name = f"{LearngeneError.__module__}.{LearngeneError.__qualname__}: "  # what torch has put the sentence behind
+        raise LearngeneError(str(error).rpartition(name)[2].strip()) from None
 
 
 def train_transform(config: Mapping[str, Any], recipe: Recipe) -> Callable[[Image.Image], Tensor]:
@@ -301,7 +325,7 @@ class ImageData(L.LightningDataModule):
 
     def _loader(self, views: Views, *, fill: bool, sampler: Any) -> DataLoader[Any]:
         workers = self._workers()
-        return DataLoader(
+        return _Loader(
             views,
             self.recipe.batch_size,
             sampler=sampler,
@@ -328,10 +352,11 @@ class ImageData(L.LightningDataModule):
         else:  # timm's tfds reader: asked torch for these before there were other processes
             data.transform = transform
             data.reader.dist_rank, data.reader.dist_num_replicas = rank, world
-        loader = DataLoader(
+        labels = None if self.options.unlabeled else Labels(source.name, source.num_classes, source.classes)
+        loader = _Loader(
             data,
             recipe.batch_size,
-            collate_fn=_Fill(fill),
+            collate_fn=_Fill(fill, labels),
             num_workers=workers,
             drop_last=fill,
             worker_init_fn=deaf,

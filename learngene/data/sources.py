@@ -18,19 +18,18 @@ from typing import Any
 
 import numpy as np
 from PIL import Image
-from timm.data import create_dataset
 
 from learngene import fingerprints
 from learngene.data import torch_sets
 from learngene.data.embedded import EMBEDDED, load_embedded
-from learngene.data.folders import SPLIT_FOLDERS, Files, list_all, list_classes, natural, shards_on_disk
+from learngene.data.folders import SPLIT_FOLDERS, Files, list_all, list_classes, natural
 from learngene.data.images import BROKEN_IMAGE, Mode, decode, to_mode
-from learngene.data.stream import Shards, hugging_face_shards, webdataset_shards
+from learngene.data.labels import Labels, check_count
+from learngene.data.stream import Shards
 from learngene.errors import LearngeneError
 from learngene.recipe import DataOptions
 
 log = logging.getLogger(__name__)
-STREAMS = ("wds/", "hfids/", "tfds/")
 SAMPLE = 64  # images whose pixels are looked at to tell a data set from another
 _NAMED = ("torch", "hfds", "hfids", "tfds", "wds")
 
@@ -365,7 +364,11 @@ def _open(data: str, options: DataOptions, role: str, split: str, mode: Mode, *,
     if data == EMBEDDED:
         return _embedded(role, split, mode)
     if _is_named(data) and not _is_torch_folder(data):
-        return (_torch if data.startswith("torch/") else _named)(data, options, role, split, mode)
+        if data.startswith("torch/"):
+            return _torch(data, options, role, split, mode)
+        from learngene.data.named import open_named  # which makes sources itself
+
+        return open_named(data, options, role, split, mode)
     return _folder(data, options, role, split, mode, quiet=quiet)
 
 
@@ -471,55 +474,11 @@ def _torch(data: str, options: DataOptions, role: str, split: str, mode: Mode) -
         raise LearngeneError(f"the {role} split '{split}' of {data} is the one that is trained on; name another, or none")
     found = torch_sets.open_torch(data, name, options, split, mode)
     describe = found.files.describe if found.files is not None else lambda i: f"{name} image {i}"
-    targets, held = None if options.unlabeled else found.targets, found.files is None
-    return Source(name, found.length, found.read, describe, targets, found.classes, held=held, files=found.files)
-
-
-def _named(data: str, options: DataOptions, role: str, split: str, mode: Mode) -> Source:
-    streamed = data.startswith(STREAMS)
-    name = f"{data} ({split})"
-    total = options.num_samples if streamed and role == "train" else None
-    try:
-        if data.startswith("hfids/"):
-            shards, names = hugging_face_shards(data, split, name, mode, options, total)
-            return _streamed(shards, names, options)
-        dataset = create_dataset(
-            data,
-            options.data_root,
-            split=split,
-            download=options.download,
-            is_training=role == "train",
-            input_img_mode=mode,
-            seed=options.split_seed,
-            num_samples=total,
-        )
-        if data.startswith("wds/"):
-            shards = webdataset_shards(dataset.reader, name, mode, labelled=not options.unlabeled)
-            found = _streamed(shards, None, options)
-            return replace(found, files=shards_on_disk([f"{dataset.reader.root}/{f}" for f in dataset.reader.split_info.filenames]))
-    except LearngeneError:
-        raise
-    except Exception as error:  # readers raise anything: ImportError, HTTP errors, RuntimeError, ...
-        root = f" under '{options.data_root}'" if options.data_root else "; name its folder with --data-root"
-        raise LearngeneError(f"{name} cannot be opened{root} ({type(error).__name__}: {error})") from error
-    if streamed:
-        classes = getattr(dataset.reader, "class_to_idx", None)
-        return _streamed(dataset, tuple(sorted(classes, key=classes.get)) if classes else None, options, name)
-    targets = None if options.unlabeled else np.array(list(dataset.reader.iter_targets()), dtype=np.int64)
-    names = getattr(dataset.reader, "class_to_idx", None)
-    found = _from_reader(dataset.reader, name, mode, targets, tuple(sorted(names, key=names.get)) if names else None)
-    return replace(found, version=getattr(dataset.reader.dataset, "_fingerprint", None))
-
-
-def _streamed(stream: Any, names: tuple[str, ...] | None, options: DataOptions, name: str = "") -> Source:
-    name = stream.name if isinstance(stream, Shards) else name
-    if names is None and options.num_classes is None and not options.unlabeled:
-        raise LearngeneError(f"{name} is streamed and does not say how many classes it has; name the number with --num-classes")
-    return Source(name, len(stream), _no_access, str, None, names, stream=stream, class_count=options.num_classes)
-
-
-def _no_access(index: int) -> Image.Image:
-    raise TypeError("a stream has no images by index")
+    targets, names = None, found.classes
+    if not options.unlabeled:
+        check_count(name, names or (), options.num_classes if names else None)
+        targets = Labels(name, len(names) if names else options.num_classes, names).indices(found.targets.tolist(), describe)
+    return Source(name, found.length, found.read, describe, targets, names, held=found.files is None, files=found.files)
 
 
 def _check_classes(source: Source, options: DataOptions) -> None:

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import json
 import random
+import tarfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -26,7 +27,9 @@ import numpy as np
 from PIL import Image
 from torch.utils.data import IterableDataset, get_worker_info
 
-from learngene.data.images import BROKEN_IMAGE
+from learngene.data.columns import Columns, decode_cell, find_columns, labels_of, undecoded
+from learngene.data.images import BROKEN_IMAGE, Mode, decode, is_image
+from learngene.data.labels import Labels
 from learngene.errors import LearngeneError
 from learngene.recipe import DataOptions
 
@@ -150,6 +153,8 @@ class Stream(IterableDataset[dict[str, Any]]):
             self.seed_view(seed)
         try:
             picture, target = self.shards.decode(sample)
+        except LearngeneError:  # which is a ValueError, and no broken image
+            raise
         except BROKEN_IMAGE as error:
             return {"bad": f"{self.shards.name} image {place} ({error})"}
         return {"image": self.transform(picture), "target": target, "seed": seed}
@@ -166,8 +171,15 @@ def shuffled(samples: Iterator[Any], generator: random.Random, size: int = BUFFE
     yield from held
 
 
-def webdataset_shards(reader: Any, name: str, mode: str, *, labelled: bool) -> Shards:
-    """The tar files that timm's webdataset reader has found."""
+def webdataset_shards(reader: Any, name: str, mode: Mode, options: DataOptions, *, ahead: bool = False) -> Shards:
+    """The tar files that timm's webdataset reader has found.
+
+    Args:
+        ahead: look at the labels now, where that takes no reading of images, instead of when an image is read.
+
+    Raises:
+        LearngeneError: the number of images is not known, or a label is out of range.
+    """
     info = reader.split_info
     files = [f"{reader.root}/{file}" for file in info.filenames]
     lengths = tuple(info.shard_lengths)
@@ -186,74 +198,223 @@ def webdataset_shards(reader: Any, name: str, mode: str, *, labelled: bool) -> S
             webdataset.DataPipeline(webdataset.SimpleShardList(groups[shard]), webdataset.tarfile_to_samples()), first, None
         )
 
-    return Shards(name, lengths, read, partial(_decode_files, mode=mode, key=info.alt_label, labelled=labelled))
+    labels = None if options.unlabeled else Labels(name, options.num_classes)
+    files_of = _Sample(name, mode, labels, options.label_column or info.alt_label, options.image_column)
+    if ahead and labels is not None and labels.count is not None:
+        for file in files:
+            files_of.check_shard(Path(file))
+    return Shards(name, lengths, read, files_of)
 
 
-def _decode_files(sample: dict[str, Any], *, mode: str, key: str, labelled: bool) -> tuple[Image.Image, int]:
-    """A sample of webdataset: an image file and its class, in a .cls file or a field of a .json file."""
-    image = next((sample[suffix] for suffix in ("jpg", "jpeg", "png", "webp") if suffix in sample), None)
-    if image is None or (labelled and ((key and "json" not in sample) or (not key and "cls" not in sample))):
-        raise LearngeneError(
-            f"sample {sample.get('__key__')} of {sample.get('__url__')} has {sorted(sample)}: no image, or no class"
-        )
-    target = -1
-    if labelled:
-        target = int(json.loads(sample["json"])[key] if key else sample["cls"])
-    with Image.open(BytesIO(image)) as picture:
-        return picture.convert(mode), target
+@dataclass(frozen=True)
+class _Sample:
+    """How a sample of webdataset is read: files of one name, an image and its class in a .cls file or a field of a .json file.
+
+    Attributes:
+        name: of the data set, for messages.
+        labels: that are allowed; none leaves them unread.
+        key: the field of the .json file, or nothing for .cls.
+        suffix: of the image file, if there are several.
+    """
+
+    name: str
+    mode: Mode
+    labels: Labels | None
+    key: str
+    suffix: str | None
+
+    def __call__(self, sample: dict[str, Any]) -> tuple[Image.Image, int]:
+        """Image and class."""
+        place = f"sample {sample.get('__key__')} of {sample.get('__url__')}"
+        files = {suffix: content for suffix, content in sample.items() if not suffix.startswith("__")}
+        image = self._image(files, place)
+        target = -1 if self.labels is None else self.labels.index(self._label(files, place), place)
+        return decode(BytesIO(files[image]), self.mode), target
+
+    def _image(self, files: dict[str, Any], place: str) -> str:
+        """The suffix of the image: the one that was asked for, else a usual one, else the only one of an image format."""
+        usual = [self.suffix] if self.suffix else ["jpg", "jpeg", "png", "webp"]
+        found = next((suffix for suffix in usual if suffix in files), None)
+        images = [] if self.suffix else [suffix for suffix in files if is_image(f"image.{suffix}")]
+        if found is None and len(images) != 1:
+            wrong = "several images; name one with --image-column SUFFIX" if images else "no image"
+            raise LearngeneError(f"{self.name}: {place} has the files {sorted(files)}: {wrong}")
+        return found or images[0]
+
+    def _label(self, files: dict[str, Any], place: str) -> Any:
+        if not self.key:
+            if "cls" in files:
+                return files["cls"]
+            raise LearngeneError(
+                f"{self.name}: {place} has the files {sorted(files)}: no class in a .cls file; name a field of .json with "
+                f"--label-column, or pass --unlabeled to distil without labels"
+            )
+        try:
+            return json.loads(files["json"])[self.key]
+        except (KeyError, ValueError, TypeError, RecursionError):
+            raise LearngeneError(
+                f"{self.name}: {place} has the files {sorted(files)}: no class in a field '{self.key}' of a .json file; name "
+                f"another with --label-column, or pass --unlabeled to distil without labels"
+            ) from None
+
+    def check_shard(self, path: Path) -> None:
+        """Raise if a label in a local tar file is missing or out of range. The images in it are jumped over."""
+        from webdataset.tariterators import base_plus_ext
+
+        wanted = "json" if self.key else "cls"
+        if self.labels is None or not path.is_file():
+            return
+        unlabelled: dict[str, str] = {}  # the suffixes of the images by their keys
+        try:
+            with tarfile.open(path, "r:") as tar:  # compressed ones would have to be read in full
+                for member in tar:
+                    key, suffix = base_plus_ext(member.name)
+                    place = f"sample {key} of {path}"
+                    content = tar.extractfile(member) if key and suffix.lower() == wanted else None
+                    if content is not None:
+                        self.labels.index(self._label({wanted: content.read()}, place), place)
+                        unlabelled[key] = ""
+                    elif key and is_image(f"image.{suffix}"):
+                        unlabelled.setdefault(key, suffix)
+        except (tarfile.TarError, OSError):
+            return  # reading it will say so
+        for key, suffix in unlabelled.items():
+            if suffix:
+                self._label({suffix: b""}, f"sample {key} of {path}")
 
 
-def hugging_face_shards(data: str, split: str, name: str, mode: str, options: DataOptions, total: int | None) -> tuple[Shards, Any]:
+def hugging_face_shards(
+    data: str, split: str, name: str, mode: Mode, options: DataOptions, total: int | None
+) -> tuple[Shards, Any]:
     """A data set of the Hugging Face hub or a local folder, and its class names, where it has them.
 
     Args:
         total: its number of images, if somebody said it.
 
     Raises:
-        LearngeneError: the number of images is not known.
+        LearngeneError: the number of images is not known, there are no columns for images and labels, or a label is out of range.
     """
     import datasets
 
     builder = datasets.load_dataset_builder(data.partition("/")[2], cache_dir=options.data_root)
     if options.download:
-        builder.download_and_prepare()
-        lengths, read = _downloaded(builder.as_dataset(split=split).cast_column("image", datasets.Image(decode=False)))
+        table = open_table(builder, split, name, options)
+        lengths, read = _downloaded(table)
     else:
-        lengths, read = _streamed(builder, split, total)
+        table, lengths, read = _streamed(builder, split, name, options, total)
     if not sum(lengths):
         raise LearngeneError(
             f"{name} does not say how many images it has; give the number of training images with --num-samples, or pass --download"
         )
 
-    def decode(sample: dict[str, Any]) -> tuple[Image.Image, int]:
-        file = sample["image"]
-        with Image.open(BytesIO(file["bytes"]) if file["bytes"] is not None else file["path"]) as picture:
-            return picture.convert(mode), -1 if options.unlabeled else int(sample["label"])
+    def decode_row(row: tuple[str, Any, Any]) -> tuple[Image.Image, int]:
+        place, cell, label = row
+        target = -1 if table.labels is None else table.labels.index(label, place)
+        return decode_cell(cell, mode), target
 
-    label = (builder.info.features or {}).get("label")
-    return Shards(name, lengths, read, decode), tuple(getattr(label, "names", None) or ()) or None
+    return Shards(name, lengths, read, decode_row), None if table.labels is None else table.labels.names
 
 
-def _downloaded(rows: Any, size: int = 1000) -> tuple[tuple[int, ...], Callable[[int, int], Iterator[Any]]]:
+@dataclass(frozen=True)
+class Table:
+    """A Hugging Face table.
+
+    Attributes:
+        rows: the undecoded table.
+        columns: where images and labels are.
+        labels: that are allowed; none leaves them unread.
+        targets: (N,) class indices, where all of them were read.
+    """
+
+    rows: Any
+    columns: Columns
+    labels: Labels | None
+    targets: np.ndarray | None = None
+
+
+def open_table(builder: Any, split: str, name: str, options: DataOptions) -> Table:
+    """A table on disk, with all of its labels checked.
+
+    Raises:
+        LearngeneError: there are no columns for images and labels, or a label is out of range.
+    """
+    builder.download_and_prepare()
+    rows = builder.as_dataset(split=split)
+    columns = find_columns(rows.features, options, name)
+    rows = undecoded(rows.select_columns([column for column in (columns.image, columns.label) if column]), columns.image)
+    if columns.label is None:
+        return Table(rows, columns, None)
+    known = set(builder.info.splits or ())
+    training = options.train_split if options.train_split.partition("[")[0] in known else split
+    train = rows if training == split else builder.as_dataset(split=training)
+    labels = labels_of(rows.features[columns.label], name, options, lambda: _column(train, columns.label))
+    return Table(rows, columns, labels, labels.indices(_column(rows, columns.label), "row {}".format))
+
+
+def _column(rows: Any, column: str | None) -> list[Any]:
+    return rows.select_columns([column]).with_format("arrow")[:][column].to_pylist() if len(rows) else []
+
+
+def _downloaded(table: Table, size: int = 1000) -> tuple[tuple[int, ...], Callable[[int, int], Iterator[Any]]]:
     """Random access: pieces of equal size."""
-    total = len(rows)
+    total, columns = len(table.rows), table.columns
     lengths = tuple(min(size, total - front) for front in range(0, total, size))
-    return lengths, lambda shard, first: (rows[i] for i in range(shard * size + first, shard * size + lengths[shard]))
+
+    def read(shard: int, first: int) -> Iterator[Any]:
+        for i in range(shard * size + first, shard * size + lengths[shard]):
+            row = table.rows[i]
+            yield f"row {i}", row[columns.image], row.get(columns.label)
+
+    return lengths, read
 
 
-def _streamed(builder: Any, split: str, total: int | None) -> tuple[tuple[int, ...], Callable[[int, int], Iterator[Any]]]:
+def _streamed(
+    builder: Any, split: str, name: str, options: DataOptions, total: int | None
+) -> tuple[Table, tuple[int, ...], Callable[[int, int], Iterator[Any]]]:
+    """Rows from front to back; of parquet files, the ends say how many there are and between which numbers the labels lie."""
     rows = builder.as_streaming_dataset(split=split).decode(False)
+    columns = find_columns(_features(rows, builder), options, name)
     lengths = _parquet_lengths(builder, split)
     if len(lengths) != rows.num_shards:  # other files do not say
         known = (builder.info.splits or {}).get(split)
         lengths = (total or getattr(known, "num_examples", 0) or 0,)
+    labels = None
+    if columns.label is not None:
+        training = _parquet_files(builder, options.train_split) or _parquet_files(builder, split)
+        text = partial(_parquet_column, training, columns.label) if training else None
+        labels = _stream_labels(_features(rows, builder)[columns.label], name, options, text)
+        _check_parquet(_parquet_files(builder, split), columns.label, labels)
 
     def read(shard: int, first: int) -> Iterator[Any]:
         part = rows if len(lengths) != rows.num_shards else rows.shard(num_shards=rows.num_shards, index=shard)
+        number = first
         for batch in part.skip(first).iter(batch_size=16):  # by batches, else datasets divides it over workers once more
-            yield from ({"image": image, "label": label} for image, label in zip(batch["image"], batch["label"], strict=True))
+            images = batch[columns.image]
+            found = batch[columns.label] if columns.label else [None] * len(images)
+            for image, label in zip(images, found, strict=True):
+                yield f"row {number} of shard {shard}", image, label
+                number += 1
 
-    return lengths, read
+    return Table(rows, columns, labels), lengths, read
+
+
+def _features(rows: Any, builder: Any) -> Any:
+    """The columns with their types; by the first row, where the files do not say."""
+    import datasets
+
+    known = rows.features or builder.info.features
+    return known if known is not None else datasets.Dataset.from_list(list(rows.take(1))).features
+
+
+def _stream_labels(feature: Any, name: str, options: DataOptions, text: Callable[[], list[Any]] | None) -> Labels:
+    """As `labels_of`; a stream of numbers does not say how many classes there are, even where its files could be asked."""
+    return labels_of(feature, name, options, text if "string" in str(getattr(feature, "dtype", "")) else None)
+
+
+def _parquet_files(builder: Any, split: str) -> list[str]:
+    """The parquet files of a split; nothing for files of another kind."""
+    files = list((builder.config.data_files or {}).get(split, ()))
+    return files if all(Path(file).suffix == ".parquet" for file in files) else []
 
 
 def _parquet_lengths(builder: Any, split: str) -> tuple[int, ...]:
@@ -261,11 +422,44 @@ def _parquet_lengths(builder: Any, split: str) -> tuple[int, ...]:
     import fsspec
     import pyarrow.parquet
 
-    files = list((builder.config.data_files or {}).get(split, ()))
-    if not files or any(Path(file).suffix != ".parquet" for file in files):
-        return ()
     lengths = []
-    for file in files:
+    for file in _parquet_files(builder, split):
         with fsspec.open(file) as opened:
             lengths.append(pyarrow.parquet.ParquetFile(opened).metadata.num_rows)
     return tuple(lengths)
+
+
+def _parquet_column(files: Sequence[str], column: str) -> list[Any]:
+    """One column, without reading the others."""
+    import fsspec
+    import pyarrow.parquet
+
+    values: list[Any] = []
+    for file in files:
+        with fsspec.open(file) as opened:
+            values += pyarrow.parquet.read_table(opened, columns=[column])[column].to_pylist()
+    return values
+
+
+def _check_parquet(files: Sequence[str], column: str, labels: Labels) -> None:
+    """Raise if a label is out of range. Where the end of a file says between which numbers they lie, the column is not read."""
+    import fsspec
+    import pyarrow.parquet
+
+    for file in files:
+        with fsspec.open(file) as opened:
+            within = _lie_within(pyarrow.parquet.ParquetFile(opened).metadata, column, labels)
+        if not within:
+            labels.indices(_parquet_column([file], column), partial("row {1} of {0}".format, file))
+
+
+def _lie_within(metadata: Any, column: str, labels: Labels) -> bool:
+    """Whether a parquet file is known to have no label out of range."""
+    for group in range(metadata.num_row_groups):
+        chunks = [metadata.row_group(group).column(i) for i in range(metadata.num_columns)]
+        found = next((chunk.statistics for chunk in chunks if chunk.path_in_schema == column), None)
+        if found is None or not found.has_min_max or not found.has_null_count or found.null_count:
+            return False
+        if labels.text or labels.count is None or type(found.min) is not int or found.min < 0 or found.max >= labels.count:
+            return False
+    return True

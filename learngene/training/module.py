@@ -128,7 +128,7 @@ class TrainingModule(L.LightningModule):
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         images, targets = batch["image"], batch["target"]
         if self.mixup is not None:
-            images, targets = self.mixup(images, targets.clamp(min=0))
+            images, targets = self.mixup(images, targets if self.labelled else targets.clamp(min=0))  # -1: no label
         if self.cache is None:
             losses = self.objective(self.model, images, targets)
         else:

@@ -1,0 +1,123 @@
+"""What a label is: a whole number from 0 to K-1, or text where the classes are known. Checked before or while images are read."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from timm.utils.misc import natural_key
+
+from learngene.errors import LearngeneError
+
+
+def whole_number(label: Any) -> int | None:
+    """A label as an integer: Python's, numpy's and torch's numbers without a fraction, and digits as text or bytes; else none."""
+    if hasattr(label, "item") and np.ndim(label) == 0:
+        label = label.item()
+    if isinstance(label, bytes):
+        label = label.decode(errors="replace")
+    if isinstance(label, str):
+        return int(label) if re.fullmatch(r"\s*[+-]?[0-9]{1,18}\s*", label) else None
+    if isinstance(label, float):
+        return int(label) if label.is_integer() else None
+    return int(label) if isinstance(label, int) else None
+
+
+@dataclass(frozen=True)
+class Labels:
+    """The labels that a data set may have.
+
+    Attributes:
+        name: of the data set, for messages.
+        count: K, when it is known.
+        names: of the classes, when they are known.
+        text: the labels are the names themselves.
+    """
+
+    name: str
+    count: int | None
+    names: tuple[str, ...] | None = None
+    text: bool = False
+
+    def index(self, label: Any, place: str) -> int:
+        """The class of a label.
+
+        Args:
+            place: which image or row has it, for the message.
+
+        Raises:
+            LearngeneError: it is missing, no whole number, or out of range.
+        """
+        found = self._by_name.get(label) if self.text and isinstance(label, str) else None if self.text else whole_number(label)
+        if found is None or found < 0 or (self.count is not None and found >= self.count):
+            raise LearngeneError(f"{self.name}: {place} has {_said(label)}; {self._allowed()}. {self._ways(found)}")
+        return found
+
+    def indices(self, labels: Iterable[Any], place: Callable[[int], str]) -> np.ndarray:
+        """The classes (N,) int64 of all labels of a data set, as `index`."""
+        labels = list(labels)
+        if not self.text and set(map(type, labels)) <= {int, np.int64} and self._in_range(np.array(labels, dtype=np.int64)):
+            return np.array(labels, dtype=np.int64)  # a million of them at once
+        return np.array([self.index(label, place(row)) for row, label in enumerate(labels)], dtype=np.int64)
+
+    def _in_range(self, labels: np.ndarray) -> bool:
+        return bool((labels >= 0).all() and (self.count is None or (labels < self.count).all()))
+
+    @cached_property
+    def _by_name(self) -> dict[str, int]:
+        return {name: index for index, name in enumerate(self.names or ())}
+
+    def _allowed(self) -> str:
+        names = self.names or ()
+        listed = ", ".join(names[:8]) + (", ..." if len(names) > 8 else "")
+        if self.text:
+            return f"the labels of the training images are {listed}"
+        return f"labels are whole numbers from 0 {'on' if self.count is None else f'to {self.count - 1}'}" + (
+            f" ({listed})" if names else ""
+        )
+
+    def _ways(self, found: int | None) -> str:
+        more = f", raise --num-classes (to {found + 1} or more)" if found is not None and found >= 0 and not self.names else ""
+        return f"Mend the labels{more}, or pass --unlabeled to distil without them"
+
+
+def _said(label: Any) -> str:
+    if label is None or label != label or label in ("", b""):  # NaN differs from itself
+        return f"no label ({'none' if label is None else repr(label)})"
+    if isinstance(label, bytes):
+        label = label.decode(errors="replace").strip()
+    shown = repr(label.item() if isinstance(label, np.generic) else label)
+    return f"the label {shown if len(shown) <= 60 else shown[:57] + '...'}"
+
+
+def check_count(name: str, names: Sequence[str], num_classes: int | None) -> None:
+    """Raise if ``--num-classes`` contradicts the names that a data set gives its classes."""
+    if num_classes not in (None, len(names)):
+        raise LearngeneError(f"num_classes {num_classes}: {name} names {len(names)} classes itself; drop --num-classes")
+
+
+def names_from_text(labels: Iterable[Any]) -> tuple[str, ...]:
+    """Class names from a column of text, in natural order, so that they do not depend on the order of the rows."""
+    return tuple(
+        sorted({label for label in labels if isinstance(label, str) and label}, key=lambda name: (natural_key(name), name))
+    )
+
+
+def count_from(labels: Sequence[Any], name: str) -> int:
+    """K from labels without names: the highest and one more.
+
+    Raises:
+        LearngeneError: they do not begin at 0, or there would be more classes than images.
+    """
+    numbers = [number for label in labels if (number := whole_number(label)) is not None]
+    low, high = min(numbers, default=0), max(numbers, default=0)
+    if low > 0 or high >= max(len(labels), 1):
+        raise LearngeneError(
+            f"{name} has labels from {low} to {high} for {len(labels)} images, and names no classes; labels are whole numbers from 0 "
+            f"to K-1. Mend the labels, give K with --num-classes, or pass --unlabeled to distil without them"
+        )
+    return high + 1
