@@ -23,12 +23,14 @@ COMMANDS = {
     "cache": "write down the ancestor's outputs for every view, once for many distillations",
     "spawn": "spawn descendants of any depth from a learngene",
     "finetune": "train a descendant, or an architecture from random weights",
-    "evaluate": "top-1, top-5, loss and throughput of a model",
+    "evaluate": "top-1, top-5, loss and throughput of a model, or of a learngene's depths",
     "benchmark": "compare starts over depths, budgets and seeds",
     "report": "a benchmark's report, page and plots from its results",
     "relearn": "reset one layer of a trained model and see how soon it is back",
     "attention": "attention maps of models side by side",
     "info": "what a learngene or model holds, and what each depth costs",
+    "plan": "what a learngene and its depths would cost, before any training",
+    "archs": "which timm architectures can be distilled into",
     "export": "write a model as ONNX",
     "demo": "the whole pipeline on the embedded images, in minutes",
 }
@@ -37,12 +39,15 @@ POSITIONAL = {
     "finetune": "model",
     "evaluate": "model",
     "info": "source",
+    "plan": "arch",
+    "archs": "pattern",
     "export": "model",
     "report": "results",
     "relearn": "models",
     "attention": "models",
 }
-JSON_COMMANDS = ("cache", "info", "evaluate", "benchmark", "report", "relearn")
+JSON_COMMANDS = ("cache", "info", "plan", "archs", "evaluate", "benchmark", "report", "relearn")
+FUNCTIONS = {"plan": "plan_costs"}  # where the function is not called as its command: learngene.plan is a module
 HELP = "learngene: one big ViT, many sizes of it.\n\nusage: learngene COMMAND [options]   (learngene COMMAND --help lists them)\n\n"
 
 
@@ -90,7 +95,7 @@ def _underscored(word: str) -> str:
 def _run(command: str, words: list[str]) -> int:
     from learngene import commands
 
-    function: Callable[..., Any] = getattr(commands, command)
+    function: Callable[..., Any] = getattr(commands, FUNCTIONS.get(command, command))
     arguments = _parse(command, function, words)
     if arguments is None:
         return 0
@@ -122,7 +127,7 @@ def _parse(command: str, function: Callable[..., Any], words: list[str]) -> dict
         if default is not None and parsed.get(name, default) is None:
             raise LearngeneError(f"--{name.replace('_', '-')} has no value; give one, or leave it out")
     positional = POSITIONAL.get(command)
-    for name in filter(None, (positional, *_required(function))):
+    for name in _required(function):
         if parsed.get(name) in (None, []):
             shown = name.upper() if name == positional else f"--{name.replace('_', '-')}"
             raise LearngeneError(f"{shown} is missing; see learngene {command} --help")
@@ -259,10 +264,10 @@ def build_parser(command: str, function: Callable[..., Any]) -> Any:
 
 
 def _special_types(command: str) -> dict[str, dict[str, Any]]:
-    many = command in ("spawn", "info")
+    many = command in ("spawn", "info", "evaluate", "plan")
     return {
         "plan": {"type": str | list[int] | int | None},
-        "depth": {"type": int, "nargs": "+"} if many else {"type": int | None},
+        "depth": {"type": int | str, "nargs": "+"} if many else {"type": int | None},
         **{
             key: {"type": dict[str, Any] | None} for key in ("arch_args", "distill", "start_args", "prepare", "datasets", "recipes")
         },
