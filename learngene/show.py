@@ -106,8 +106,9 @@ def _costs(console: Console, rows: Sequence[Mapping[str, Any]], latency: Mapping
         table.add_row(*(columns[column](row) for column in shown))
     console.print(table)
     if latency is not None:
-        how = f"latency: median and quartiles of one forward pass of {latency['batch']} image, {latency['dtype']}, {latency['threads']} threads"
-        console.print(printable(f"{how}, on {latency['device']} ({latency['hardware']})"), highlight=False, markup=False)
+        from learngene.sizes import condition_words
+
+        console.print(printable(f"latency: {condition_words(latency)}"), highlight=False, markup=False)
 
 
 def evaluate(result: Mapping[str, Any]) -> None:

@@ -12,6 +12,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -86,7 +87,7 @@ def _timed(model: nn.Module, images: torch.Tensor, passes: int) -> list[float]:
         if images.device.type != "cpu":
             torch.accelerator.synchronize(images.device)
         ends.append(time.perf_counter())
-    return [1e3 * (after - before) for before, after in zip(ends, ends[1:], strict=False)]
+    return [1e3 * (after - before) for before, after in pairwise(ends)]
 
 
 def chosen_device(device: str) -> torch.device:
@@ -101,6 +102,14 @@ def conditions(device: str) -> dict[str, Any]:
     dtype = str(torch.get_default_dtype()).removeprefix("torch.")
     place = chosen_device(device)
     return {"device": str(place), "hardware": hardware(), "dtype": dtype, "threads": torch.get_num_threads(), "batch": 1}
+
+
+def condition_words(how: Mapping[str, Any]) -> str:
+    """`conditions` in a line."""
+    return (
+        f"median and quartiles of one forward pass of {how['batch']} image, {how['dtype']}, {how['threads']} threads, "
+        f"on {how['device']} ({how['hardware']})"
+    )
 
 
 @dataclass
@@ -170,7 +179,7 @@ class Sizes:
         """Latency of each depth with random weights, measured in turns (see `latencies`); warns where a deeper model came out clearly faster."""
         measured = latencies(self._models(sorted(set(depths)), device), device)
         ordered = list(measured.items())
-        for (shallow, fast), (deep, slow) in zip(ordered, ordered[1:], strict=False):
+        for (shallow, fast), (deep, slow) in pairwise(ordered):
             if slow.median < fast.low:
                 log.warning(
                     "latency: %d layers took %.3g ms and %d layers %.3g ms, so something else was running; measure again for "

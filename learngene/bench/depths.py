@@ -20,7 +20,7 @@ from learngene.jobs import check_classes, evaluation_config, image_mode
 from learngene.plan import StagePlan, parse_depths
 from learngene.provenance import hardware, versions
 from learngene.recipe import DataOptions, Recipe
-from learngene.sizes import Sizes, conditions
+from learngene.sizes import Sizes, condition_words, conditions
 from learngene.training import evaluate_model
 
 log = logging.getLogger("learngene")
@@ -101,19 +101,11 @@ def markdown(result: Mapping[str, Any]) -> str:
     told = ", ".join(f"{name} {version}" for name, version in result["versions"].items())
     lines += [
         "",
-        f"{latency_words(result['latency'])}. {told}.",
+        f"Milliseconds: {condition_words(result['latency'])}. {told}.",
         "",
         "![accuracy against parameters and milliseconds](accuracy-by-size.png)",
     ]
     return "\n".join(lines) + "\n"
-
-
-def latency_words(how: Mapping[str, Any]) -> str:
-    """How latency was measured, in a line."""
-    return (
-        f"Milliseconds: median and quartiles of one forward pass of {how['batch']} image, {how['dtype']}, "
-        f"{how['threads']} threads, on {how['device']} ({how['hardware']})"
-    )
 
 
 def draw(result: Mapping[str, Any], path: Path) -> Path:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -51,7 +50,7 @@ def evaluate(
     (loading,) = divide(options, DataOptions)
     if loading.unlabeled:
         raise LearngeneError("evaluating needs labels; drop --unlabeled")
-    if isinstance(model, (str, Path)) and os.path.isfile(model):
+    if isinstance(model, (str, Path)) and Path(model).is_file():
         return _evaluate_gene(Path(model), data, depth, plan, out, overwrite, split, batch_size, device, loading)
     given = {"depth": depth, "plan": plan, "out": out}
     if extra := next((name for name, value in given.items() if value is not None), None):
