@@ -47,6 +47,7 @@ POSITIONAL = {
     "attention": "models",
 }
 JSON_COMMANDS = ("cache", "info", "plan", "archs", "evaluate", "benchmark", "report", "relearn")
+MANY_DEPTHS = ("spawn", "info", "evaluate", "plan")  # --depth 4 6-9; others take one depth
 FUNCTIONS = {"plan": "plan_costs"}  # where the function is not called as its command: learngene.plan is a module
 HELP = "learngene: one big ViT, many sizes of it.\n\nusage: learngene COMMAND [options]   (learngene COMMAND --help lists them)\n\n"
 
@@ -112,6 +113,7 @@ def _run(command: str, words: list[str]) -> int:
 def _parse(command: str, function: Callable[..., Any], words: list[str]) -> dict[str, Any] | None:
     """The command's arguments, or none when it only had to print its help or config."""
     parser = build_parser(command, function)
+    words = _joined(words) if command in MANY_DEPTHS else words
     for text in words:
         check_yaml(text)
     try:
@@ -177,6 +179,18 @@ def _fits(text: str) -> bool:
         if total > MAX_NODES or len(opened) > MAX_NESTING:
             return False
     return True
+
+
+def _joined(words: list[str]) -> list[str]:
+    """``--depth 4 6-9`` as ``--depth=4,6-9``: one value, which a config may hold as a number, a text or a list."""
+    joined: list[str] = []
+    for word in words:
+        follows = bool(joined) and joined[-1].startswith("--depth=") and not word.startswith("--")
+        if follows:
+            joined[-1] += word if joined[-1] == "--depth=" else f",{word}"
+        else:
+            joined.append("--depth=" if word == "--depth" else word)
+    return ["--depth" if word == "--depth=" else word for word in joined]
 
 
 def _valued(parser: Any, words: list[str]) -> list[str]:
@@ -264,10 +278,9 @@ def build_parser(command: str, function: Callable[..., Any]) -> Any:
 
 
 def _special_types(command: str) -> dict[str, dict[str, Any]]:
-    many = command in ("spawn", "info", "evaluate", "plan")
     return {
         "plan": {"type": str | list[int] | int | None},
-        "depth": {"type": int | str, "nargs": "+"} if many else {"type": int | None},
+        "depth": {"type": int | str | list[int | str] | None} if command in MANY_DEPTHS else {"type": int | None},
         **{
             key: {"type": dict[str, Any] | None} for key in ("arch_args", "distill", "start_args", "prepare", "datasets", "recipes")
         },

@@ -107,9 +107,13 @@ def conditions(device: str) -> dict[str, Any]:
 def condition_words(how: Mapping[str, Any]) -> str:
     """`conditions` in a line."""
     return (
-        f"median and quartiles of one forward pass of {how['batch']} image, {how['dtype']}, {how['threads']} threads, "
+        f"median and quartiles of one forward pass of {how['batch']} image, {how['dtype']}, {_threads(how)}, "
         f"on {how['device']} ({how['hardware']})"
     )
+
+
+def _threads(how: Mapping[str, Any]) -> str:
+    return f"{how['threads']} thread{'' if how['threads'] == 1 else 's'}"
 
 
 @dataclass
@@ -233,7 +237,9 @@ class Sizes:
         """
         measured = self.latencies([shallowest, 2 * shallowest], device)
         if not measured[shallowest].median <= budget:
-            raise _too_much("max_latency_ms", budget, shallowest, f"take {measured[shallowest].median:.4g} ms on {device}")
+            raise _too_much(
+                "max_latency_ms", budget, shallowest, f"take {measured[shallowest].median:.4g} ms on {chosen_device(device)}"
+            )
         low, high = shallowest, most + 1  # low fits, high does not
         while high - low > 1:
             middle = min(max(_meets(measured, budget), low + 1), high - 1)

@@ -334,12 +334,14 @@ def _difference(a: Any, b: Any, path: str = "") -> str:
     return f"{path or 'layer'}: different parts"
 
 
+_SUPPORTED = (
+    "choose a timm model with one uniform list of layers, e.g. vit_small_patch16_224, deit3_small_patch16_224 or mixer_b16_224"
+)
+
+
 def _unsupported(model: nn.Module | str, reason: str) -> str:
     name = model if isinstance(model, str) else architecture_name(model)
-    return (
-        f"{name} is not supported, because {reason}; choose a timm model with one uniform list of layers, "
-        f"e.g. vit_small_patch16_224, deit3_small_patch16_224 or mixer_b16_224"
-    )
+    return f"{name} is not supported, because {reason}; {_SUPPORTED}"
 
 
 def architecture_name(model: nn.Module) -> str:
@@ -627,11 +629,11 @@ def is_supported(name: str) -> bool:
 
 @cache
 def why_unsupported(name: str) -> str | None:
-    """What is against an architecture as an auxiliary net, in one sentence; none for a supported one."""
+    """What is against an architecture as an auxiliary net; none for a supported one."""
     try:
         anatomy(name)
     except LearngeneError as error:
-        return str(error)
+        return str(error).removesuffix(f"; {_SUPPORTED}")
     return None
 
 

@@ -5,7 +5,6 @@ import json
 import pytest
 import timm
 import torch
-import yaml
 from conftest import CLASSES, TINY_ARGS, write_folder
 
 from learngene import sizes, vit
@@ -198,16 +197,27 @@ def test_ranges_of_depths_for_every_command(file, tmp_path, capsys):
     assert not (tmp_path / "x").exists()
 
 
-@pytest.mark.parametrize("said", [["4", "6-9"], ["4-12"], ["6"]])
-def test_depths_in_a_config(file, tmp_path, capsys, said):
+@pytest.mark.parametrize("said", [["4", "6-9"], ["4-12"], ["6"], ["4,6"], ["[4, 6-9]"]])
+def test_print_config_gives_the_same_depths_again(file, tmp_path, capsys, said):
     assert main(["info", str(file), "--depth", *said, "--json", "--print-config"]) == 0
     text = capsys.readouterr().out
-    assert [str(d) for d in yaml.safe_load(text)["depth"]] == said
     (tmp_path / "c.yaml").write_text(text)
     assert main(["info", str(file), "--depth", *said, "--json"]) == 0
     told = json.loads(capsys.readouterr().out)
     assert main(["info", str(file), "--config", str(tmp_path / "c.yaml")]) == 0
     assert json.loads(capsys.readouterr().out) == told
+
+
+@pytest.mark.parametrize(("text", "depths"), [("4-6", [4, 5, 6]), ("6", [6]), ("[5, 7-8]", [5, 7, 8]), ("4 6", [4, 6])])
+def test_depths_written_into_a_config(file, tmp_path, capsys, text, depths):
+    (tmp_path / "c.yaml").write_text(f"depth: {text}\n")
+    assert main(["info", str(file), "--config", str(tmp_path / "c.yaml"), "--json"]) == 0
+    assert [row["depth"] for row in json.loads(capsys.readouterr().out)["depths"]] == depths
+
+
+def test_depth_without_a_value(file, capsys):
+    assert "depth" in fails(capsys, "info", file, "--depth")
+    assert "depth" in fails(capsys, "info", file, "--depth", "--latency")
 
 
 # evaluate GENE

@@ -62,7 +62,8 @@ def evaluate_depths(
     # 2. what each depth costs, and how well it does
     rows = Sizes(gene.architecture).costs(plans, latency=True, device=device)
     for row, plan in zip(rows, plans, strict=True):
-        row |= evaluate_model(gene.spawn(plan=plan), images, device=device)
+        model = shallow if plan is plans[0] else gene.spawn(plan=plan)
+        row |= evaluate_model(model, images, device=device)
         log.info("%d layers: top-1 %.2f %%, loss %.4f", plan.depth, 100 * row["top1"], row["loss"])
     return {
         "kind": "learngene",
@@ -119,7 +120,7 @@ def draw(result: Mapping[str, Any], path: Path) -> Path:
     sizes.plot([row["parameters"] / 1e6 for row in rows], top1, marker="o", color=plots.COLORS[0])
     speeds.errorbar(times, top1, xerr=reach, marker="o", capsize=3, color=plots.COLORS[0])
     sizes.set(xlabel="parameters (millions)", ylabel="top-1 accuracy (%)")
-    speeds.set(xlabel=f"ms an image, median and quartiles ({result['latency']['device']}, {result['latency']['threads']} threads)")
+    speeds.set(xlabel=f"ms an image, median and quartiles ({result['latency']['device']})")
     for axes, places in ((sizes, [row["parameters"] / 1e6 for row in rows]), (speeds, times)):
         axes.grid(alpha=0.25)
         for row, x, y in zip(rows, places, top1, strict=True):
