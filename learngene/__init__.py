@@ -4,7 +4,8 @@
     model = Learngene.load("learngene.safetensors").spawn(depth=9, num_classes=37)
 
 Every CLI command is also a function here: `distill`, `cache`, `spawn`, `finetune`, `evaluate`, `benchmark`, `report`, `relearn`,
-`attention`, `info`, `export`, `demo`. Importing this package imports nothing heavy; its names are loaded when they are used.
+`attention`, `info`, `plan_costs` (the command `learngene plan`; `learngene.plan` is the module of stage plans), `archs`, `export`,
+`demo`. Importing this package imports nothing heavy; its names are loaded when they are used.
 """
 
 from importlib import import_module
@@ -17,7 +18,8 @@ spin_less()
 __version__ = "0.1.0"
 
 COMMANDS = (
-    "distill", "cache", "spawn", "finetune", "evaluate", "benchmark", "report", "relearn", "attention", "info", "export", "demo",
+    "distill", "cache", "spawn", "finetune", "evaluate", "benchmark", "report", "relearn", "attention", "info", "plan_costs",
+    "archs", "export", "demo",
 )  # fmt: skip
 _HOMES = {
     "StagePlan": "plan",
@@ -34,6 +36,7 @@ if TYPE_CHECKING:
     from learngene.auxnet import build_auxnet as build_auxnet
     from learngene.auxnet import tie as tie
     from learngene.commands import (  # type: ignore[no-redef]  # noqa: F401
+        archs,
         attention,
         benchmark,
         cache,
@@ -43,6 +46,7 @@ if TYPE_CHECKING:
         export,
         finetune,
         info,
+        plan_costs,
         relearn,
         report,
         spawn,

@@ -30,12 +30,14 @@ COMMANDS = {
     "cache": "write down the ancestor's outputs for every view, once for many distillations",
     "spawn": "spawn descendants of any depth from a learngene",
     "finetune": "train a descendant, or an architecture from random weights",
-    "evaluate": "top-1, top-5, loss and throughput of a model",
+    "evaluate": "top-1, top-5, loss and throughput of a model, or of a learngene's depths",
     "benchmark": "compare starts over depths, budgets and seeds",
     "report": "a benchmark's report, page and plots from its results",
     "relearn": "reset one layer of a trained model and see how soon it is back",
     "attention": "attention maps of models side by side",
     "info": "what a learngene or model holds, and what each depth costs",
+    "plan": "what a learngene and its depths would cost, before any training",
+    "archs": "which timm architectures can be distilled into",
     "export": "write a model as ONNX",
     "demo": "the whole pipeline on the embedded images, in minutes",
 }
@@ -44,6 +46,8 @@ POSITIONAL = {
     "finetune": "model",
     "evaluate": "model",
     "info": "source",
+    "plan": "arch",
+    "archs": "pattern",
     "export": "model",
     "report": "results",
     "relearn": "models",
@@ -59,7 +63,9 @@ FIRST = {
 }
 # the records of run directories and caches, by which --resume goes on
 RECORDS = ("run.json", "cache.json")
-JSON_COMMANDS = ("cache", "info", "evaluate", "benchmark", "report", "relearn")
+JSON_COMMANDS = ("cache", "info", "plan", "archs", "evaluate", "benchmark", "report", "relearn")
+MANY_DEPTHS = ("spawn", "info", "evaluate", "plan")  # --depth 4 6-9; others take one depth
+FUNCTIONS = {"plan": "plan_costs"}  # where the function is not called as its command: learngene.plan is a module
 HELP = "learngene: one big ViT, many sizes of it.\n\nusage: learngene COMMAND [options]   (learngene COMMAND --help lists them)\n\n"
 
 
@@ -131,7 +137,7 @@ def _underscored(word: str) -> str:
 def _run(command: str, words: list[str]) -> int:
     from learngene import commands
 
-    function: Callable[..., Any] = getattr(commands, command)
+    function: Callable[..., Any] = getattr(commands, FUNCTIONS.get(command, command))
     arguments = _parse(command, function, words)
     if arguments is None:
         return 0
@@ -175,6 +181,7 @@ def _after_interrupt(arguments: Mapping[str, Any], before: Mapping[str, int]) ->
 def _parse(command: str, function: Callable[..., Any], words: list[str]) -> dict[str, Any] | None:
     """The command's arguments, or none when it only had to print its help or config."""
     parser = build_parser(command, function)
+    words = _joined(words) if command in MANY_DEPTHS else words
     for text in words:
         check_yaml(text)
     try:
@@ -194,7 +201,7 @@ def _parse(command: str, function: Callable[..., Any], words: list[str]) -> dict
         if default is not None and parsed.get(name, default) is None:
             raise LearngeneError(f"--{name.replace('_', '-')} has no value; give one, or leave it out")
     positional = POSITIONAL.get(command)
-    for name in filter(None, (positional, *_required(function))):
+    for name in _required(function):
         if parsed.get(name) in (None, []):
             shown = name.upper() if name == positional else f"--{name.replace('_', '-')}"
             raise LearngeneError(f"{shown} is missing; see learngene {command} --help")
@@ -244,6 +251,18 @@ def _fits(text: str) -> bool:
         if total > MAX_NODES or len(opened) > MAX_NESTING:
             return False
     return True
+
+
+def _joined(words: list[str]) -> list[str]:
+    """``--depth 4 6-9`` as ``--depth=4,6-9``: one value, which a config may hold as a number, a text or a list."""
+    joined: list[str] = []
+    for word in words:
+        follows = bool(joined) and joined[-1].startswith("--depth=") and not word.startswith("--")
+        if follows:
+            joined[-1] += word if joined[-1] == "--depth=" else f",{word}"
+        else:
+            joined.append("--depth=" if word == "--depth" else word)
+    return ["--depth" if word == "--depth=" else word for word in joined]
 
 
 def _valued(parser: Any, words: list[str]) -> list[str]:
@@ -370,13 +389,16 @@ def _add_own(group: Any, command: str, parameter: inspect.Parameter, text: str) 
 
 
 def _special_types(command: str) -> dict[str, dict[str, Any]]:
-    many = command in ("spawn", "info")
     return {
         "plan": {"type": str | list[int] | int | None},
-        "depth": {"type": int, "nargs": "+"} if many else {"type": int | None},
+        "depth": {"type": int | str | list[int | str] | None} if command in MANY_DEPTHS else {"type": int | None},
         **{
             key: {"type": dict[str, Any] | None} for key in ("arch_args", "distill", "start_args", "prepare", "datasets", "recipes")
         },
+        "ancestor_mean": {"type": list[float] | None},
+        "ancestor_std": {"type": list[float] | None},
+        "ancestor_input_size": {"type": int | list[int] | None},
+        "ancestor_classes": {"type": list[str] | None},
         "depths": {"type": list[int]},
         "seeds": {"type": list[int]},
         "starts": {"type": list[str | dict[str, Any]]},

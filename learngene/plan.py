@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import accumulate
@@ -108,3 +109,35 @@ class StagePlan:
 
     def __str__(self) -> str:
         return ",".join(map(str, self.repeats))
+
+
+def parse_depths(depths: int | str | Sequence[int | str]) -> list[int]:
+    """Numbers of layers, shallowest first and each once, from whole numbers and ranges: ``6``, ``"4-12"``, ``[4, "6-9"]``, ``"4 6-9"``.
+
+    Raises:
+        LearngeneError: none at all, neither a whole number nor a range, a range that runs backwards, below 1, or deeper than any ViT.
+    """
+    items: list[int | str] = []
+    for item in [depths] if isinstance(depths, (int, str)) else depths:
+        items += re.split(r"[\s,]+", item.strip(" \t\n,")) if isinstance(item, str) else [item]
+    found = {depth for item in items if item != "" for depth in _depth_range(item)}
+    if not found:
+        raise LearngeneError("no depth was given; name one or more, e.g. 6 9 12, or a range such as 4-12")
+    return sorted(found)
+
+
+def _depth_range(item: int | str) -> range:
+    """The depths of one word: a whole number, or a range that has both its ends in it."""
+    match = None if isinstance(item, bool) else re.fullmatch(r"([+-]?[0-9]{1,9})(?:-([0-9]{1,9}))?", str(item))
+    if match is None:
+        raise LearngeneError(
+            f"depth '{str(item)[:40]}' is neither a whole number of layers nor a range of them; write e.g. 6, or 4-12"
+        )
+    first, last = int(match[1]), int(match[2] or match[1])
+    if first < 1:
+        raise LearngeneError(f"depth {item}: a model has at least 1 layer")
+    if last > MAX_LAYERS:
+        raise LearngeneError(f"a depth above {MAX_LAYERS} is refused; no ViT is as deep, so use fewer layers than {item}")
+    if last < first:
+        raise LearngeneError(f"the depths '{item}' run backwards; write {last}-{first}")
+    return range(first, last + 1)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,8 @@ from rich.console import Console
 from rich.table import Table
 
 from learngene.limits import printable
+
+MOST_REASONS = 20
 
 
 class _Console(Console):
@@ -32,25 +34,100 @@ def info(result: Mapping[str, Any]) -> None:
     if result["kind"] == "learngene":
         ancestor = result["ancestor"]
         lines |= {"plan": result["plan"], "ancestor": ancestor.get("name"), "licence of the ancestor": ancestor.get("license")}
-        lines |= {"stored parameters": f"{result['parameters']:,}"}
-        lines["ten models, depth 6 to 15"] = (
-            f"{result['ten_models_parameters']:,} parameters: {result['times_smaller_than_ten_models']:.1f} times as many"
-        )
+        lines |= _stored(result)
         lines |= {k: f"{v:.4f}" for k, v in result["metrics"].items() if isinstance(v, float)}
+    _lines(console, lines)
+    _costs(console, result["depths"], result.get("latency"))
+
+
+def plan(result: Mapping[str, Any]) -> None:
+    """The learngene and the auxiliary net in lines, then a row per depth."""
+    console = _console()
+    head = f"learngene of {result['architecture']} by the plan {result['plan']}  {result['bytes'] / 1e6:.2f} MB"
+    console.print(printable(head), style="bold", highlight=False, markup=False)
+    net = result["auxnet"]
+    shape = f"{net['depth']} layers of {result['parameters']:,} parameters, {net['gflops']:.4g} GFLOPs an image"
+    speed = f", {_latency(net)} ms" if "latency_ms" in net else ""
+    _lines(console, {"classes": result["classes"], **_stored(result), "auxiliary net": shape + speed})
+    _costs(console, result["depths"], result.get("latency"))
+
+
+def archs(result: Mapping[str, Any]) -> None:
+    """A row per supported architecture; what is against the others, where they are few."""
+    console = _console()
+    supported, others = result["supported"], result["unsupported"]
+    table = Table(title=f"timm {result['timm']}, {result['pattern']}: can be distilled into")
+    for column in ("name", "depth", "width", "parameters"):
+        table.add_column(column, justify="left" if column == "name" else "right")
+    for row in supported:
+        depth = f"{row['depth']}" if row["any_depth"] else f"{row['depth']} *"
+        table.add_row(row["name"], depth, str(row["width"]), f"{row['parameters']:,}")
+    if supported:
+        console.print(table)
+    if not all(row["any_depth"] for row in supported):
+        console.print("* timm fixes the depth: other depths in Python only", highlight=False, markup=False)
+    if others and (len(others) <= MOST_REASONS or not supported):
+        for row in others[:MOST_REASONS]:
+            console.print(printable(row["reason"]), highlight=False, markup=False)
+    left = len(others) if len(others) > MOST_REASONS else 0
+    words = f"{len(supported)} of {len(supported) + len(others)} that match {result['pattern']} are supported; "
+    why = f"what is against {left} others: a narrower pattern, or --json; " if left else ""
+    console.print(words + why + "more with e.g. learngene archs 'deit3*'; '*' takes minutes", highlight=False, markup=False)
+
+
+def _lines(console: Console, lines: Mapping[str, Any]) -> None:
     for name, value in lines.items():
         console.print("  " + printable(f"{name}: {value}"), highlight=False, markup=False)
-    columns = {"depth": "{}", "plan": "{}", "parameters": "{:,}", "bytes": "{:,}", "gflops": "{:.4g}", "latency_ms": "{:.2f}"}
+
+
+def _stored(result: Mapping[str, Any]) -> dict[str, str]:
+    ten = f"{result['ten_models_parameters']:,} parameters: {result['times_smaller_than_ten_models']:.1f} times as many"
+    return {"stored parameters": f"{result['parameters']:,}", "ten models, depth 6 to 15": ten}
+
+
+def _latency(row: Mapping[str, Any]) -> str:
+    low, high = row["latency_quartiles_ms"]
+    return f"{row['latency_ms']:.2f} ({low:.2f} to {high:.2f})"
+
+
+def _costs(console: Console, rows: Sequence[Mapping[str, Any]], latency: Mapping[str, Any] | None) -> None:
+    """A row per depth; columns are there where the rows have them. Under it how latency was measured."""
+    columns: dict[str, Callable[[Mapping[str, Any]], str]] = {
+        "depth": lambda row: str(row["depth"]),
+        "plan": lambda row: row["plan"],
+        "parameters": lambda row: f"{row['parameters']:,}",
+        "bytes": lambda row: f"{row['bytes']:,}",
+        "gflops": lambda row: f"{row['gflops']:.4g}",
+        "latency_ms": _latency,
+        "top1": lambda row: f"{100 * row['top1']:.2f} %",
+        "top5": lambda row: f"{100 * row['top5']:.2f} %",
+        "loss": lambda row: f"{row['loss']:.4f}",
+        "images": lambda row: f"{row['images']:,}",
+    }
+    shown = [column for column in columns if column in rows[0]]
     table = Table()
-    shown = [c for c in columns if c in result["depths"][0]]
     for column in shown:
         table.add_column(column, justify="right")
-    for row in result["depths"]:
-        table.add_row(*(columns[c].format(row[c]) for c in shown))
+    for row in rows:
+        table.add_row(*(columns[column](row) for column in shown))
     console.print(table)
+    if latency is not None:
+        from learngene.sizes import condition_words
+
+        console.print(printable(f"latency: {condition_words(latency)}"), highlight=False, markup=False)
 
 
 def evaluate(result: Mapping[str, Any]) -> None:
-    """One line."""
+    """One line; for a learngene a row per depth."""
+    if "rows" in result:
+        console = _console()
+        console.print(printable(f"{result['model']} on {result['split']}, untuned"), style="bold", highlight=False, markup=False)
+        _costs(console, result["rows"], result["latency"])
+        if "out" in result:
+            console.print(
+                printable(f"{result['out']}/accuracy-by-size.png, evaluation.md, evaluation.json"), highlight=False, markup=False
+            )
+        return
     _console().print(
         f"{result['split']}: top-1 {100 * result['top1']:.2f} %, top-5 {100 * result['top5']:.2f} %, loss {result['loss']:.4f}, "
         f"{result['images']} images, {result['images_per_second']:.0f} images/s",

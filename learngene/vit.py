@@ -130,6 +130,22 @@ def _bounded(most: float) -> Iterator[None]:
             handle.remove()
 
 
+def match_names(pattern: str) -> list[str]:
+    """timm's architectures whose names match a pattern with ``*`` and ``?``, or the one that is named.
+
+    Raises:
+        LearngeneError: there is none.
+    """
+    found = timm.list_models(pattern)
+    if not found and not set(pattern) & set("*?["):
+        check_known(pattern)  # says which names are near
+    if not found:
+        raise LearngeneError(
+            f"no architecture of timm {timm.__version__} matches '{pattern[:80]}'; try '*{pattern[:80].strip('*?')}*'"
+        )
+    return found
+
+
 def check_known(name: str) -> None:
     """Raise unless timm knows the architecture, naming its nearest neighbours."""
     if not isinstance(name, str) or len(name) > 200 or not all(c.isalnum() or c in "._-" for c in name):
@@ -199,11 +215,15 @@ class Anatomy:
         depth: its own number of layers.
         depth_argument: the argument that sets that number; none where timm fixes it (Mixers, for one). Other depths
             are then made by hand, and only its own depth can be written as a timm directory.
+        width: channels of a token, as timm counts them (what goes into the head).
+        parameters: their number at its own depth, with timm's head.
     """
 
     blocks: str
     depth: int
     depth_argument: str | None
+    width: int
+    parameters: int
 
 
 @cache
@@ -219,6 +239,7 @@ def anatomy(name: str) -> Anatomy:
         own = _create(name)
         blocks = search_blocks(own)
         depth = len(own.get_submodule(blocks))  # type: ignore[arg-type]
+        size = (int(own.num_features), _size(own))  # type: ignore[arg-type]
         for argument in DEPTH_ARGUMENTS:
             try:
                 short, long = (_create(name, **{argument: layers}) for layers in (2, 3))
@@ -230,10 +251,10 @@ def anatomy(name: str) -> Anatomy:
             for key, tensor in short.state_dict().items():
                 if grown.get(key) != tensor.shape:
                     raise LearngeneError(_unsupported(name, f"the shape of '{key}' depends on the number of layers"))
-            return Anatomy(blocks, depth, argument)
+            return Anatomy(blocks, depth, argument, *size)
     if "." in blocks:
         raise LearngeneError(_unsupported(name, f"'{blocks}' is only one part of a net of several resolutions"))
-    return Anatomy(blocks, depth, None)
+    return Anatomy(blocks, depth, None, *size)
 
 
 def _create_with_depth(name: str, depth: int, **kwargs: Any) -> nn.Module:
@@ -314,12 +335,14 @@ def _difference(a: Any, b: Any, path: str = "") -> str:
     return f"{path or 'layer'}: different parts"
 
 
+_SUPPORTED = (
+    "choose a timm model with one uniform list of layers, e.g. vit_small_patch16_224, deit3_small_patch16_224 or mixer_b16_224"
+)
+
+
 def _unsupported(model: nn.Module | str, reason: str) -> str:
     name = model if isinstance(model, str) else architecture_name(model)
-    return (
-        f"{name} is not supported, because {reason}; choose a timm model with one uniform list of layers, "
-        f"e.g. vit_small_patch16_224, deit3_small_patch16_224 or mixer_b16_224"
-    )
+    return f"{name} is not supported, because {reason}; {_SUPPORTED}"
 
 
 def architecture_name(model: nn.Module) -> str:
@@ -672,11 +695,17 @@ def _misfit_but(model: nn.Module, state: State, fresh: set[str]) -> str | None:
 
 def is_supported(name: str) -> bool:
     """Whether an architecture is one uniform list of layers (see `anatomy`)."""
+    return why_unsupported(name) is None
+
+
+@cache
+def why_unsupported(name: str) -> str | None:
+    """What is against an architecture as an auxiliary net; none for a supported one."""
     try:
         anatomy(name)
-    except LearngeneError:
-        return False
-    return True
+    except LearngeneError as error:
+        return str(error).removesuffix(f"; {_SUPPORTED}")
+    return None
 
 
 def pretrained_cfg(model: nn.Module) -> dict[str, Any]:

@@ -418,7 +418,21 @@ VOCABULARY = [
     "model",
     "\0",
 ]
-NO_TRAINING = ["distill", "cache", "spawn", "finetune", "evaluate", "benchmark", "report", "relearn", "attention", "info", "export"]
+NO_TRAINING = [
+    "distill",
+    "cache",
+    "spawn",
+    "finetune",
+    "evaluate",
+    "benchmark",
+    "report",
+    "relearn",
+    "attention",
+    "info",
+    "plan",
+    "archs",
+    "export",
+]
 
 
 @cases(100)

@@ -1,7 +1,7 @@
 import pytest
 
 from learngene.errors import LearngeneError
-from learngene.plan import StagePlan
+from learngene.plan import StagePlan, parse_depths
 
 
 def test_published_plan():
@@ -61,3 +61,46 @@ def test_bad_plans(plan, message):
 def test_parse_takes_all_forms():
     assert StagePlan.parse("3, 3,4") == StagePlan.parse([3, 3, 4]) == StagePlan.parse(StagePlan((3, 3, 4)))
     assert hash(StagePlan((1, 2))) == hash(StagePlan((1, 2)))
+
+
+@pytest.mark.parametrize(
+    ("said", "depths"),
+    [
+        (6, [6]),
+        ("6", [6]),
+        ("4-7", [4, 5, 6, 7]),
+        ("6-6", [6]),
+        ([9, 4, 6, 4], [4, 6, 9]),
+        ([4, "6-8"], [4, 6, 7, 8]),
+        ("4 6-8", [4, 6, 7, 8]),
+        ("4,6, 9", [4, 6, 9]),
+        (range(4, 7), [4, 5, 6]),
+    ],
+)
+def test_depths_and_ranges_of_them(said, depths):
+    assert parse_depths(said) == depths
+
+
+@pytest.mark.parametrize(
+    ("said", "message"),
+    [
+        ("9-4", "'9-4' run backwards; write 4-9"),
+        ("a-b", "'a-b' is neither a whole number of layers nor a range"),
+        ("4-", "'4-' is neither"),
+        ("4-6-8", "'4-6-8' is neither"),
+        ("1_0", "'1_0' is neither"),
+        ("٤", "is neither"),
+        ([4, 6.5], "'6.5' is neither"),
+        ([True], "'True' is neither"),
+        (0, "depth 0: a model has at least 1 layer"),
+        ("0-4", "depth 0-4: a model has at least 1 layer"),
+        (["-3"], "depth -3: a model has at least 1 layer"),
+        ("4-999999999", "above 1000 is refused"),
+        ([4, 10**12], "is neither|above 1000"),
+        ([], "no depth was given"),
+        (" ", "no depth was given"),
+    ],
+)
+def test_bad_depths(said, message):
+    with pytest.raises(LearngeneError, match=message):
+        parse_depths(said)

@@ -3,6 +3,7 @@
 Nothing heavy is imported until a command runs, so that the CLI can show its help at once.
 """
 
+from learngene.commands.archs import archs
 from learngene.commands.attention import attention
 from learngene.commands.benchmark import benchmark
 from learngene.commands.cache import cache
@@ -12,10 +13,12 @@ from learngene.commands.evaluate import evaluate
 from learngene.commands.export import export
 from learngene.commands.finetune import finetune
 from learngene.commands.info import info
+from learngene.commands.plan_costs import plan_costs
 from learngene.commands.relearn import relearn
 from learngene.commands.report import report
 from learngene.commands.spawn import spawn
 
 __all__ = [
-    "attention", "benchmark", "cache", "demo", "distill", "evaluate", "export", "finetune", "info", "relearn", "report", "spawn",
+    "archs", "attention", "benchmark", "cache", "demo", "distill", "evaluate", "export", "finetune", "info", "plan_costs", "relearn",
+    "report", "spawn",
 ]  # fmt: skip

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -22,6 +22,10 @@ def cache(
     arch_args: Mapping[str, Any] | None = None,
     top_k: int = 10,
     dtype: Literal["float16", "float32"] = "float16",
+    ancestor_mean: Sequence[float] | None = None,
+    ancestor_std: Sequence[float] | None = None,
+    ancestor_input_size: int | Sequence[int] | None = None,
+    ancestor_classes: Sequence[str] | None = None,
     resume: bool = False,
     overwrite: bool = False,
     **options: Any,
@@ -39,6 +43,10 @@ def cache(
         arch_args: as in 'learngene distill'.
         top_k: largest log-probabilities to keep of each view (all, if there are fewer classes); the others share what is left.
         dtype: of what is kept.
+        ancestor_mean: as in 'learngene distill', like the next three.
+        ancestor_std: as in 'learngene distill'.
+        ancestor_input_size: as in 'learngene distill'.
+        ancestor_classes: as in 'learngene distill'.
         resume: go on with an interrupted cache, or with one of fewer epochs.
         overwrite: delete an earlier cache in OUT first.
         **options: any field of `Recipe` and `DataOptions`; ``epochs`` says how many epochs are kept.
@@ -50,8 +58,11 @@ def cache(
         LearngeneError: bad input, before the ancestor runs.
     """
     recipe, loading = divide(options, Recipe, DataOptions)
+    from learngene.ancestors import AncestorImages
     from learngene.caching import run_caching
 
+    said = AncestorImages(mean=ancestor_mean, std=ancestor_std, input_size=ancestor_input_size, classes=ancestor_classes)
+
     return run_caching(
-        ancestor, data, Path(out), arch, arch_args, top_k, dtype, recipe, loading, resume=resume, overwrite=overwrite
+        ancestor, data, Path(out), arch, arch_args, top_k, dtype, said, recipe, loading, resume=resume, overwrite=overwrite
     )

@@ -29,6 +29,10 @@ def distill(
     start_args: Mapping[str, Any] | None = None,
     share_norms: bool = True,
     cache: str | Path | None = None,
+    ancestor_mean: Sequence[float] | None = None,
+    ancestor_std: Sequence[float] | None = None,
+    ancestor_input_size: int | Sequence[int] | None = None,
+    ancestor_classes: Sequence[str] | None = None,
     resume: bool = False,
     overwrite: bool = False,
     **options: Any,
@@ -36,7 +40,7 @@ def distill(
     """Distil an ancestor once into a learngene: OUT/learngene.safetensors.
 
     Args:
-        ancestor: the big trained model: a timm name, hf-hub:ID, local-dir:DIR, or a timm directory.
+        ancestor: the big trained model: a timm name, hf-hub:ID, local-dir:DIR, a timm directory, or in Python any module (docs/ancestors.md).
         data: training images: a folder of class folders, a .tar of them, fashion-mnist (embedded), or a data set by
             name (torch/..., hfds/..., wds/...).
         out: run directory to write.
@@ -48,6 +52,11 @@ def distill(
         start_args: options of that start, e.g. '{"ancestor": "my-vit"}'.
         share_norms: off, each layer of the auxiliary net has norms of its own, averaged over the stage in the learngene.
         cache: directory of 'learngene cache', whose logits are used instead of running the ancestor.
+        ancestor_mean: of the ancestor's images, a value per channel (pixels from 0 to 1); for a module that is not timm's, or instead of
+            what a timm model says.
+        ancestor_std: likewise.
+        ancestor_input_size: (C, H, W), or pixels, that the ancestor wants; likewise.
+        ancestor_classes: names of the ancestor's outputs, in order; likewise.
         resume: go on with an interrupted run; a finished one is left as it is.
         overwrite: delete an earlier run in OUT first.
         **options: any field of `Recipe`, `DataOptions` and `DistillOptions`.
@@ -61,10 +70,12 @@ def distill(
     arguments = {k: v for k, v in locals().items() if k not in ("options", "resume", "overwrite", "out")}
     recipe, loading, terms = divide(options, Recipe, DataOptions, DistillOptions)
     stage_plan = StagePlan.parse(plan)
+    from learngene.ancestors import AncestorImages
     from learngene.jobs import run_distillation, train_config
     from learngene.training import RunDirectory
 
+    said = AncestorImages(mean=ancestor_mean, std=ancestor_std, input_size=ancestor_input_size, classes=ancestor_classes)
     config = train_config(arguments | {"plan": stage_plan}, recipe, loading, terms)
     run = RunDirectory(out, config, resume=resume, overwrite=overwrite)
     begin_with = (from_ancestor, start, start_args, share_norms, cache)
-    return run_distillation(ancestor, data, arch, arch_args, stage_plan, *begin_with, recipe, loading, terms, run)
+    return run_distillation(ancestor, data, arch, arch_args, stage_plan, *begin_with, said, recipe, loading, terms, run)

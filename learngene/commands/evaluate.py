@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from learngene.errors import LearngeneError
+from learngene.plan import StagePlan
 from learngene.recipe import DataOptions, Recipe, divide, takes
 
 
@@ -13,16 +16,25 @@ def evaluate(
     model: str | Path,
     data: str,
     *,
+    depth: int | str | Sequence[int | str] | None = None,
+    plan: str | Sequence[int] | StagePlan | None = None,
+    out: str | Path | None = None,
+    overwrite: bool = False,
     split: str = "auto",
     batch_size: int = 256,
     device: str = "auto",
     **options: Any,
 ) -> dict[str, Any]:
-    """Top-1, top-5, loss and throughput of a timm directory or timm model on labelled images.
+    """Top-1, top-5, loss and throughput of a timm model, or of each depth of a learngene, on labelled images.
 
     Args:
-        model: a timm directory, or anything distill takes as an ancestor.
+        model: a timm directory, or anything distill takes as an ancestor; or a learngene file, whose depths are then spawned and
+            evaluated untuned, on the same images.
         data: images (see distill).
+        depth: numbers of layers of a learngene's descendants, e.g. 6 9 12 or 5-12; by default its own plan is evaluated.
+        plan: layers per stage, instead of a depth.
+        out: directory to keep the rows of a learngene's depths in: evaluation.json, evaluation.md and accuracy-by-size.png.
+        overwrite: replace what OUT holds.
         split: auto (test if there is one, else val), train, val or test.
         batch_size: images per batch.
         device: cpu, cuda, ... or auto.
@@ -30,21 +42,28 @@ def evaluate(
 
     Returns:
         ``top1`` and ``top5`` (shares), ``loss``, ``images``, ``images_per_second`` (reading included), ``split`` and
-        where it ran.
+        where it ran. For a learngene ``rows`` instead, one per depth: also ``plan``, ``parameters``, ``bytes``, ``gflops``,
+        ``latency_ms`` (median) and ``latency_quartiles_ms``; and under ``latency`` how that was measured.
 
     Raises:
-        LearngeneError: the model or data cannot be opened, or the head is not for these classes.
+        LearngeneError: the model or data cannot be opened, the head is not for these classes, or a depth or plan does not fit.
     """
     (loading,) = divide(options, DataOptions)
+    if loading.unlabeled:
+        raise LearngeneError("evaluating needs labels; drop --unlabeled")
+    if isinstance(model, (str, Path)) and Path(model).is_file():
+        return _evaluate_gene(Path(model), data, depth, plan, out, overwrite, split, batch_size, device, loading)
     from learngene import vit
     from learngene.data import ImageData, open_split
-    from learngene.errors import LearngeneError
     from learngene.jobs import check_device, evaluation_config, image_mode, matched, model_name
     from learngene.provenance import hardware, versions
     from learngene.training import evaluate_model
 
-    if loading.unlabeled:
-        raise LearngeneError("evaluating needs labels; drop --unlabeled")
+    given = {"depth": depth, "plan": plan, "out": out}
+    if extra := next((name for name, value in given.items() if value is not None), None):
+        raise LearngeneError(
+            f"--{extra} is for the depths of a learngene file, and '{model_name(model)}' is none; drop it, or name a learngene"
+        )
     check_device(device)
     trained = vit.open_model(model)
     source = open_split(data, loading, split, image_mode(trained), vit.label_names(trained))
@@ -61,3 +80,32 @@ def evaluate(
         "hardware": hardware(),
         "versions": versions(),
     }
+
+
+def _evaluate_gene(
+    path: Path,
+    data: str,
+    depth: Any,
+    plan: Any,
+    out: str | Path | None,
+    overwrite: bool,
+    split: str,
+    batch_size: int,
+    device: str,
+    loading: DataOptions,
+) -> dict[str, Any]:
+    from learngene.bench.depths import choose_plans, evaluate_depths, write_depths
+    from learngene.files import check_free
+    from learngene.gene import Learngene
+    from learngene.vit import check_device
+
+    check_device(device)
+    gene = Learngene.load(path)
+    plans = choose_plans(gene, depth, plan)
+    if out is not None:
+        check_free(out, overwrite=overwrite)
+    result = evaluate_depths(gene, str(path), plans, data, split, batch_size, device, loading)
+    if out is not None:
+        write_depths(result, Path(out), overwrite=overwrite)
+        result["out"] = str(out)
+    return result

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from learngene.plan import StagePlan
 from learngene.recipe import DataOptions, DistillOptions, Recipe, divide, takes
 
 # the labels count, unless one says that only the ancestor's word does
 DEFAULTS = {"ce": 1.0}
+
+if TYPE_CHECKING:
+    from torch import nn
 
 
 @takes(Recipe, DataOptions, DistillOptions, **DEFAULTS)
@@ -22,7 +25,11 @@ def finetune(
     depth: int | None = None,
     plan: str | Sequence[int] | StagePlan | None = None,
     arch_args: Mapping[str, Any] | None = None,
-    ancestor: str | Path | None = None,
+    ancestor: str | Path | nn.Module | None = None,
+    ancestor_mean: Sequence[float] | None = None,
+    ancestor_std: Sequence[float] | None = None,
+    ancestor_input_size: int | Sequence[int] | None = None,
+    ancestor_classes: Sequence[str] | None = None,
     license: str | None = None,
     start: str | None = None,
     start_args: Mapping[str, Any] | None = None,
@@ -40,6 +47,10 @@ def finetune(
         plan: layers per stage, for a learngene; by default the depth spread evenly.
         arch_args: arguments of the architecture as JSON; for a directory or learngene, changes such as '{"img_size": 384}'.
         ancestor: also learn from this model (kl, hard, ce and feature weigh the terms; ce is 1 unless set).
+        ancestor_mean: of the ancestor's images, as in 'learngene distill', like the next three.
+        ancestor_std: likewise.
+        ancestor_input_size: (C, H, W), or pixels, that the ancestor wants; likewise.
+        ancestor_classes: names of the ancestor's outputs, in order; likewise.
         license: licence to state in the model's config, e.g. mit; by default that of the model it begins from.
         start: how an architecture's weights begin: random, trunc-normal, xavier, ds-init, mimetic, small-embedding,
             weight-selection, ... (learngene.starts), or several, applied in turn: xavier+mimetic.
@@ -57,11 +68,13 @@ def finetune(
     arguments = {k: v for k, v in locals().items() if k not in ("options", "resume", "overwrite", "out")}
     recipe, loading, terms = divide({**DEFAULTS, **options}, Recipe, DataOptions, DistillOptions)
     stage_plan = None if plan is None else StagePlan.parse(plan)
+    from learngene.ancestors import AncestorImages
     from learngene.jobs import run_finetuning, train_config
     from learngene.training import RunDirectory
 
+    said = AncestorImages(mean=ancestor_mean, std=ancestor_std, input_size=ancestor_input_size, classes=ancestor_classes)
     config = train_config(arguments | {"plan": stage_plan}, recipe, loading, terms)
     run = RunDirectory(out, config, resume=resume, overwrite=overwrite)
     return run_finetuning(
-        model, data, depth, stage_plan, arch_args, ancestor, license, start, start_args, recipe, loading, terms, run
+        model, data, depth, stage_plan, arch_args, ancestor, said, license, start, start_args, recipe, loading, terms, run
     )

@@ -7,18 +7,21 @@ from pathlib import Path
 from typing import Any
 
 
-def info(source: str | Path, *, depth: Sequence[int] | None = None, latency: bool = False, device: str = "cpu") -> dict[str, Any]:
+def info(
+    source: str | Path, *, depth: int | str | Sequence[int | str] | None = None, latency: bool = False, device: str = "cpu"
+) -> dict[str, Any]:
     """What a learngene or a timm directory holds, and what descendants of each depth cost.
 
     Args:
         source: learngene file, or timm directory.
-        depth: depths for the table; by default 6 to 15 (those that have a layer for each stage).
-        latency: also measure milliseconds per image.
+        depth: depths for the table, e.g. 6 9 or 4-12; by default 6 to 15 (those that have a layer for each stage).
+        latency: also measure milliseconds per image, all depths in turn.
         device: where to measure.
 
     Returns:
-        Plain values: the header, and a row per depth with ``plan``, ``parameters``, ``bytes``, ``gflops`` and
-        ``latency_ms``; for a learngene also how many times smaller it is than ten models of depth 6 to 15.
+        Plain values: the header, and a row per depth with ``plan``, ``parameters``, ``bytes``, ``gflops`` and, measured,
+        ``latency_ms`` (median) and ``latency_quartiles_ms``; how that was measured under ``latency``; for a learngene
+        also how many times smaller it is than ten models of depth 6 to 15.
 
     Raises:
         LearngeneError: the file is missing or damaged, or a depth does not fit.
@@ -30,19 +33,16 @@ def info(source: str | Path, *, depth: Sequence[int] | None = None, latency: boo
     return _directory_info(path, latency, device) if path.is_dir() else _gene_info(path, depth, latency, device)
 
 
-def _gene_info(path: Path, depth: Sequence[int] | None, latency: bool, device: str) -> dict[str, Any]:
+def _gene_info(path: Path, depth: int | str | Sequence[int | str] | None, latency: bool, device: str) -> dict[str, Any]:
     from learngene.gene import Learngene
-    from learngene.sizes import TEN_DEPTHS, Sizes
+    from learngene.plan import parse_depths
+    from learngene.sizes import Sizes, conditions, usual_depths
 
     gene = Learngene.load(path)
     sizes = Sizes(gene.architecture)
-    depths = list(depth) if depth else [d for d in TEN_DEPTHS if d >= gene.plan.stages]
-    rows = []
-    for layers in depths:
-        row = {"depth": layers, "plan": str(gene.plan_for(layers)), "parameters": sizes.parameters(layers)}
-        row |= {"bytes": sizes.bytes(layers), "gflops": sizes.gflops(layers)}
-        rows.append(row | ({"latency_ms": sizes.latency_ms(layers, device)} if latency else {}))
-    ten = sum(sizes.parameters(d) for d in TEN_DEPTHS)
+    depths = usual_depths(gene.plan) if depth is None else parse_depths(depth)
+    rows = sizes.costs([gene.plan_for(layers) for layers in depths], latency=latency, device=device)
+    ten = sizes.ten_models()
     return {
         "kind": "learngene",
         "file": str(path),
@@ -60,21 +60,22 @@ def _gene_info(path: Path, depth: Sequence[int] | None, latency: bool, device: s
         "ten_models_parameters": ten,
         "times_smaller_than_ten_models": ten / gene.parameters,
         "depths": rows,
+        **({"latency": conditions(device)} if latency else {}),
     }
 
 
 def _directory_info(path: Path, latency: bool, device: str) -> dict[str, Any]:
     from learngene import vit
     from learngene.jobs import forward_flops
-    from learngene.sizes import Sizes
+    from learngene.sizes import conditions, latencies
 
     model = vit.open_model(path)
     layers = len(vit.get_blocks(model)) if vit.is_supported(vit.architecture_name(model)) else None
     row: dict[str, Any] = {"depth": layers, "parameters": vit.parameters(model), "bytes": 4 * vit.parameters(model)}
     config = vit.data_config(model)
     row["gflops"] = forward_flops(model, config["input_size"]) / 1e9
-    if latency and layers:
-        row["latency_ms"] = Sizes(vit.architecture_of(model)).latency_ms(layers, device)
+    if latency:
+        row |= latencies({0: model}, device)[0].plain()
     return {
         "kind": "timm directory",
         "file": str(path),
@@ -84,4 +85,5 @@ def _directory_info(path: Path, latency: bool, device: str) -> dict[str, Any]:
         "class_names": vit.label_names(model),
         "data_config": config,
         "depths": [row],
+        **({"latency": conditions(device)} if latency else {}),
     }

@@ -7,14 +7,14 @@ from pathlib import Path
 from typing import Any
 
 from learngene.errors import LearngeneError
-from learngene.plan import StagePlan
+from learngene.plan import StagePlan, parse_depths
 
 
 def spawn(
     gene: str | Path,
     *,
     out: str | Path,
-    depth: int | Sequence[int] | None = None,
+    depth: int | str | Sequence[int | str] | None = None,
     plan: str | Sequence[int] | StagePlan | None = None,
     num_classes: int | None = None,
     img_size: int | None = None,
@@ -31,14 +31,14 @@ def spawn(
     Args:
         gene: learngene file.
         out: directory to write the descendants into.
-        depth: numbers of layers, one or more; each spread over the stages evenly.
+        depth: numbers of layers, one or more, or ranges such as 4-12; each spread over the stages evenly.
         plan: layers per stage, instead of a depth; a stage may have 0.
         num_classes: size of the head; the learned head is kept when it is the learngene's own number.
         img_size: input pixels; position embeddings are resampled.
         in_chans: input channels.
         max_params: instead of a depth, the deepest with at most so many parameters.
         max_gflops: the deepest with at most so many GFLOPs an image.
-        max_latency_ms: the deepest that takes at most so many milliseconds an image on the device.
+        max_latency_ms: the deepest that takes at most so many milliseconds an image on the device (median, as info --latency).
         device: where latency is measured.
         seed: of a fresh head.
         overwrite: replace descendants that are already there.
@@ -79,10 +79,7 @@ def spawn(
         if depth == MAX_DEPTH:
             log.warning("%d layers, the most that are tried, are still within the budget", MAX_DEPTH)
         log.info("the deepest within %s: %d layers", ", ".join(f"{k} {v:g}" for k, v in budgets.items()), depth)
-    depths = sorted({depth} if isinstance(depth, int) else set(depth or ()))
-    plans = [learned.plan_for(plan=plan)] if plan is not None else [learned.plan_for(d) for d in depths]
-    if not plans:
-        raise LearngeneError("no depth was given; name one or more, e.g. --depth 6 9 12")
+    plans = [learned.plan_for(plan=plan)] if depth is None else [learned.plan_for(d) for d in parse_depths(depth)]
     targets = [Path(out) / f"depth-{target.depth:02d}" for target in plans]
     for target, directory in zip(plans, targets, strict=True):
         check_storable(learned.architecture.name, target.depth)

@@ -1,0 +1,129 @@
+"""A learngene's depths against each other, untuned: accuracy on the same images, beside what each depth costs."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from matplotlib.figure import Figure
+
+from learngene import vit
+from learngene.bench import plots
+from learngene.data import ImageData, open_split
+from learngene.errors import LearngeneError
+from learngene.files import atomic_directory, write_text
+from learngene.gene import Learngene
+from learngene.jobs import check_classes, evaluation_config, image_mode
+from learngene.plan import StagePlan, parse_depths
+from learngene.provenance import hardware, versions
+from learngene.recipe import DataOptions, Recipe
+from learngene.sizes import Sizes, condition_words, conditions
+from learngene.training import evaluate_model
+
+log = logging.getLogger("learngene")
+
+
+def choose_plans(gene: Learngene, depth: int | str | Sequence[int | str] | None, plan: Any) -> list[StagePlan]:
+    """The plans of the depths that are named, shallowest first; the learngene's own where none is.
+
+    Raises:
+        LearngeneError: a depth or plan that does not fit, or both.
+    """
+    if depth is not None and plan is not None:
+        raise LearngeneError("say what to evaluate in one way: --depth 6 9 12, or --plan 2,1,2,1,1")
+    if depth is not None:
+        return [gene.plan_for(layers) for layers in parse_depths(depth)]
+    if plan is None:
+        log.info("no depth was given: the learngene's own plan %s is evaluated; others with e.g. --depth 6 9 12", gene.plan)
+    return [gene.plan_for(plan=gene.plan if plan is None else plan)]
+
+
+def evaluate_depths(
+    gene: Learngene,
+    name: str,
+    plans: Sequence[StagePlan],
+    data: str,
+    split: str,
+    batch_size: int,
+    device: str,
+    loading: DataOptions,
+) -> dict[str, Any]:
+    """Spawn each plan and evaluate it as it is, all on the same images; see `learngene.evaluate`."""
+    # 1. the images, in the learngene's own order of classes, and whether the stored head is for them
+    shallow = gene.spawn(plan=plans[0])
+    source = open_split(data, loading, split, image_mode(shallow), classes=gene.class_names)
+    check_classes(shallow, name, source, "finetune a descendant on this data first, or use data with the learngene's classes")
+    if gene.class_names is None:
+        log.info("the learngene has no class names; its outputs are taken to be in the order of the data's classes")
+    images = ImageData(None, source, evaluation_config(vit.data_config(shallow), loading), Recipe(batch_size=batch_size), loading)
+    # 2. what each depth costs, and how well it does
+    rows = Sizes(gene.architecture).costs(plans, latency=True, device=device)
+    for row, plan in zip(rows, plans, strict=True):
+        model = shallow if plan is plans[0] else gene.spawn(plan=plan)
+        row |= evaluate_model(model, images, device=device)
+        log.info("%d layers: top-1 %.2f %%, loss %.4f", plan.depth, 100 * row["top1"], row["loss"])
+    return {
+        "kind": "learngene",
+        "model": name,
+        "split": source.name,
+        "rows": rows,
+        "latency": conditions(device),
+        "hardware": hardware(),
+        "versions": versions(),
+    }
+
+
+def write_depths(result: Mapping[str, Any], out: Path, *, overwrite: bool) -> None:
+    """Write ``evaluation.json``, ``evaluation.md`` and ``accuracy-by-size.png`` into a directory."""
+    with atomic_directory(out, overwrite=overwrite) as scratch:
+        write_text(scratch / "evaluation.json", json.dumps(result, indent=2, default=str) + "\n")
+        draw(result, scratch / "accuracy-by-size.png")
+        write_text(scratch / "evaluation.md", markdown(result))
+
+
+def markdown(result: Mapping[str, Any]) -> str:
+    """The table and what it was measured by, as a page."""
+    lines = [
+        f"# {result['model']} on {result['split']}, untuned",
+        "",
+        "| depth | plan | parameters | GFLOPs | ms (quartiles) | top-1 % | top-5 % | loss | images |",
+        "|--:|--:|--:|--:|--:|--:|--:|--:|--:|",
+    ]
+    for row in result["rows"]:
+        low, high = row["latency_quartiles_ms"]
+        lines.append(
+            f"| {row['depth']} | {row['plan']} | {row['parameters']:,} | {row['gflops']:.4g} | "
+            f"{row['latency_ms']:.3g} ({low:.3g} to {high:.3g}) | {100 * row['top1']:.2f} | {100 * row['top5']:.2f} | "
+            f"{row['loss']:.4f} | {row['images']:,} |"
+        )
+    told = ", ".join(f"{name} {version}" for name, version in result["versions"].items())
+    lines += [
+        "",
+        f"Milliseconds: {condition_words(result['latency'])}. {told}.",
+        "",
+        "![accuracy against parameters and milliseconds](accuracy-by-size.png)",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def draw(result: Mapping[str, Any], path: Path) -> Path:
+    """Top-1 against parameters and, beside it, against milliseconds with their quartiles; each point is a depth."""
+    rows = sorted(result["rows"], key=lambda row: row["depth"])
+    top1 = [100 * row["top1"] for row in rows]
+    times = [row["latency_ms"] for row in rows]
+    reach = [[abs(row["latency_ms"] - row["latency_quartiles_ms"][side]) for row in rows] for side in (0, 1)]
+    figure = Figure(figsize=(9, 4.2), layout="constrained")
+    sizes, speeds = figure.subplots(1, 2, sharey=True)
+    sizes.plot([row["parameters"] / 1e6 for row in rows], top1, marker="o", color=plots.COLORS[0])
+    speeds.errorbar(times, top1, xerr=reach, marker="o", capsize=3, color=plots.COLORS[0])
+    sizes.set(xlabel="parameters (millions)", ylabel="top-1 accuracy (%)")
+    speeds.set(xlabel=f"ms an image, median and quartiles ({result['latency']['device']})")
+    for axes, places in ((sizes, [row["parameters"] / 1e6 for row in rows]), (speeds, times)):
+        axes.grid(alpha=0.25)
+        for row, x, y in zip(rows, places, top1, strict=True):
+            axes.annotate(str(row["depth"]), (x, y), xytext=(4, 5), textcoords="offset points", fontsize="small")
+    figure.suptitle(f"{Path(result['model']).name} on {result['split']}, untuned; numbers are layers", fontsize="medium")
+    return plots.save(figure, path)
