@@ -14,8 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from learngene.data.images import BROKEN_IMAGE
 from learngene.data.sources import Source
-from learngene.data.stream import BROKEN_IMAGE
 from learngene.errors import LearngeneError
 from learngene.logits import to_device
 from learngene.recipe import Recipe
