@@ -15,7 +15,7 @@ def of_files(stamps: Iterable[Stamp]) -> dict[str, Any]:
     names, sizes, times = hashlib.sha256(), hashlib.sha256(), hashlib.sha256()
     count, newest, last = 0, "", 0
     for name, size, written in stamps:
-        names.update(name.encode(errors="surrogateescape") + b"\0")
+        names.update(name.encode(errors="surrogatepass") + b"\0")
         sizes.update(b"%d " % size)
         times.update(b"%d " % written)
         count += 1

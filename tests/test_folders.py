@@ -12,10 +12,10 @@ import pytest
 import torch
 from PIL import Image
 
-from learngene.data import ImageData, Source, open_split, open_training
+from learngene.data import ImageData, Source, fingerprint, open_split, open_training
 from learngene.data.folders import list_classes, natural
 from learngene.data.images import BROKEN_IMAGE, decode
-from learngene.data.sources import check_apart
+from learngene.data.sources import _same_split, check_apart
 from learngene.data.stream import Shards
 from learngene.errors import LearngeneError
 from learngene.recipe import DataOptions, Recipe
@@ -191,6 +191,32 @@ def test_a_held_out_image_is_not_trained_on_through_a_link(tmp_path, caplog):
     assert "links to images that are held out; not trained on" in caplog.text
 
 
+def test_two_classes_of_an_image_are_said(tmp_path, caplog):
+    write(tmp_path / "data" / "ant")
+    write(tmp_path / "data" / "bee", seed=1)
+    (tmp_path / "data" / "insect").symlink_to("bee")
+    for data in both(tmp_path / "data", tmp_path):
+        caplog.clear()
+        assert open_training(data, OPTIONS, "RGB")[0].classes == ("ant", "bee", "insect")
+        assert "6 images of" in caplog.text
+        assert "have two classes, by links (e.g. insect/0.png)" in caplog.text
+
+
+def test_file_names_that_are_no_text(tmp_path, caplog):
+    for i, name in enumerate(("ant", "bee")):
+        write(tmp_path / "data" / name, seed=i)
+    try:
+        (tmp_path / "data" / "ant" / os.fsdecode(b"\xff.txt")).write_text("x")
+        shutil.copy(tmp_path / "data" / "ant" / "0.png", tmp_path / "data" / "ant" / os.fsdecode(b"\xfe.png"))
+    except OSError:
+        pytest.skip("a file system of text only")
+    for data in both(tmp_path / "data", tmp_path):
+        train, val = open_training(data, OPTIONS, "RGB")
+        assert per_class(train, val) == [7, 6]
+        assert fingerprint(train)
+        caplog.text.encode()
+
+
 # splits
 
 
@@ -225,6 +251,11 @@ def test_the_training_split_by_name_is_no_other(tmp_path, role):
     for data in (str(tmp_path), "fashion-mnist"):
         with pytest.raises(LearngeneError, match="'train' is the one that is trained on"):
             open_split(data, replace(OPTIONS, **{f"{role}_split": "train"}), role, "RGB")
+
+
+def test_slices_of_a_split():
+    pairs = {("a", "a"): 1, ("a", "b"): 0, ("a", "a[:80%]"): 1, ("a[80%:]", "a[:80%]"): 0, ("a+b", "b[:9]"): 1, ("a+b", "c"): 0}
+    assert {pair: int(_same_split(*pair)) for pair in pairs} == pairs
 
 
 def test_copies_of_the_training_images_are_noticed(tmp_path, caplog):

@@ -15,7 +15,7 @@ from learngene import vit
 from learngene.bench.experiment import StartSpec, Trial
 from learngene.bench.prepare import Prepared
 from learngene.data import ImageData, Source, has_test_split, open_split, open_training
-from learngene.data.sources import Mode
+from learngene.data.images import Mode
 from learngene.jobs import evaluation_config, forward_flops, training_cost
 from learngene.objectives import Supervised
 from learngene.provenance import commit, hardware, versions

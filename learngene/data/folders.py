@@ -44,6 +44,11 @@ def natural(name: str) -> tuple[Any, ...]:
     return tuple(numbers), name
 
 
+def printable(name: str) -> str:
+    """A file name for messages; bytes that are no UTF-8 become question marks, since a log could not write them."""
+    return name.encode(errors="replace").decode()
+
+
 class Entry(NamedTuple):
     """What a folder holds: its name, what it is, where it is without links, whether it is a link."""
 
@@ -194,7 +199,7 @@ class LeftOut:
             (self.again, "links to folders that are read already"),
             (self.empty, "folders without images of their own, which are no classes"),
         )
-        return [f"{len(names)} {what} (e.g. {min(names)})" for names, what in kinds if names]
+        return [f"{len(names)} {what} (e.g. {printable(min(names))})" for names, what in kinds if names]
 
     def __bool__(self) -> bool:
         return any((self.loose, self.other, self.hidden, self.broken, self.again, self.empty))
@@ -302,7 +307,19 @@ def list_classes(root: Path, *, quiet: bool = False, order: Any = natural) -> Li
     classes = sorted({name.partition("/")[0] for name, _ in found}, key=order)
     number = {name: index for index, name in enumerate(classes)}
     targets = np.array([number[name.partition("/")[0]] for name, _ in found], dtype=np.int64)
-    return Listing(_files(root, base, found, members), targets, tuple(classes))
+    files = _files(root, base, found, members)
+    if files.real and not quiet:
+        _say_doubles(files, targets)
+    return Listing(files, targets, tuple(classes))
+
+
+def _say_doubles(files: Files, targets: np.ndarray) -> None:
+    """Warn of images that have two classes, by links."""
+    first: dict[str, int] = {}
+    doubles = [index for index, place in enumerate(files.places()) if targets[first.setdefault(place, index)] != targets[index]]
+    if doubles:
+        example = printable(files.names[doubles[0]])
+        log.warning("%d images of '%s' have two classes, by links (e.g. %s)", len(doubles), files.root, example)
 
 
 def list_all(root: Path) -> Files:

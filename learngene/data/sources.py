@@ -360,7 +360,10 @@ def _root(data: str, options: DataOptions) -> Path:
 
 def _open(data: str, options: DataOptions, role: str, split: str, mode: Mode, *, quiet: bool = False) -> Source:
     if role != "train" and _same_split(split, options.train_split):
-        raise LearngeneError(f"the {role} split '{split}' is the one that is trained on; name another with --{role}-split, or none")
+        raise LearngeneError(
+            f"the {role} split '{split}' is the one that is trained on, or has images of it ('{options.train_split}'); "
+            f"name another with --{role}-split, or none"
+        )
     if data == EMBEDDED:
         return _embedded(role, split, mode)
     if _is_named(data) and not _is_torch_folder(data):
@@ -373,9 +376,13 @@ def _open(data: str, options: DataOptions, role: str, split: str, mode: Mode, *,
 
 
 def _same_split(one: str, other: str) -> bool:
-    """Whether two splits are one, or one is all of what the other is a slice of ('train' and 'train[:80%]')."""
-    whole = "[" not in one or "[" not in other
-    return one == other or (whole and one.partition("[")[0] == other.partition("[")[0])
+    """Whether two splits have images in common by their names: 'train' and 'train[:80%]', 'train+extra' and 'extra'."""
+
+    def overlap(a: str, b: str) -> bool:
+        whole = "[" not in a or "[" not in b
+        return a == b or (whole and a.partition("[")[0] == b.partition("[")[0])
+
+    return any(overlap(a.strip(), b.strip()) for a in one.split("+") for b in other.split("+"))
 
 
 def _embedded(role: str, split: str, mode: Mode) -> Source:
@@ -401,7 +408,7 @@ def _folder(data: str, options: DataOptions, role: str, split: str, mode: Mode, 
         )
     if root.is_dir():
         root = _split_folder(root, role, split)
-    elif root.suffix != ".tar":
+    elif root.suffix.lower() != ".tar":
         raise LearngeneError(f"'{root}' is a file but not a .tar; give a folder of class folders or a .tar of them")
     elif (role, split) != ("train", "train"):
         raise LearngeneError(f"'{root}' is a .tar, which has no split '{split}'; drop --{role}-split, or unpack it")
