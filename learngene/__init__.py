@@ -28,6 +28,7 @@ _HOMES = {
     "build_auxnet": "auxnet",
     "tie": "auxnet",
     "Learngene": "gene",
+    **dict.fromkeys(("Recipe", "DataOptions", "DistillOptions"), "recipe"),
     **dict.fromkeys(COMMANDS, "commands"),
 }
 __all__ = [*_HOMES, "__version__"]
@@ -54,6 +55,9 @@ if TYPE_CHECKING:
     from learngene.errors import LearngeneError as LearngeneError
     from learngene.gene import Learngene as Learngene
     from learngene.plan import StagePlan as StagePlan
+    from learngene.recipe import DataOptions as DataOptions
+    from learngene.recipe import DistillOptions as DistillOptions
+    from learngene.recipe import Recipe as Recipe
     from learngene.vit import Architecture as Architecture
 
 

@@ -56,6 +56,21 @@ class Learngene:
     metrics: Mapping[str, Any] = field(default_factory=dict)
     versions: Mapping[str, str] = field(default_factory=dict)
 
+    def __repr__(self) -> str:
+        """A few lines; the tensors are in `state`."""
+        names = self.class_names or ()
+        listed = f" ({', '.join(names[:5])}{', ...' if len(names) > 5 else ''})" if names else ""
+        numbers = ", ".join(f"{k} {v:.4g}" for k, v in self.metrics.items() if isinstance(v, float))
+        lines = {
+            "architecture": f"{self.architecture.name} {dict(self.architecture.args)}",
+            "plan": f"{self.plan} ({self.plan.depth} layers in {self.plan.stages} stages)",
+            "stored": f"{self.parameters:,} parameters in {len(self.state)} tensors",
+            "classes": f"{self.num_classes}{listed}",
+            "ancestor": self.ancestor.get("name", "unknown"),
+            "metrics": numbers or "none",
+        }
+        return "Learngene(\n" + "".join(f"  {name}: {str(value)[:160]}\n" for name, value in lines.items()) + ")"
+
     def __post_init__(self) -> None:
         self.plan.first_layers  # noqa: B018  refuses a plan with an empty stage
         if self.plan.stages > len(self.state):

@@ -119,7 +119,9 @@ def check_names(names: Any, where: str) -> None:
     except UnicodeEncodeError:
         raise LearngeneError(f"{where}: a class name is no Unicode text; rename that class") from None
     if sum(map(len, names)) > MAX_JSON // 2:
-        raise LearngeneError(f"{where}: class names of {sum(map(len, names))} letters in all, and {MAX_JSON // 2} are stored; shorten them")
+        raise LearngeneError(
+            f"{where}: class names of {sum(map(len, names))} letters in all, and {MAX_JSON // 2} are stored; shorten them"
+        )
 
 
 def printable(text: str, most: int = 2_000) -> str:

@@ -15,7 +15,7 @@ import yaml
 from conftest import TINY_ARGS
 
 from learngene import commands
-from learngene.cli import COMMANDS, FIRST, JSON_COMMANDS, POSITIONAL, _after_interrupt, _parse, _records, main
+from learngene.cli import COMMANDS, FIRST, FUNCTIONS, JSON_COMMANDS, POSITIONAL, _after_interrupt, _parse, _records, main
 from learngene.recipe import GROUPS, DataOptions, DistillOptions, Recipe, own_parameters
 
 ARGS = json.dumps({k: v for k, v in TINY_ARGS.items() if k != "num_classes"})
@@ -112,7 +112,7 @@ def printed(capsys, *words):
 def typical(command):
     """A command line with the positional argument, what is required, and a list or a mapping where the command has one."""
     words = [command, *{"models": ["m/a", "m/b"], None: []}.get(POSITIONAL.get(command), ["some.thing"])]
-    own = {p.name for p in own_parameters(getattr(commands, command))}
+    own = {p.name for p in own_parameters(getattr(commands, FUNCTIONS.get(command, command)))}
     for name, values in {
         "ancestor": ["local-dir:x"], "data": ["d"], "out": ["o"], "depth": ["7"], "layers": ["1", "3"], "arch_args": ['{"img_size": 28}'],
         "depths": ["[4, 5]"], "starts": ['[random, {name: a, start: mimetic}]'], "seed": ["3"], "resume": [], "latency": [],
@@ -127,7 +127,7 @@ def test_every_command_runs_again_from_its_printed_config(command, tmp_path, cap
     config = yaml.safe_load(text)
     (tmp_path / "c.yaml").write_text(text)
     assert printed(capsys, command, "--config", tmp_path / "c.yaml") == text
-    function = getattr(commands, command)
+    function = getattr(commands, FUNCTIONS.get(command, command))
     assert _parse(command, function, ["--config", str(tmp_path / "c.yaml")]) == _parse(command, function, typical(command)[1:])
     positional = POSITIONAL.get(command)
     if positional:
@@ -208,14 +208,14 @@ def test_help_shows_every_option_in_exactly_one_group(command, capsys):
     text = capsys.readouterr().out
     groups = dests(text[text.index("Main options:") :])
     shown = [name for names in groups.values() for name in names]
-    taken = list(inspect.signature(getattr(commands, command)).parameters)
+    taken = list(inspect.signature(getattr(commands, FUNCTIONS.get(command, command))).parameters)
     general = ["help", "config", "print_config", *(["json"] if command in JSON_COMMANDS else [])]
     assert sorted(shown) == sorted(taken + general)
     assert next(iter(groups)) == "Main options"
     assert list(groups)[-1] == "General"
     assert command not in FIRST or tuple(groups["Main options"]) == FIRST[command]
     assert len(FIRST.get(command, ())) <= 10
-    required = [p.name for p in own_parameters(getattr(commands, command)) if p.default is p.empty]
+    required = [p.name for p in own_parameters(getattr(commands, FUNCTIONS.get(command, command))) if p.default is p.empty]
     assert " ".join(text.split()).count("(required)") == len(required)
     assert set(required) <= set(groups["Main options"])
 
@@ -270,7 +270,7 @@ def test_what_is_said_after_an_interrupt_is_true(words, left, message, tmp_path,
             (tmp_path / "o" / left).touch()
         raise KeyboardInterrupt
 
-    function = getattr(commands, words[0])
+    function = getattr(commands, FUNCTIONS.get(words[0], words[0]))
     interrupted.__signature__, interrupted.__doc__ = inspect.signature(function), function.__doc__
     interrupted.kinds, interrupted.defaults = getattr(function, "kinds", ()), getattr(function, "defaults", {})
     monkeypatch.setattr(commands, words[0], interrupted)

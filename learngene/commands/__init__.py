@@ -17,8 +17,11 @@ from learngene.commands.plan_costs import plan_costs
 from learngene.commands.relearn import relearn
 from learngene.commands.report import report
 from learngene.commands.spawn import spawn
+from learngene.log import be_seen
 
 __all__ = [
     "archs", "attention", "benchmark", "cache", "demo", "distill", "evaluate", "export", "finetune", "info", "plan_costs", "relearn",
     "report", "spawn",
 ]  # fmt: skip
+
+be_seen()

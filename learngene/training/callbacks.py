@@ -21,6 +21,7 @@ from torch import nn
 from learngene.errors import LearngeneError
 from learngene.files import atomic_file, write_text
 from learngene.provenance import joules
+from learngene.training.progress import epoch_words
 
 log = logging.getLogger("learngene")
 
@@ -63,7 +64,7 @@ class MetricsFile(Callback):
             return
         self.write()
         shown = "  ".join(f"{k} {v:.4g}" for k, v in row.items() if k not in ("step", "images", "epoch"))
-        log.info("epoch %d/%s  %s", row["epoch"], trainer.max_epochs if (trainer.max_epochs or -1) > 0 else "?", shown)
+        log.info("%s  %s", epoch_words(trainer), shown)
 
     def _count(self) -> None:
         """Time and energy since the last count."""

@@ -16,7 +16,7 @@ from typing import Any
 import lightning as L
 import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
-from lightning.pytorch.callbacks import Callback, EMAWeightAveraging, RichProgressBar
+from lightning.pytorch.callbacks import Callback, EMAWeightAveraging
 from timm.optim import get_optimizer_info
 from torch import nn
 
@@ -38,6 +38,7 @@ from learngene.training.directory import RunDirectory
 from learngene.training.distributed import check_launch, choose_strategy, gather, is_follower, launched_by_lightning, launcher
 from learngene.training.module import TrainingModule, score
 from learngene.training.precision import settle_precision
+from learngene.training.progress import progress_bar, watched
 from learngene.training.speed import at_speed
 
 log = logging.getLogger("learngene")
@@ -85,7 +86,7 @@ def _train(trainer: L.Trainer, module: TrainingModule, data: ImageData, checkpoi
         with _explained(module.recipe):
             trainer.fit(module, datamodule=data, ckpt_path=checkpoint, weights_only=True if checkpoint else None)
     except Stopped as stop:
-        log.warning("stopped at step %d; the same command with --resume goes on there", trainer.global_step)
+        log.warning("stopped at step %d; the same command with --resume (in Python resume=True) goes on there", trainer.global_step)
         if launched_by_lightning():  # it kills the first process when another ends with a status
             raise SystemExit(0) from None
         if stop.signal == signal.SIGINT:
@@ -151,12 +152,12 @@ def _trainer(
     recipe: Recipe, precision: str, run: RunDirectory, metrics: MetricsFile, further: Sequence[Callback], validate: bool
 ) -> L.Trainer:
     check_devices(recipe)
-    terminal = sys.stderr.isatty()
-    callbacks: list[Callback] = [metrics, *further, LogLines(recipe.log_every, logging.DEBUG if terminal else logging.INFO)]
+    bar = progress_bar()
+    callbacks: list[Callback] = [metrics, *further, LogLines(recipe.log_every, logging.DEBUG if bar else logging.INFO)]
     if recipe.steps is not None:
         callbacks.append(StopAfter(recipe.steps))
-    if terminal:
-        callbacks.append(RichProgressBar())
+    if bar is not None:
+        callbacks.append(bar)
     if recipe.ema:
         callbacks.append(EMAWeightAveraging(decay=recipe.ema))
     if recipe.rifle > 1:
@@ -180,7 +181,7 @@ def _trainer(
             limit_val_batches=None if validate else 0,
             enable_checkpointing=validate,
             use_distributed_sampler=False,
-            enable_progress_bar=terminal,
+            enable_progress_bar=bar is not None,
             enable_model_summary=False,
             default_root_dir=run.path,
             plugins=[AtomicCheckpointIO(), *filter(None, [launcher()])],
@@ -237,7 +238,7 @@ def predict_batches(model: nn.Module, data: ImageData, device: torch.device) -> 
     """Logits (B, K) and labels (B,) of every validation batch, without gradients."""
     model.to(device).eval()
     with torch.inference_mode():
-        for batch in data.val_dataloader():
+        for batch in watched(data.val_dataloader(), "evaluating"):
             data.take_bad(batch)
             if batch["image"] is None:
                 continue

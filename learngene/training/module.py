@@ -280,7 +280,7 @@ class TrainingModule(L.LightningModule):
         warmup = min(round(recipe.warmup_epochs * self._train_batches / recipe.accumulate), steps - 1)
         scheduler = CosineLRScheduler(
             optimizer,
-            t_initial=max(1, steps - warmup) if cycles == 1 else self.cycle_steps(cycles),
+            t_initial=max(2, steps - warmup) if cycles == 1 else self.cycle_steps(cycles),
             lr_min=recipe.min_lr * scale,
             cycle_limit=cycles,
             warmup_t=warmup,

@@ -1,0 +1,246 @@
+"""Ancestors of any kind, and whose order of classes counts."""
+
+import json
+import logging
+import shutil
+from types import SimpleNamespace
+
+import pytest
+import timm
+import torch
+from conftest import CLASSES, FAST, TINY_ARGS, write_folder
+from torch import nn
+
+from learngene import LearngeneError, cache, distill, evaluate, finetune, vit
+from learngene.ancestors import AncestorImages, Foreign, logits_of, open_ancestor
+from learngene.data import open_training
+from learngene.formats import save_timm_directory
+from learngene.jobs import matched
+from learngene.objectives import Ancestor
+from learngene.recipe import DataOptions
+from learngene.training.module import embeddings, freeze
+
+ARCH = "vit_tiny_patch16_224"
+ARGS = {k: v for k, v in TINY_ARGS.items() if k not in ("num_classes", "in_chans")}
+OWN = {"ancestor_mean": (0.2, 0.4, 0.6), "ancestor_std": (0.1, 0.2, 0.3), "ancestor_input_size": 40}
+OPTIONS = DataOptions(workers=0)
+
+
+class Net(nn.Module):
+    """A small CNN that takes nothing but 40 x 40 pixels; ``wrap`` says how it hands out its logits."""
+
+    def __init__(self, wrap=lambda logits: logits, classes=3):
+        super().__init__()
+        torch.manual_seed(1)
+        self.body = nn.Sequential(nn.Conv2d(3, 4, 5, stride=5), nn.ReLU(), nn.Flatten(), nn.Linear(4 * 8 * 8, classes))
+        self.wrap = wrap
+        self.seen = []
+
+    def forward(self, images):
+        self.seen.append(images)
+        return self.wrap(self.body(images))
+
+
+def test_a_module_sees_images_in_its_own_way(folder, tmp_path, caplog):
+    """In a distillation and in a cache: its own mean, deviation and size."""
+    for number, job in enumerate((distill, cache)):
+        net = Net()
+        plan = {"plan": "1,1"} if job is distill else {}
+        with caplog.at_level(logging.WARNING):
+            job(
+                net,
+                str(folder),
+                out=tmp_path / str(number),
+                arch=ARCH,
+                arch_args=ARGS,
+                hflip=0.0,
+                crop_scale=1.0,
+                **plan,
+                **FAST,
+                **OWN,
+            )
+        assert not caplog.records
+        shown = net.seen[-1]
+        assert shown.shape[1:] == (3, 40, 40)
+        back = shown * torch.tensor(OWN["ancestor_std"]).view(3, 1, 1) + torch.tensor(OWN["ancestor_mean"]).view(3, 1, 1)
+        assert back.min() > -0.2
+        assert back.max() < 1.2  # bicubic resizing overshoots
+        grey = back - back.mean(1, keepdim=True)
+        assert grey.abs().max() < 1e-4  # the images are grey: the channels agree only without their normalisation
+
+
+def test_its_logits_are_those_of_the_module_on_its_own_images():
+    student = {"mean": (0.5,) * 3, "std": (0.25,) * 3, "input_size": (3, 40, 40)}
+    said = AncestorImages(mean=OWN["ancestor_mean"], std=OWN["ancestor_std"], input_size=40, classes=CLASSES)
+    net = Net()
+    guide = Ancestor(Foreign(net, said, student), student)
+    pixels = torch.rand(4, 3, 40, 40)
+    mean, std = (torch.tensor(OWN[f"ancestor_{key}"]).view(1, 3, 1, 1) for key in ("mean", "std"))
+    assert torch.allclose(guide((pixels - 0.5) / 0.25), net((pixels - mean) / std), atol=1e-5)
+    assert vit.label_names(guide.model) == list(CLASSES)
+
+
+def test_what_is_not_said_is_assumed_aloud(caplog):
+    student = vit.data_config(vit.Architecture(ARCH, ARGS).build(1))
+    with caplog.at_level(logging.WARNING):
+        found = open_ancestor(nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten()), AncestorImages(), ARCH, ARGS)
+    assert found.num_classes == 3
+    assert found.pretrained_cfg["mean"] == student["mean"]
+    assert "does not say how it wants its images: ancestor_mean and ancestor_std" in caplog.text
+    assert "ancestor_input_size [3, 28, 28] assumed" in caplog.text
+
+
+@pytest.mark.parametrize(
+    "wrap",
+    [lambda x: (x, None), lambda x: {"logits": x}, lambda x: SimpleNamespace(logits=x), lambda x: [x]],
+    ids=["tuple", "mapping", "object", "list"],
+)
+def test_logits_are_found(wrap):
+    logits = torch.randn(2, 3)
+    assert logits_of(wrap(logits)) is logits
+
+
+@pytest.mark.parametrize(
+    ("net", "said", "message"),
+    [
+        (Net(), {}, r"ancestor Net fails on images of shape \[2, 3, 28, 28\] \(RuntimeError: .*give ancestor_input_size"),
+        (Net(lambda x: "cat"), OWN, "ancestor Net gives str, not logits"),
+        (Net(lambda x: x.mean()), OWN, r"ancestor Net gives a tensor of shape \[\] for 2 images"),
+        (Net(), {**OWN, "ancestor_classes": ["a", "b"]}, "2 ancestor_classes, but the ancestor Net has 3 outputs"),
+        (Net(), {"ancestor_mean": [0.5]}, "ancestor_mean and ancestor_std belong together"),
+        (Net(), {**OWN, "ancestor_std": (0.1, 0.0, 0.1)}, "std .* must be a list of numbers"),
+        (Net(), {**OWN, "ancestor_input_size": (1, 40, 40)}, "ancestor_input_size .* must be"),
+        (Net(classes=4), OWN, "has a head of 4 classes, the data .* has 3"),
+    ],
+)
+def test_bad_ancestors_are_refused_before_training(folder, tmp_path, net, said, message):
+    with pytest.raises(LearngeneError, match=message):
+        distill(net, str(folder), out=tmp_path / "run", arch=ARCH, arch_args=ARGS, plan="1,1", **FAST, **said)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_module_needs_an_architecture_for_the_student(folder, tmp_path):
+    with pytest.raises(LearngeneError, match="ancestor Net is not a timm model; name the architecture"):
+        distill(Net(), str(folder), out=tmp_path / "run", plan="1,1", **FAST)
+
+
+@pytest.mark.parametrize(
+    ("name", "message"), [("vit_b_16.pth", "is a torch checkpoint"), ("x.safetensors", "holds weights"), ("x.onnx", "is an ONNX")]
+)
+def test_a_file_that_is_there_is_not_said_to_be_missing(tmp_path, name, message):
+    (tmp_path / name).write_bytes(b"PK")
+    with pytest.raises(LearngeneError, match=message):
+        vit.open_model(tmp_path / name)
+
+
+# whose order of classes counts ------------------------------------------------------------------------------------------
+
+
+def trained(place, names, seed=0):
+    torch.manual_seed(seed)
+    model = vit.Architecture(ARCH, {**TINY_ARGS, "num_classes": len(names)}).build(3)
+    return save_timm_directory(model, place, class_names=names)
+
+
+def test_labels_follow_the_models_own_order(folder, tmp_path, caplog):
+    """The same weights, the head's outputs in another order: the same accuracy, to the image."""
+    first = trained(tmp_path / "a", CLASSES)
+    model = vit.open_model(first)
+    order = [2, 0, 1]
+    for tensor in (model.head.weight, model.head.bias):
+        tensor.data = tensor.data[order]
+    second = save_timm_directory(model, tmp_path / "b", class_names=[CLASSES[i] for i in order])
+    for split in ("train", "val", "test"):
+        a, b = (evaluate(place, str(folder), split=split, workers=0, device="cpu") for place in (first, second))
+        assert (a["top1"], round(a["loss"], 5)) == (b["top1"], round(b["loss"], 5))
+
+
+def test_a_model_of_more_classes_is_evaluated_and_distilled(folder, tmp_path):
+    more = trained(tmp_path / "more", ["shirt", "hat", "bag", "coat", "boot"])
+    found = evaluate(more, str(folder), workers=0, device="cpu")
+    assert found["images"] == 24
+    gene = distill(more, str(folder), out=tmp_path / "run", plan="1,1", ce=0.5, **FAST)
+    assert gene.class_names == ("shirt", "hat", "bag", "coat", "boot")
+
+
+def test_a_class_that_the_model_lacks_is_named(folder, tmp_path):
+    other = trained(tmp_path / "other", ["bag", "boot", "coat"])
+    with pytest.raises(LearngeneError, match="class 'shirt' that is not among the 3"):
+        distill(other, str(folder), out=tmp_path / "run", plan="1,1", **FAST)
+
+
+def test_numbers_have_to_agree_where_names_are_unknown(folder, ancestor):
+    train, val = open_training(str(folder), OPTIONS, "L")
+    unnamed = vit.Architecture(ARCH, TINY_ARGS).build(2)
+    vit.set_pretrained_cfg(unnamed, {"label_names": None})
+    assert matched(unnamed, "it", "or else", train, val) == (train, val)
+    unnamed.reset_classifier(5)
+    with pytest.raises(LearngeneError, match="it has a head of 5 classes, the data .* has 3; or else"):
+        matched(unnamed, "it", "or else", train, val)
+
+
+def test_finetuning_keeps_a_head_in_another_order_and_warns_when_it_drops_one(folder, tmp_path, caplog):
+    names = ["shirt", "bag", "boot"]
+    finetune(trained(tmp_path / "a", names), str(folder), out=tmp_path / "run", **FAST)
+    config = json.loads((tmp_path / "run" / "model" / "config.json").read_text())
+    assert config["label_names"] == names
+    assert not [r for r in caplog.records if "dropped" in r.getMessage()]
+    with caplog.at_level(logging.WARNING):
+        finetune(trained(tmp_path / "b", ["x", "y", "z"]), str(folder), out=tmp_path / "other", **FAST)
+    assert "(3 classes) is dropped, because it has no class 'bag'" in caplog.text
+
+
+def test_finetuning_a_learngene_of_other_classes_warns(gene, tmp_path, caplog):
+    data = write_folder(tmp_path / "data", 8)
+    shutil.move(data / "bag", data / "hat")
+    with caplog.at_level(logging.WARNING):
+        finetune(gene.save(tmp_path / "g.safetensors"), str(data), depth=3, out=tmp_path / "run", **FAST)
+    assert "the trained head of the learngene (3 classes) is dropped, because it has no class 'hat'" in caplog.text
+
+
+def test_class_names_that_cannot_be_stored_are_refused_before_training(ancestor, tmp_path, monkeypatch):
+    monkeypatch.setattr("learngene.limits.MAX_JSON", 20)
+    with pytest.raises(LearngeneError, match="class names of 12 letters in all, and 10 are stored"):
+        finetune(
+            ARCH, str(write_folder(tmp_path / "data", 8)), depth=2, arch_args=ARGS | {"in_chans": 1}, out=tmp_path / "run", **FAST
+        )
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_module_is_named_by_its_architecture(folder, tmp_path):
+    model = vit.open_model(trained(tmp_path / "a", CLASSES))
+    assert evaluate(model, str(folder), workers=0, device="cpu")["model"] == ARCH
+
+
+# what is frozen ---------------------------------------------------------------------------------------------------------
+
+SMALL = {"img_size": 32, "patch_size": 8, "embed_dim": 32, "num_heads": 2, "num_classes": 2}
+BEFORE = {
+    "vit_tiny_patch16_224": {"cls_token", "pos_embed", "patch_embed"},
+    "cait_xxs24_224": {"pos_embed", "patch_embed"},
+    "deit_tiny_distilled_patch16_224": {"cls_token", "dist_token", "pos_embed", "patch_embed"},
+    "beit_base_patch16_224": {"cls_token", "patch_embed"},
+    "vit_base_patch16_clip_224": {"cls_token", "pos_embed", "patch_embed", "norm_pre"},
+    "xcit_nano_12_p16_224": {"patch_embed", "pos_embed"},
+}
+
+
+@pytest.mark.parametrize("name", BEFORE)
+def test_only_what_comes_before_the_layers_is_frozen(name):
+    args = {k: v for k, v in SMALL.items() if not (name.startswith("xcit") and k in ("patch_size", "img_size"))}
+    model = timm.create_model(name, depth=3, **args)
+    freeze(model, 1)
+    blocks = vit.find_blocks(model)
+    outside = {n for n, p in model.named_parameters() if not n.startswith(f"{blocks}.")}
+    still = {n.split(".")[0] for n, p in model.named_parameters() if n in outside and not p.requires_grad}
+    assert still == BEFORE[name]
+    layers = [{p.requires_grad for p in layer.parameters()} for layer in vit.get_blocks(model)]
+    assert layers == [{False}, {True}, {True}]
+    assert embeddings(model) == []  # all of them are frozen now
+
+
+def test_freezing_all_but_the_head():
+    model = timm.create_model("cait_xxs24_224", depth=2, **SMALL)
+    frozen = freeze(model, -1)
+    assert {n for n, p in model.named_parameters() if p.requires_grad} == {"head.weight", "head.bias"}
+    assert model.blocks_token_only in frozen
