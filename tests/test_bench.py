@@ -24,6 +24,7 @@ from learngene.bench.report import (
 from learngene.bench.table import break_even, compare, equal_accuracy, lines, t_quantile
 from learngene.cli import main
 from learngene.files import locked
+from learngene.recipe import own_parameters
 
 OPTIONS = {**FAST, "depths": [3, 4], "seeds": [0, 1], "scratch_epochs": [2], "in_memory": True}
 
@@ -342,8 +343,7 @@ def test_bad_experiments():
 
 def test_what_a_preparation_may_set_is_what_the_commands_take():
     for command in (distill, finetune):
-        parameters = inspect.signature(command).parameters
-        taken = {name for name, p in parameters.items() if p.kind is not p.VAR_KEYWORD}
+        taken = {parameter.name for parameter in own_parameters(command)}
         assert _OWN[command.__name__] == taken - {"out", "resume", "overwrite"}
     assert inspect.signature(distill).parameters["plan"].default == PLAN
 
