@@ -312,7 +312,7 @@ def _unknown(option: str, command: str, function: Callable[..., Any]) -> str:
 
     name = option.replace("-", "_")
     taken = inspect.signature(function).parameters
-    others = [other for other in COMMANDS if name in inspect.signature(getattr(commands, other)).parameters]
+    others = [other for other in COMMANDS if name in inspect.signature(getattr(commands, FUNCTIONS.get(other, other))).parameters]
     if others and name not in taken:
         return f"the config's '{option}' is no option of {command}, but of {', '.join(others)}: is it for another command?"
     near = [name] if name in taken else get_close_matches(name, taken, n=1)

@@ -203,12 +203,11 @@ class Learngene:
         if classes < min(1, self.num_classes):
             raise LearngeneError(f"num_classes {classes}: a head needs at least 1 class")
         inherited = self.has_classes(classes, class_names)
-        log.info(
-            "depth %d (%s): head %s",
-            target.depth,
-            target,
-            f"inherited ({classes} classes)" if inherited else f"fresh ({classes} classes)",
-        )
+        if inherited or not self.num_classes:
+            log.info("depth %d (%s): head %s (%d classes)", target.depth, target, "inherited" if inherited else "fresh", classes)
+        else:
+            dropped = "depth %d (%s): the trained head of %d classes is dropped, as the %d asked for are others; a fresh one begins"
+            log.warning(dropped, target.depth, target, self.num_classes, classes)
         changed = {k: v for k, v in {"img_size": img_size, "in_chans": in_chans}.items() if v is not None}
         return self._expand(target, inherit_head=inherited, num_classes=classes, **changed, **overrides)
 

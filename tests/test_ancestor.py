@@ -86,8 +86,8 @@ def test_what_is_not_said_is_assumed_aloud(caplog):
         found = open_ancestor(nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten()), AncestorImages(), ARCH, ARGS)
     assert found.num_classes == 3
     assert found.pretrained_cfg["mean"] == student["mean"]
-    assert "does not say how it wants its images: ancestor_mean and ancestor_std" in caplog.text
-    assert "ancestor_input_size [3, 28, 28] assumed" in caplog.text
+    assert "does not say how it wants its images: mean [0.5, 0.5, 0.5] and input_size [3, 28, 28] assumed" in caplog.text
+    assert "give ancestor_mean and ancestor_std and ancestor_input_size" in caplog.text
 
 
 @pytest.mark.parametrize(
@@ -175,7 +175,7 @@ def test_numbers_have_to_agree_where_names_are_unknown(folder, ancestor):
     vit.set_pretrained_cfg(unnamed, {"label_names": None})
     assert matched(unnamed, "it", "or else", train, val) == (train, val)
     unnamed.reset_classifier(5)
-    with pytest.raises(LearngeneError, match="it has a head of 5 classes, the data .* has 3; or else"):
+    with pytest.raises(LearngeneError, match=r"it has a head of 5 classes, the data .* has 3; or else"):
         matched(unnamed, "it", "or else", train, val)
 
 

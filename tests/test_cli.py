@@ -16,6 +16,7 @@ from conftest import TINY_ARGS
 
 from learngene import commands
 from learngene.cli import COMMANDS, FIRST, FUNCTIONS, JSON_COMMANDS, POSITIONAL, _after_interrupt, _parse, _records, main
+from learngene.plan import parse_depths
 from learngene.recipe import GROUPS, DataOptions, DistillOptions, Recipe, own_parameters
 
 ARGS = json.dumps({k: v for k, v in TINY_ARGS.items() if k != "num_classes"})
@@ -148,7 +149,7 @@ def test_the_command_line_overrides_a_config_wherever_it_stands(tmp_path, capsys
     assert (resolved["epochs"], resolved["lr"]) == (8, 0.5)
     (tmp_path / "s.yaml").write_text("gene: g\nout: o\n")
     resolved = yaml.safe_load(printed(capsys, "spawn", "--depth", "6", "9", "--config", tmp_path / "s.yaml", "other"))
-    assert (resolved["depth"], resolved["gene"], resolved["out"]) == ([6, 9], "other", "o")
+    assert (parse_depths(resolved["depth"]), resolved["gene"], resolved["out"]) == ([6, 9], "other", "o")
     assert "expected one argument" in fails(capsys, "finetune", "m", "--config")
 
 
@@ -232,7 +233,7 @@ def test_groups_name_options_that_there_are():
 def test_python_help_tells_every_option(command):
     import learngene
 
-    function = getattr(learngene, command)
+    function = getattr(learngene, FUNCTIONS.get(command, command))
     text = pydoc.render_doc(function, renderer=pydoc.plaintext)
     parameters = inspect.signature(function).parameters.values()
     assert all(re.search(rf"^ +{p.name}( \(default .*\))?: ", text, re.M) for p in parameters)

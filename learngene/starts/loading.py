@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from torch import nn
 
 from learngene import vit
 
+log = logging.getLogger("learngene")
 Trained = str | Path | nn.Module
 
 
@@ -35,6 +37,8 @@ def load_weights(
     shapes = model.state_dict()
     fits = all(key in state and state[key].shape == shapes[key].shape for key in head)
     fresh = set() if fits and vit.same_classes(0, names, 0, class_names) else head
+    if fresh and head & state.keys():
+        log.warning("the trained head is dropped, as its classes are others; a fresh one is trained")
     vit.load_strict(model, {k: v for k, v in state.items() if k not in fresh}, fresh)
     inherit_images(model, data_config)
     return model
