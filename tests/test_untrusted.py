@@ -188,12 +188,13 @@ BILLION = "a0: &a0 [x,x,x,x,x,x,x,x,x]\n" + "".join(f"a{i}: &a{i} [{','.join([f'
 
 @pytest.mark.parametrize("text", [BILLION, "plan: " + "[" * 100_000, "arch_args: &a {b: *a}\n", f"plan: [{'1,' * 30_000}1]"])
 def test_configs_that_would_grow(tmp_path, capsys, text):
+    """Whoever refuses them, PyYAML or we: one sentence."""
     (tmp_path / "c.yaml").write_text(text)
-    assert main(["distill", "--config", str(tmp_path / "c.yaml")]) == 2
-    assert "has more than 20000 values, or 50 levels of them; shorten it" in capsys.readouterr().err
-    assert main(["distill", f"--config={tmp_path / 'c.yaml'}"]) == 2
-    assert main(["distill", "--arch-args", "{a: " * 10_000]) == 2
-    assert "Traceback" not in capsys.readouterr().err
+    for words in (["--config", str(tmp_path / "c.yaml")], [f"--config={tmp_path / 'c.yaml'}"], ["--arch-args", "{a: " * 10_000]):
+        assert main(["distill", *words]) == 2
+        (line,) = capsys.readouterr().err.splitlines()
+        assert line.startswith("learngene distill: error: ")
+        assert len(line) < 2_500
 
 
 @pytest.mark.parametrize("tag", ["!!python/object/apply:os.mkdir [hacked]", "{class_path: os.mkdir, init_args: {path: hacked}}"])
