@@ -422,10 +422,12 @@ def open_model(source: str | Path | nn.Module, **kwargs: Any) -> nn.Module:
             raise LearngeneError(f"'{name}' cannot be used: {error}") from None
         except Exception as error:
             if name.startswith("local-dir:"):
-                reason = _stored_misfit(directory, name, kwargs) or f"{type(error).__name__}: {_first_line(error)}"
+                reason = _stored_misfit(directory, name, kwargs)
+                what = "do not fit its config.json" if reason else "cannot be loaded"
+                reason = reason or f"{type(error).__name__}: {_first_line(error)}"
                 raise LearngeneError(
-                    f"the weights in '{directory}' do not fit its config.json: {reason}; write the model again (timm.models.save_for_hf)"
-                ) from None
+                    f"the weights in '{directory}' {what}: {reason}; write the model again (timm.models.save_for_hf)"
+                ) from error
             raise LearngeneError(
                 f"the weights of '{name}' cannot be loaded ({type(error).__name__}: {_first_line(error)}); "
                 f"check the name and the connection, or give a timm directory that is already on this machine"

@@ -40,6 +40,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "defaults": {},
     "official SWS": {"plain": True, "precision": "32-true"},
 }
+LOOPS = tuple(name for name, options in VARIANTS.items() if "precision" in options and name != "official SWS")
 # What a busy process does while a case is measured: one thread in Python, or matrix products on all cores as torch does them.
 BUSY = {
     "python": "while True: pass",
@@ -74,7 +75,7 @@ def presets(name: str) -> list[dict[str, Any]]:
     both = ("distill", "finetune")
     if name == "cpu":
         base = small(128, 8)
-        add(base, both, tuple(VARIANTS), batch=64)
+        add(base, both, LOOPS, batch=64)
         add(base, both, ("eager bf16",), ("host", "device"), batch=64)
         add(base, ("distill",), ("eager bf16",), ("cached",), batch=64)
         add(base, ("distill",), ("eager bf16",), batch=32, processes=2)
@@ -93,7 +94,7 @@ def presets(name: str) -> list[dict[str, Any]]:
     elif name == "gpu":
         for arch, ancestor, batch in (("vit_small_patch16_224", "levit_384", 512), ("vit_base_patch16_224", "levit_384", 256)):
             base = {"arch": arch, "args": {}, "depth": 16, "ancestor": ancestor, "ancestor_args": {}}
-            add(base, both, tuple(VARIANTS), batch=batch)
+            add(base, both, LOOPS, batch=batch)
             for depth in (6, 12):
                 add({**base, "depth": depth}, ("finetune",), ("plain loop", "compiled bf16"), batch=batch)
             for other in (batch // 4, 2 * batch):

@@ -16,7 +16,7 @@ from learngene.data import ImageData, open_split
 from learngene.errors import LearngeneError
 from learngene.files import atomic_directory, write_text
 from learngene.gene import Learngene
-from learngene.jobs import check_classes, evaluation_config, image_mode
+from learngene.jobs import evaluation_config, image_mode, matched
 from learngene.plan import StagePlan, parse_depths
 from learngene.provenance import hardware, versions
 from learngene.recipe import DataOptions, Recipe
@@ -55,7 +55,8 @@ def evaluate_depths(
     # 1. the images, in the learngene's own order of classes, and whether the stored head is for them
     shallow = gene.spawn(plan=plans[0])
     source = open_split(data, loading, split, image_mode(shallow), classes=gene.class_names)
-    check_classes(shallow, name, source, "finetune a descendant on this data first, or use data with the learngene's classes")
+    way_out = "finetune a descendant on this data first, or use data with the learngene's classes"
+    (source,) = matched(shallow, name, way_out, source)
     if gene.class_names is None:
         log.info("the learngene has no class names; its outputs are taken to be in the order of the data's classes")
     images = ImageData(None, source, evaluation_config(vit.data_config(shallow), loading), Recipe(batch_size=batch_size), loading)

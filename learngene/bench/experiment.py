@@ -188,9 +188,10 @@ class Need(NamedTuple):
 
 
 # what the commands take beside recipe, data options and loss terms, and a preparation may set
+_ANCESTOR = {"ancestor", "ancestor_mean", "ancestor_std", "ancestor_input_size", "ancestor_classes"}
 _OWN = {
-    "distill": {"ancestor", "data", "arch", "arch_args", "plan", "from_ancestor", "start", "start_args", "share_norms", "cache"},
-    "finetune": {"model", "data", "depth", "plan", "arch_args", "ancestor", "license", "start", "start_args"},
+    "distill": {"data", "arch", "arch_args", "plan", "from_ancestor", "start", "start_args", "share_norms", "cache"} | _ANCESTOR,
+    "finetune": {"model", "data", "depth", "plan", "arch_args", "license", "start", "start_args"} | _ANCESTOR,
 }
 
 
