@@ -189,7 +189,7 @@ def _parse(command: str, function: Callable[..., Any], words: list[str]) -> dict
     except BrokenPipeError:  # of --help and --print-config, when nobody reads them
         raise
     except Exception as error:  # mostly ArgumentError, but jsonargparse trips over odd values with errors of any kind
-        unknown = re.match(r"Option '(.*)' is not accepted", str(error))
+        unknown = re.search(r"(?:Option|Key) '(.*)' is not (?:accepted|expected)", str(error))  # newer and older jsonargparse
         reason = _unknown(unknown[1], command, function) if unknown else _one_line(str(error))
         raise LearngeneError(f"{reason}; see learngene {command} --help") from None
     except SystemExit as stop:  # --help and --print-config

@@ -106,7 +106,7 @@ class Source:
                 also = "twice" if self.classes[label] in classes else "not"
                 raise LearngeneError(
                     f"'{self.name}' has a class '{self.classes[label]}' that is {also} among the {len(classes)} classes trained on; "
-                    f"use the same classes in all splits"
+                    f"use the same classes in all splits, or a model that was trained on these"
                 )
         targets = None if self.targets is None else np.array([_relabel(place, label) for label in self.targets], dtype=np.int64)
         stream = None if self.stream is None else _relabelled(self.stream, place)
