@@ -11,9 +11,9 @@ Every CLI command is also a function here: `distill`, `cache`, `spawn`, `finetun
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from learngene.openmp import spin_less
+from learngene.openmp import wait_politely
 
-spin_less()
+wait_politely()
 
 __version__ = "0.1.0"
 

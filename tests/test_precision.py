@@ -1,6 +1,7 @@
-"""``precision auto`` is decided by timing, kept by a resumed run, and leaves no trace; waiting threads do not spin for long."""
+"""``precision auto`` is decided by timing, kept by a resumed run, and leaves no trace; threads wait politely beside other work."""
 
 import json
+import os
 import subprocess
 import sys
 import time
@@ -9,8 +10,7 @@ import pytest
 import torch
 from conftest import FAST, TINY_ARGS
 
-from learngene import distill, finetune, vit
-from learngene.openmp import SETTINGS, SPINS, spin_less
+from learngene import distill, finetune, openmp, vit
 from learngene.recipe import Recipe
 from learngene.training import precision
 from learngene.training.directory import RunDirectory
@@ -97,23 +97,44 @@ def test_what_was_chosen_is_trained_in(with_bf16, monkeypatch, folder, tmp_path)
     assert chosen == named
 
 
-def test_waiting_threads_spin_less_unless_the_user_says_otherwise(monkeypatch):
+@pytest.mark.parametrize(("busy", "expected"), [(True, {"OMP_WAIT_POLICY": "PASSIVE"}), (False, {})])
+def test_threads_wait_politely_beside_other_work_unless_the_user_says_otherwise(monkeypatch, busy, expected):
     monkeypatch.delitem(sys.modules, "torch")
+    monkeypatch.setattr(openmp, "is_busy", lambda: busy)
     environment = {}
-    spin_less(environment)
-    assert environment == {"GOMP_SPINCOUNT": SPINS}
-    for name in SETTINGS:
+    openmp.wait_politely(environment)
+    assert environment == expected
+    for name in openmp.SETTINGS:
         environment = {name: "7"}
-        spin_less(environment)
+        openmp.wait_politely(environment)
         assert environment == {name: "7"}
 
 
-def test_importing_the_package_is_enough_and_torch_first_is_left_alone():
-    code = (
-        "import os; [os.environ.pop(n, None) for n in {names}]; {first}; import learngene; print(os.environ.get('GOMP_SPINCOUNT'))"
-    )
-    for first, expected in (("pass", SPINS), ("import sys; sys.modules['torch'] = sys", "None")):
+def test_torch_first_is_left_alone(monkeypatch):
+    monkeypatch.setattr(openmp, "is_busy", lambda: True)
+    environment = {}
+    openmp.wait_politely(environment)  # torch is imported here
+    assert environment == {}
+
+
+@pytest.mark.parametrize(("runnable", "busy"), [(1, False), (2, True)])
+def test_a_machine_is_busy_when_others_take_what_we_would_use(monkeypatch, runnable, busy):
+    monkeypatch.setattr(openmp, "_runnable", lambda: runnable)
+    monkeypatch.setattr(openmp.os, "cpu_count", lambda: 4)
+    monkeypatch.setattr(openmp.os, "sched_getaffinity", lambda pid: set(range(4)), raising=False)
+    assert openmp.is_busy() is busy
+
+
+def test_importing_the_package_is_enough():
+    """Beside a process that keeps every processor busy."""
+    code = "import os; [os.environ.pop(n, None) for n in {names}]; import learngene; print(os.environ.get('OMP_WAIT_POLICY'))"
+    spinners = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(os.cpu_count() or 1)]
+    try:
+        time.sleep(1)
         done = subprocess.run(
-            [sys.executable, "-c", code.format(names=SETTINGS, first=first)], capture_output=True, text=True, check=True
+            [sys.executable, "-c", code.format(names=openmp.SETTINGS)], capture_output=True, text=True, check=True
         )
-        assert done.stdout.strip() == expected
+    finally:
+        for spinner in spinners:
+            spinner.kill()
+    assert done.stdout.strip() == "PASSIVE"
