@@ -283,7 +283,7 @@ def _configs_first(words: list[str]) -> list[str]:
     """
     configs: list[str] = []
     rest: list[str] = []
-    left = iter(zip(words, [*words[1:], "--"], strict=True))
+    left = iter(zip(words, [*words[1:], "--"], strict=False))  # of no words, none
     for word, after in left:
         if word == "--config" and not after.startswith("-"):
             configs += [word, after]

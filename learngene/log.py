@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import sys
+from collections.abc import Iterator
 
 
 class Fallback(logging.Handler):
@@ -15,11 +17,28 @@ class Fallback(logging.Handler):
 
 
 def be_seen() -> None:
-    """Let the log of a script or notebook be seen from INFO on, unless a level or a handler of this package's logger is set."""
+    """Let the log of a script or notebook be seen from INFO on, unless somebody has configured logging: its level is kept."""
     logger = logging.getLogger("learngene")
-    if logger.handlers or logger.level != logging.NOTSET:
+    if logger.hasHandlers() or logger.level != logging.NOTSET:
         return
     handler = Fallback(logging.INFO)
     handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", datefmt="%H:%M:%S"))
     logger.addHandler(handler)
     logger.setLevel(logging.INFO)
+
+
+@contextlib.contextmanager
+def only_from(level: int) -> Iterator[None]:
+    """Keep the package's lines below a level from all who listen now, while its logger lets more through for a file of its own."""
+
+    def is_wanted(record: logging.LogRecord) -> bool:
+        return record.levelno >= level or record.name.partition(".")[0] != "learngene"
+
+    listeners = [*logging.getLogger("learngene").handlers, *logging.getLogger().handlers]
+    for listener in listeners:
+        listener.addFilter(is_wanted)
+    try:
+        yield
+    finally:
+        for listener in listeners:
+            listener.removeFilter(is_wanted)

@@ -389,3 +389,12 @@ def test_log_lines_when_redirected(folder, ancestor, tmp_path):
     assert " left" in done.stderr
     assert "\x1b" not in done.stderr
     assert "step 2/3" in (tmp_path / "r" / "log.txt").read_text()
+
+
+def test_a_command_without_any_word(capsys):
+    """The README's first command is one; the others miss something, and say what."""
+    import learngene.commands as commands
+
+    assert _parse("demo", commands.demo, [])["out"] == "learngene-demo"
+    for command in set(COMMANDS) - {"demo", "archs"}:
+        assert "is missing; see learngene" in fails(capsys, command)

@@ -1,15 +1,18 @@
 """From Python: what is seen in a script or a notebook."""
 
+import contextlib
 import logging
 import os
+import signal
 import subprocess
 import sys
 
 import pytest
+from conftest import FAST, TINY_ARGS
 
 import learngene
 from learngene.log import Fallback, be_seen
-from learngene.training import progress
+from learngene.training import RunDirectory, progress
 from learngene.training.progress import NotebookBar, TerminalBar, epoch_words, progress_bar, watched
 
 
@@ -49,6 +52,7 @@ def test_the_log_is_seen_once(configure):
 def test_a_logger_that_the_user_has_set_is_left_alone(monkeypatch):
     logger = logging.getLogger("learngene")
     monkeypatch.setattr(logger, "handlers", [])
+    monkeypatch.setattr(logging.getLogger(), "handlers", [])
     monkeypatch.setattr(logger, "level", logging.ERROR)
     be_seen()
     assert logger.handlers == []
@@ -67,6 +71,48 @@ class OneRun:
 
     class lightning_module:
         epochs = 3
+
+
+def test_a_level_that_the_user_has_set_holds_during_a_run(tmp_path):
+    """The run's own log.txt has all lines; who listens otherwise gets those asked for."""
+    logger, heard = logging.getLogger("learngene"), []
+    ear = logging.Handler()
+    ear.emit = lambda record: heard.append(record.getMessage())
+    logging.getLogger().addHandler(ear)
+    before, level = logger.level, logging.WARNING
+    logger.setLevel(level)
+    try:
+        (tmp_path / "run").mkdir()
+        with RunDirectory(tmp_path / "run", {}).logging():
+            logger.info("a line")
+            logging.getLogger("learngene.gene").debug("a detail")
+            logger.warning("a warning")
+        assert logger.level == level
+    finally:
+        logger.setLevel(before)
+        logging.getLogger().removeHandler(ear)
+    assert heard == ["a warning"]
+    assert [word in (tmp_path / "run" / "log.txt").read_text() for word in ("a line", "a detail", "a warning")] == [True] * 3
+    assert not ear.filters
+
+
+@pytest.mark.parametrize("lr", [1e-3, 1e30], ids=["a run that ends", "one that fails"])
+def test_answers_to_signals_are_given_back(folder, tmp_path, lr):
+    """Lightning's handler of SIGTERM stayed, and a script or notebook could not be ended any more."""
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
+    before = [signal.getsignal(number) for number in numbers]
+    small = {k: v for k, v in TINY_ARGS.items() if k != "num_classes"}
+    options = {**FAST, "epochs": 3, "lr": lr, "accelerator": "cpu"}
+    with contextlib.nullcontext() if lr < 1 else pytest.raises(learngene.LearngeneError, match=r"of epoch [1-3];"):
+        learngene.finetune("vit_tiny_patch16_224", str(folder), out=tmp_path / "run", depth=2, arch_args=small, **options)
+    assert [signal.getsignal(number) for number in numbers] == before
+
+
+def test_long_evaluations_say_how_far_they_are(monkeypatch, caplog):
+    monkeypatch.setattr(progress, "EVERY", 0.0)
+    with caplog.at_level(logging.INFO, "learngene"):
+        assert list(watched([7, 8], "evaluating")) == [7, 8]
+    assert "evaluating: 2 of 2 batches" in caplog.text
 
 
 def test_bars_and_log_count_epochs_alike():

@@ -277,7 +277,7 @@ def break_gradients(monkeypatch, steps):
 
 def test_gradients_that_are_not_finite_stop_before_they_are_used(folder, tmp_path, monkeypatch):
     break_gradients(monkeypatch, steps=[4])
-    message = r"the gradients are not finite \(every term of the loss is\) at step 4 of epoch 1; .*--skip-nonfinite"
+    message = r"the gradients are not finite \(every term of the loss is\) at step 4 of epoch 2; .*--skip-nonfinite"
     with pytest.raises(LearngeneError, match=message):
         scratch(folder, tmp_path / "run", epochs=3, clip_grad=None)
     checkpoint = torch.load(tmp_path / "run" / "last.ckpt", weights_only=True)
@@ -295,10 +295,10 @@ def test_steps_that_are_not_finite_are_left_out_on_request(folder, tmp_path, mon
     result, module = trained(folder, tmp_path / "run", recipe, architecture.build(2))
     assert states[0] == states[1] != states[2]
     assert module.skipped == result["skipped"] == 1
-    assert "left out step 1 of epoch 0: gradients not finite" in caplog.text
+    assert "left out step 1 of epoch 1: gradients not finite" in caplog.text
     assert all(torch.isfinite(v).all() for v in module.model.state_dict().values())
     break_gradients(monkeypatch, steps=range(100))
-    with pytest.raises(LearngeneError, match="20 steps in a row were not finite, up to step 19 of epoch 6"):
+    with pytest.raises(LearngeneError, match="20 steps in a row were not finite, up to step 19 of epoch 7"):
         scratch(folder, tmp_path / "no", epochs=9, skip_nonfinite=True)
 
 
@@ -313,7 +313,7 @@ def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_checkpoint(folder, t
 
     monkeypatch.setattr(Supervised, "forward", broken)
     with pytest.raises(
-        LearngeneError, match=r"not finite \(terms: total, ce\) at step 4 of epoch 1; the last good checkpoint is kept"
+        LearngeneError, match=r"not finite \(terms: total, ce\) at step 4 of epoch 2; the last good checkpoint is kept"
     ):
         scratch(folder, tmp_path / "run", epochs=3)
     checkpoint = torch.load(tmp_path / "run" / "last.ckpt", weights_only=True)

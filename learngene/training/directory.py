@@ -17,6 +17,7 @@ from learngene.errors import LearngeneError
 from learngene.files import alone, check_free, is_locked, write_text
 from learngene.fingerprints import difference, way_out
 from learngene.limits import MAX_RECORD, read_json
+from learngene.log import only_from
 from learngene.provenance import commit, hardware, versions
 from learngene.training.callbacks import newest_checkpoint, previous_checkpoint
 from learngene.training.distributed import is_follower
@@ -244,12 +245,13 @@ class RunDirectory:
             return
         handler = logging.FileHandler(self.path / self.LOG, encoding="utf-8")
         handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
-        log.addHandler(handler)
         level = log.level
-        log.setLevel(logging.DEBUG)
-        try:
-            yield
-        finally:
-            log.setLevel(level)
-            log.removeHandler(handler)
-            handler.close()
+        with only_from(log.getEffectiveLevel()):
+            log.addHandler(handler)
+            log.setLevel(logging.DEBUG)
+            try:
+                yield
+            finally:
+                log.setLevel(level)
+                log.removeHandler(handler)
+                handler.close()

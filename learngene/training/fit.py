@@ -7,6 +7,7 @@ import errno
 import logging
 import signal
 import sys
+import threading
 import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -83,7 +84,7 @@ def _train(trainer: L.Trainer, module: TrainingModule, data: ImageData, checkpoi
     if checkpoint:
         log.info("resuming from %s", checkpoint)
     try:
-        with _explained(module.recipe):
+        with _explained(module.recipe), _signals_given_back():
             trainer.fit(module, datamodule=data, ckpt_path=checkpoint, weights_only=True if checkpoint else None)
     except Stopped as stop:
         log.warning("stopped at step %d; the same command with --resume (in Python resume=True) goes on there", trainer.global_step)
@@ -96,6 +97,21 @@ def _train(trainer: L.Trainer, module: TrainingModule, data: ImageData, checkpoi
         if stop.code == 1 and trainer.interrupted:  # Lightning's answer to a second SIGINT
             raise KeyboardInterrupt from None
         raise SystemExit(128 + signal.SIGTERM if stop.code is None else stop.code) from None
+
+
+@contextlib.contextmanager
+def _signals_given_back() -> Iterator[None]:
+    """Leave the process's answers to signals as they were, however training ends: Lightning's own would make it deaf to SIGTERM."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {number: signal.getsignal(number) for number in Checkpoints.SIGNALS}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            if handler is not None:  # not set from Python, which cannot set it again
+                signal.signal(number, handler)
 
 
 @contextlib.contextmanager

@@ -202,13 +202,13 @@ class TrainingModule(L.LightningModule):
         self.skipped += 1
         self.skipped_in_a_row += 1
         log.warning(
-            "left out step %d of epoch %d: %s not finite", self.global_step, self.current_epoch, self.odd.names() or "gradients"
+            "left out step %d of epoch %d: %s not finite", self.global_step, self.current_epoch + 1, self.odd.names() or "gradients"
         )
         if self.recipe.skip_nonfinite:
             self.odd.forget()
         if self.skipped_in_a_row >= SKIPS_IN_A_ROW:
             raise LearngeneError(
-                f"{SKIPS_IN_A_ROW} steps in a row were not finite, up to step {self.global_step} of epoch {self.current_epoch}; "
+                f"{SKIPS_IN_A_ROW} steps in a row were not finite, up to step {self.global_step} of epoch {self.current_epoch + 1}; "
                 f"the last good checkpoint is kept. {self._advice()}"
             )
 
@@ -225,7 +225,7 @@ class TrainingModule(L.LightningModule):
             else f"the loss is not finite (terms: {', '.join(names)})"
         )
         raise LearngeneError(
-            f"{what} at step {step} of epoch {self.current_epoch}; the last good checkpoint is kept. {self._advice()}"
+            f"{what} at step {step} of epoch {self.current_epoch + 1}; the last good checkpoint is kept. {self._advice()}"
         )
 
     def _advice(self) -> str:

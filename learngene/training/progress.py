@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import sys
-from collections.abc import Iterable, Iterator
+import time
+from collections.abc import Iterable, Iterator, Sized
 from typing import Any, TypeVar
 
 import lightning as L
@@ -13,7 +15,9 @@ from tqdm.auto import tqdm
 
 from learngene.training.distributed import is_follower
 
+log = logging.getLogger("learngene")
 T = TypeVar("T")
+EVERY = 30.0  # seconds between lines of what has no bar
 
 
 def in_notebook() -> bool:
@@ -34,8 +38,16 @@ def progress_bar() -> ProgressBar | None:
 
 
 def watched(batches: Iterable[T], what: str) -> Iterator[T]:
-    """The same batches, with a bar if there are surroundings for one and it takes longer than two seconds."""
-    yield from tqdm(batches, desc=what, leave=False, delay=2, disable=not has_bar())
+    """The same batches, with a bar if it takes longer than two seconds; where there is none, a line of the log now and then."""
+    if has_bar():
+        yield from tqdm(batches, desc=what, leave=False, delay=2)
+        return
+    last = time.monotonic()
+    for number, batch in enumerate(batches, start=1):
+        yield batch
+        if time.monotonic() - last >= EVERY and not is_follower():
+            last = time.monotonic()
+            log.info("%s: %d of %s batches", what, number, len(batches) if isinstance(batches, Sized) else "?")
 
 
 def epoch_words(trainer: L.Trainer) -> str:
@@ -53,6 +65,11 @@ class TerminalBar(RichProgressBar):
 
 class NotebookBar(TQDMProgressBar):
     """Counts epochs as the log does; Lightning counts from 0."""
+
+    def on_train_start(self, trainer: L.Trainer, *args: Any) -> None:
+        """A run that goes on in the midst of an epoch does not start that epoch."""
+        super().on_train_start(trainer, *args)
+        self.on_train_epoch_start(trainer)
 
     def on_train_epoch_start(self, trainer: L.Trainer, *args: Any) -> None:
         super().on_train_epoch_start(trainer, *args)
