@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import runpy
 from pathlib import Path
 
 import numpy as np
@@ -46,3 +47,14 @@ def test_a_folder_that_is_not_the_package_is_refused(package, tmp_path):
     (package / "data_batch_3.png").unlink()
     with pytest.raises(SystemExit, match=r"data_batch_3.png' is missing"):
         tool.unpack(package, tmp_path / "out")
+
+
+def test_every_requirement_has_a_floor():
+    tool = runpy.run_path(str(Path(__file__).parent.parent / "tools" / "lowest_versions.py"))
+    bounds = dict(line.split("==") for line in tool["constraints"](extras=("test", "export", "track")))
+    assert {"torch", "timm", "pytest", "onnx", "wandb"} <= bounds.keys()
+    torch, torchvision = (int(bounds[name].split(".")[1]) for name in ("torch", "torchvision"))
+    assert torchvision == torch + 15  # each torchvision goes with one torch
+    assert tool["floor"]("x[extra]>=1.2,!=1.3") == "x==1.2"
+    with pytest.raises(ValueError, match="has no lower bound"):
+        tool["floor"]("numpy<3")

@@ -1,6 +1,6 @@
 """Run the tests with the lowest version of every package that pyproject.toml allows, in an environment of its own.
 
-    python3 tools/lowest_versions.py                                        # all tests: about an hour on two cores, 9 GB of disk
+    python3 tools/lowest_versions.py                                        # all tests: a quarter of an hour on two cores, 9 GB of disk
     python3 tools/lowest_versions.py --venv /tmp/lowest -- tests/test_cli.py  # keep the environment; what follows -- is pytest's
 
 CI always takes the newest packages. This is the slow lane for the other end: run it before a release, and when a floor in
