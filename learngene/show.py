@@ -183,10 +183,10 @@ def relearn(result: Mapping[str, Any]) -> None:
 
 def benchmark(result: Mapping[str, Any]) -> None:
     """Mean and spread per start, depth and budget; it says which accuracy, and that one seed has no spread."""
-    measures = sorted({row["measure"] for row in result["table"]})
+    measures = sorted({row["measure"] for row in result["table"] if "measure" in row})  # runs of older versions do not say
     several = any(row["spread"] is not None for row in result["table"])
     spread = "mean ± standard deviation over seeds" if several else "one seed: no spread"
-    table = Table(title=f"{' or '.join(measures)} top-1 accuracy, {spread}")
+    table = Table(title=f"{' or '.join(measures)} top-1 accuracy, {spread}".lstrip())
     for column in ("depth", "start", "budget", "seeds", "top-1 %", "before %", "TFLOPs", "seconds"):
         table.add_column(column, justify="left" if column == "start" else "right")
     for row in result["table"]:

@@ -16,6 +16,7 @@ from learngene.cli import main
 from learngene.data import ImageData, open_split, open_training
 from learngene.data.embedded import load_embedded
 from learngene.data.images import BROKEN_IMAGE
+from learngene.data.folders import natural
 from learngene.data.labels import Labels, count_from, names_from_text, whole_number
 from learngene.errors import LearngeneError
 from learngene.recipe import DataOptions, Recipe
@@ -110,6 +111,8 @@ def test_ways_out_are_those_that_lead_out():
 
 def test_classes_from_a_column():
     assert names_from_text(["b10", "b9", None, "a", "b9"]) == ("a", "b9", "b10")
+    rows = ["x²", "²", "01", "1", "Cat", "cat"]
+    assert names_from_text(rows) == names_from_text(rows[::-1]) == tuple(sorted(rows, key=natural))
     assert count_from([0, 2, None], "photos") == 3
     for labels in ([1, 2, 3], [0, 10**12]):
         with pytest.raises(LearngeneError, match=r"names no classes; .* give K with --num-classes"):

@@ -101,9 +101,11 @@ def test_what_was_chosen_is_trained_in(with_bf16, monkeypatch, folder, tmp_path)
 def test_threads_wait_politely_beside_other_work_unless_the_user_says_otherwise(monkeypatch, busy, expected):
     monkeypatch.delitem(sys.modules, "torch")
     monkeypatch.setattr(openmp, "is_busy", lambda: busy)
+    monkeypatch.setattr(openmp, "_polite", False)
     environment = {}
     openmp.wait_politely(environment)
     assert environment == expected
+    assert openmp.waits_politely() is busy
     for name in openmp.SETTINGS:
         environment = {name: "7"}
         openmp.wait_politely(environment)
@@ -117,9 +119,12 @@ def test_torch_first_is_left_alone(monkeypatch):
     assert environment == {}
 
 
-@pytest.mark.parametrize(("runnable", "busy"), [(1, False), (2, True)])
-def test_a_machine_is_busy_when_others_take_what_we_would_use(monkeypatch, runnable, busy):
-    monkeypatch.setattr(openmp, "_runnable", lambda: runnable)
+@pytest.mark.parametrize(("runnable", "busy"), [([1], False), ([2], True), ([2, 1, 1, 1, 1], False), ([9] * 8 + [1], False)])
+def test_a_machine_is_busy_when_others_take_what_we_would_use_and_go_on(monkeypatch, runnable, busy):
+    """The last two: work that ends while the machine is looked at."""
+    monkeypatch.setattr(openmp, "PAUSE", 0)
+    then = iter(runnable)
+    monkeypatch.setattr(openmp, "_runnable", lambda: next(then, runnable[-1]))
     monkeypatch.setattr(openmp.os, "cpu_count", lambda: 4)
     monkeypatch.setattr(openmp.os, "sched_getaffinity", lambda pid: set(range(4)), raising=False)
     assert openmp.is_busy() is busy

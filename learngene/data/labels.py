@@ -9,8 +9,8 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
-from timm.utils.misc import natural_key
 
+from learngene.data.folders import natural
 from learngene.errors import LearngeneError
 
 
@@ -101,10 +101,8 @@ def check_count(name: str, names: Sequence[str], num_classes: int | None) -> Non
 
 
 def names_from_text(labels: Iterable[Any]) -> tuple[str, ...]:
-    """Class names from a column of text, in natural order, so that they do not depend on the order of the rows."""
-    return tuple(
-        sorted({label for label in labels if isinstance(label, str) and label}, key=lambda name: (natural_key(name), name))
-    )
+    """Class names from a column of text, in the order of class folders, whatever the order of the rows."""
+    return tuple(sorted({label for label in labels if isinstance(label, str) and label}, key=natural))
 
 
 def count_from(labels: Sequence[Any], name: str) -> int:

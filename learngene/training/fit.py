@@ -11,6 +11,7 @@ import threading
 import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from torch import nn
 from learngene.data.module import ImageData, train_transform
 from learngene.errors import LearngeneError
 from learngene.objectives import Distillation
+from learngene.openmp import waits_politely
 from learngene.recipe import Recipe
 from learngene.training.callbacks import (
     AtomicCheckpointIO,
@@ -83,6 +85,7 @@ def _train(trainer: L.Trainer, module: TrainingModule, data: ImageData, checkpoi
     """Run the loop; what stops it ends in one sentence, or as the signal that asked for it."""
     if checkpoint:
         log.info("resuming from %s", checkpoint)
+    _say_how_threads_wait()
     try:
         with _explained(module.recipe), _signals_given_back():
             trainer.fit(module, datamodule=data, ckpt_path=checkpoint, weights_only=True if checkpoint else None)
@@ -97,6 +100,13 @@ def _train(trainer: L.Trainer, module: TrainingModule, data: ImageData, checkpoi
         if stop.code == 1 and trainer.interrupted:  # Lightning's answer to a second SIGINT
             raise KeyboardInterrupt from None
         raise SystemExit(128 + signal.SIGTERM if stop.code is None else stop.code) from None
+
+
+@cache
+def _say_how_threads_wait() -> None:
+    """Once in a process, however many runs it has."""
+    if waits_politely():
+        log.info("other programs were at work when learngene was imported, so its threads wait asleep (OMP_WAIT_POLICY=PASSIVE)")
 
 
 @contextlib.contextmanager
