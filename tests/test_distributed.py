@@ -90,6 +90,7 @@ def test_two_processes_take_the_same_step_as_one(ancestor, alone, tmp_path, stra
     assert two.metrics["val_kl"] == pytest.approx(alone.metrics["val_kl"], rel=1e-4)
 
 
+@pytest.mark.slow
 def test_a_sharded_run_resumes_to_what_ddp_trains(folder, ancestor, tmp_path):
     """Its checkpoint is an ordinary one: whole tensors in one file, those that DDP writes."""
     common = [*SGD, "--epochs", "3", "--batch-size", "8", "--devices", "2"]  # with momentum
@@ -216,6 +217,7 @@ def torchrun(node, port):
     return [sys.executable, "-m", "torch.distributed.run", *where, "-m", "learngene"]
 
 
+@pytest.mark.slow
 def test_two_machines_by_torchrun_train_what_one_does(ancestor, alone, tmp_path):
     """And again on the finished run: both see that there is nothing to do."""
     half = [*SGD, "--steps", "3", "--batch-size", "16", "--feature", "0.5", "--num-nodes", "2", "--devices", "1", "--resume"]
@@ -313,6 +315,7 @@ def test_a_slurm_job_is_queued_again(tmp_path, code):
         assert (tmp_path / "called").read_text() == "requeue 4711\n"
 
 
+@pytest.mark.slow
 def test_a_slurm_job_goes_on_where_it_was_stopped(ancestor, tmp_path):
     """USR1 to the script, through srun to both processes, a checkpoint within the epoch, requeue, and the same job once more."""
     half = [*SGD, "--epochs", "4", "--batch-size", "16"]

@@ -15,8 +15,8 @@ from PIL import EpsImagePlugin, Image
 from learngene.cli import main
 from learngene.data import ImageData, open_split, open_training
 from learngene.data.embedded import load_embedded
-from learngene.data.images import BROKEN_IMAGE
 from learngene.data.folders import natural
+from learngene.data.images import BROKEN_IMAGE
 from learngene.data.labels import Labels, count_from, names_from_text, whole_number
 from learngene.errors import LearngeneError
 from learngene.recipe import DataOptions, Recipe

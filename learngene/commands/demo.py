@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 COMMON: dict[str, Any] = {"batch_size": 64, "lr": 8e-3, "warmup_epochs": 0.25, "hflip": 0.0, "crop_scale": 0.8, "crop_pct": 1.0}
-DISTILL: dict[str, Any] = {"plan": "2,2,2,2,2", "from_ancestor": True, "epochs": 3, **COMMON}
-FINETUNE: dict[str, Any] = {"epochs": 2, **COMMON}
+DISTILL: dict[str, Any] = {"plan": "2,2,2,2,2", "from_ancestor": True, "epochs": 2, **COMMON}
+FINETUNE: dict[str, Any] = {"epochs": 1, **COMMON}
 DEPTHS = (5, 7, 9)
 
 
