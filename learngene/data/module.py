@@ -162,11 +162,15 @@ class _Loader(DataLoader[Any]):
 
 
 def _in_one_sentence(batches: Iterator[Batch]) -> Iterator[Batch]:
+    sentence = None
     try:
         yield from batches
     except LearngeneError as error:
         name = f"{LearngeneError.__module__}.{LearngeneError.__qualname__}: "  # what torch has put the sentence behind
-        raise LearngeneError(str(error).rpartition(name)[2].strip()) from None
+        sentence = str(error).rpartition(name)[2].strip()
+    if sentence is not None:  # no longer within the except clause, so that nothing holds the loader, and its workers end now
+        del batches
+        raise LearngeneError(sentence)
 
 
 def train_transform(config: Mapping[str, Any], recipe: Recipe) -> Callable[[Image.Image], Tensor]:
