@@ -40,7 +40,7 @@ IMAGES_28 = {
     "crop_pct": 1.0,
     "crop_mode": "center",
 }
-FAST = {"epochs": 1, "batch_size": 16, "workers": 0, "precision": "32-true"}
+FAST = {"epochs": 1, "batch_size": 16, "workers": 0, "precision": "32-true", "compile": False}
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

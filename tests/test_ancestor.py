@@ -60,7 +60,7 @@ def test_a_module_sees_images_in_its_own_way(folder, tmp_path, caplog):
                 **OWN,
             )
         assert not caplog.records
-        shown = net.seen[-1]
+        shown = net.seen[-1].cpu()
         assert shown.shape[1:] == (3, 40, 40)
         back = shown * torch.tensor(OWN["ancestor_std"]).view(3, 1, 1) + torch.tensor(OWN["ancestor_mean"]).view(3, 1, 1)
         assert back.min() > -0.2

@@ -20,7 +20,7 @@ def test_a_case_is_measured_in_a_process_of_its_own(tool):
     found = tool["child"]({"case": case, "steps": 2, "warmup": 2})
     assert found["images_per_second"] == pytest.approx(1e3 * case["batch"] / found["step_ms"])
     assert found["first_step_s"] > 0
-    assert found["peak_bytes"] > 1e8
+    assert found["peak_bytes"] > 1e7
     live = {**case, "data": "none", "variant": "plain loop"}
     plain = tool["child"]({"case": live, "steps": 2, "warmup": 2})
     assert plain["flops_per_image"] > found["flops_per_image"]  # the cache spares the ancestor

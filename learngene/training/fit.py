@@ -18,9 +18,10 @@ from typing import Any
 import lightning as L
 import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
-from lightning.pytorch.callbacks import Callback, EMAWeightAveraging
+from lightning.pytorch.callbacks import Callback, WeightAveraging
 from timm.optim import get_optimizer_info
 from torch import nn
+from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from learngene.data.module import ImageData, train_transform
 from learngene.errors import LearngeneError
@@ -71,7 +72,7 @@ def fit(
         with run.logging(), _quiet_lightning():
             _train(trainer, module, data, run.newest())
     for callback in trainer.callbacks:  # type: ignore[attr-defined]
-        if isinstance(callback, EMAWeightAveraging):  # Lightning leaves this out when there was nothing left to resume
+        if isinstance(callback, WeightAveraging):  # Lightning leaves this out when there was nothing left to resume
             callback._copy_average_to_current(module)
     last = metrics.rows[-1] if metrics.rows else {}
     gather(module)
@@ -185,7 +186,7 @@ def _trainer(
     if bar is not None:
         callbacks.append(bar)
     if recipe.ema:
-        callbacks.append(EMAWeightAveraging(decay=recipe.ema))
+        callbacks.append(WeightAveraging(multi_avg_fn=get_ema_multi_avg_fn(recipe.ema)))  # all weights at once
     if recipe.rifle > 1:
         callbacks.append(Rifle(recipe.rifle, recipe.seed))
     if validate:
