@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,10 +14,12 @@ import torch
 from torch import Tensor, nn
 
 from learngene import vit
+from learngene.arguments import take
 from learngene.errors import LearngeneError
 from learngene.limits import check_images, check_names
 
 log = logging.getLogger("learngene")
+IMAGES = ("mean", "std", "input_size")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,14 +40,23 @@ class AncestorImages:
     def __post_init__(self) -> None:
         if (self.mean is None) != (self.std is None):
             raise LearngeneError("ancestor_mean and ancestor_std belong together; give both, or none")
-        if self.mean is not None and self.std is not None and len(self.mean) != len(self.std):
-            raise LearngeneError(
-                f"ancestor_mean has {len(self.mean)} values and ancestor_std {len(self.std)}; give one per channel"
-            )
+        for name in ("mean", "std"):
+            object.__setattr__(self, name, take(f"ancestor_{name}", getattr(self, name), Sequence[float] | None))
+        object.__setattr__(self, "input_size", take("ancestor_input_size", self.input_size, int | Sequence[int] | None))
+        object.__setattr__(self, "classes", take("ancestor_classes", self.classes, Sequence[str] | None))
+        if self.mean is not None and self.std is not None:
+            if len(self.mean) != len(self.std) or not self.mean:
+                raise LearngeneError(
+                    f"ancestor_mean has {len(self.mean)} values and ancestor_std {len(self.std)}; give one per channel"
+                )
+            if not all(0 <= value <= 1 for value in self.mean):
+                raise LearngeneError(f"ancestor_mean {list(self.mean)}: pixels go from 0 to 1, so divide values up to 255 by 255")
+            if not all(1e-3 <= value <= 1 for value in self.std):
+                raise LearngeneError(
+                    f"ancestor_std {list(self.std)}: pixels go from 0 to 1, so it is from 0.001 to 1; divide values up to 255 by 255"
+                )
         check_images(self.record(), "ancestor")
-        if isinstance(self.classes, str):
-            raise LearngeneError(f"ancestor_classes '{self.classes:.40}' must be a list of names, in the order of the outputs")
-        check_names(None if self.classes is None else list(self.classes), "ancestor_classes")
+        check_names(self.classes, "ancestor_classes")
 
     @property
     def size(self) -> tuple[int, int, int] | None:
@@ -63,7 +75,7 @@ class AncestorImages:
     def record(self) -> dict[str, Any]:
         """What was said, as entries of a timm model's ``pretrained_cfg``."""
         said = {"mean": self.mean, "std": self.std, "input_size": self.size, "label_names": self.classes}
-        return {k: list(v) if isinstance(v, Sequence) else v for k, v in said.items() if v is not None}
+        return {k: list(v) for k, v in said.items() if v is not None}
 
 
 class Foreign(nn.Module):
@@ -71,43 +83,27 @@ class Foreign(nn.Module):
 
     Args:
         module: its outputs may be a tensor, a tuple that begins with one, or a mapping or object with ``logits``.
-        said: what the user told of it.
+        said: what the user, or its own ``pretrained_cfg``, tells of it, as entries of one.
         assumed: ``mean``, ``std`` and ``input_size`` for what was left open.
 
     Raises:
         LearngeneError: it cannot take such images, or gives no logits.
     """
 
-    def __init__(self, module: nn.Module, said: AncestorImages, assumed: Mapping[str, Any]) -> None:
+    def __init__(self, module: nn.Module, said: Mapping[str, Any], assumed: Mapping[str, Any]) -> None:
         super().__init__()
         self.module = module
-        known = said.record()
-        self.pretrained_cfg = {
-            **{k: assumed[k] for k in ("mean", "std", "input_size")},
-            **known,
-            "architecture": type(module).__name__,
-        }
+        channels = len(said["mean"]) if "mean" in said else assumed["input_size"][0]  # as many as there are means
+        assumed = {**assumed, "input_size": [channels, *assumed["input_size"][1:]]}
+        self.pretrained_cfg = {**{k: assumed[k] for k in IMAGES}, **said, "architecture": type(module).__name__}
         channels = self.pretrained_cfg["input_size"][0]
+        if "mean" in said and len(said["mean"]) != channels:
+            raise LearngeneError(
+                f"{len(said['mean'])} values of mean for {channels} channels of {self._name}; give one per channel"
+            )
         self.pretrained_cfg |= {k: list(vit.per_channel(self.pretrained_cfg[k], channels)) for k in ("mean", "std")}
-        self.num_classes = self._count_classes(said)
-        self._warn(known)
-
-    def _count_classes(self, said: AncestorImages) -> int:
-        """By a dry run on two black images."""
-        first = next(self.module.parameters(), torch.zeros(0))
-        training = self.module.training
-        with torch.no_grad():
-            logits = self.eval()(torch.zeros(2, *self.pretrained_cfg["input_size"], device=first.device))
-        self.module.train(training)
-        if logits.ndim != 2 or len(logits) != 2:
-            raise LearngeneError(
-                f"{self._name} gives a tensor of shape {list(logits.shape)} for 2 images; an ancestor gives logits [2, K]"
-            )
-        if said.classes is not None and len(said.classes) != logits.shape[1]:
-            raise LearngeneError(
-                f"{len(said.classes)} ancestor_classes, but {self._name} has {logits.shape[1]} outputs; name each once"
-            )
-        return logits.shape[1]
+        self.num_classes = count_outputs(self, self.pretrained_cfg["input_size"], self._name)
+        self._warn(said)
 
     def _warn(self, known: Mapping[str, Any]) -> None:
         said = {"mean": "ancestor_mean and ancestor_std", "input_size": "ancestor_input_size"}
@@ -129,9 +125,9 @@ class Foreign(nn.Module):
             raise
         except Exception as error:  # anybody's code
             reason = (str(error).strip().splitlines() or ["no message"])[0]
+            way = "mend the module" if hasattr(self, "num_classes") else "give ancestor_input_size=(C, H, W), or mend the module"
             raise LearngeneError(
-                f"{self._name} fails on images of shape {list(images.shape)} ({type(error).__name__}: {reason}); "
-                f"give ancestor_input_size=(C, H, W), or mend the module"
+                f"{self._name} fails on images of shape {list(images.shape)} ({type(error).__name__}: {reason}); {way}"
             ) from error
         logits = logits_of(output)
         if logits is None:
@@ -162,26 +158,110 @@ def open_ancestor(
         said: what the user told of it; goes before what a timm model tells of itself.
         arch: of the student, whose images are assumed for a module that tells nothing.
         arch_args: of the student.
+
+    Raises:
+        LearngeneError: it cannot be opened, its weights are not of 32 bits, it cannot take such images, or gives no logits.
     """
-    if isinstance(source, nn.Module) and not vit.pretrained_cfg(source):
+    model = vit.open_model(source)
+    check_dtype(model)
+    record = vit.pretrained_cfg(model)
+    if isinstance(source, nn.Module):
+        check_images({k: list(v) if isinstance(v, tuple) else v for k, v in record.items()}, "pretrained_cfg of the ancestor")
+    changes = said.record()
+    if isinstance(source, nn.Module) and not all(record.get(key) for key in IMAGES):
         if arch is None:
             raise LearngeneError(
-                f"the ancestor {type(source).__name__} is not a timm model; name the architecture of the auxiliary net with arch"
+                f"the ancestor {type(model).__name__} is not a timm model; name the architecture of the auxiliary net with arch"
             )
         vit.anatomy(arch)
         with torch.device("meta"):
             assumed = vit.data_config(vit.Architecture(arch, arch_args).build(1))
-        return Foreign(source, said, assumed)
-    model = vit.open_model(source)
-    changes = said.record()
-    if changes:
+        told = {k: record[k] for k in (*IMAGES, "label_names", "license") if record.get(k)}
+        model = Foreign(model, {**told, **changes}, assumed)
+    elif changes or not isinstance(model.pretrained_cfg, Mapping):
         model = copy.copy(model)  # the user's own module keeps its record; tensors are shared
         vit.set_pretrained_cfg(model, changes)
-    if said.classes is not None and len(said.classes) != model.num_classes:
-        raise LearngeneError(
-            f"{len(said.classes)} ancestor_classes, but the ancestor has {model.num_classes} outputs; name each once"
-        )
+    _check_said(model, said, dry_run=isinstance(source, nn.Module) and not isinstance(model, Foreign))
     return model
+
+
+def _check_said(model: nn.Module, said: AncestorImages, *, dry_run: bool) -> None:
+    """Raise unless a model can do what is said of it, and its outputs are as many as it says itself."""
+    name = f"the ancestor {vit.architecture_name(model)}"
+    size = own_data(model)["input_size"]  # type: ignore[index]
+    if said.size is not None and tuple(size) != said.size:
+        raise LearngeneError(f"ancestor_input_size {list(said.size)}, but {name} is built for {list(size)}; drop it")
+    if said.mean is not None and len(said.mean) != size[0]:
+        raise LearngeneError(
+            f"ancestor_mean has {len(said.mean)} values, and {name} takes {size[0]} channels; give one per channel"
+        )
+    classes: Any = getattr(model, "num_classes", 0)
+    if dry_run and classes:
+        found = count_outputs(model, size, name)
+        if found != classes:
+            raise LearngeneError(
+                f"{name} says num_classes {classes} and gives {found} outputs; use reset_classifier, or set num_classes"
+            )
+    names = vit.label_names(model)
+    if names and classes and len(names) != classes:
+        where = "label_names in its pretrained_cfg" if said.classes is None else "ancestor_classes"
+        raise LearngeneError(f"{len(names)} {where}, but {name} has {classes} outputs; name each once with ancestor_classes")
+
+
+def check_dtype(model: nn.Module) -> None:
+    """Raise unless a model computes in 32 bits.
+
+    Raises:
+        LearngeneError: its first parameter is of another width.
+    """
+    dtype = next((p.dtype for p in model.parameters() if p.is_floating_point()), torch.float32)
+    if dtype != torch.float32:
+        raise LearngeneError(f"{type(model).__name__} has weights in {str(dtype).removeprefix('torch.')}; pass it as model.float()")
+
+
+def count_outputs(model: nn.Module, size: Sequence[int], name: str) -> int:
+    """K of the logits (B, K), by a dry run on two black images.
+
+    Raises:
+        LearngeneError: it cannot take such images (C, H, W), or gives something else.
+    """
+    with torch.no_grad(), vit.evaluating(model):
+        try:
+            logits = logits_of(model(torch.zeros(2, *size, device=vit.device_of(model))))
+        except LearngeneError:
+            raise
+        except Exception as error:  # anybody's code
+            reason = (str(error).strip().splitlines() or ["no message"])[0]
+            raise LearngeneError(
+                f"{name} fails on images of shape {[2, *size]} ({type(error).__name__}: {reason}); mend it"
+            ) from error
+    shape = None if logits is None else list(logits.shape)
+    if shape is None or len(shape) != 2 or shape[0] != 2:
+        raise LearngeneError(f"{name} gives a tensor of shape {shape} for 2 images; an ancestor gives logits [2, K]")
+    if not logits.is_floating_point():  # type: ignore[union-attr]
+        raise LearngeneError(f"{name} gives {logits.dtype}, and logits are floating-point numbers")  # type: ignore[union-attr]
+    return shape[1]
+
+
+@contextlib.contextmanager
+def left_as_it_was(source: Any) -> Iterator[None]:
+    """Give the user's own module back in its modes, on its device, and with gradients for what had them, whatever the block did."""
+    if not isinstance(source, nn.Module):
+        yield
+        return
+    wanted = [(parameter, parameter.requires_grad) for parameter in source.parameters()]
+    device = vit.device_of(source)
+    modes = [(module, module.training) for module in source.modules()]
+    try:
+        yield
+    finally:
+        if vit.device_of(source) != device:
+            source.to(device)
+        for module, was in modes:
+            module.training = was
+        for parameter, had in wanted:
+            if parameter.requires_grad != had:
+                parameter.requires_grad_(had)
 
 
 def own_data(ancestor: nn.Module) -> dict[str, Any] | None:

@@ -32,6 +32,7 @@ def tie(model: nn.Module, plan: StagePlan, *, share_norms: bool = True) -> nn.Mo
     Raises:
         LearngeneError: the plan has not as many layers as the model, or a stage without any.
     """
+    plan = StagePlan.parse(plan)
     blocks = get_blocks(model)
     if plan.depth != len(blocks):
         raise LearngeneError(f"plan {plan} has {plan.depth} layers, but the model has {len(blocks)}; make the two agree")

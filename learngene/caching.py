@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from lightning.pytorch.utilities.seed import isolate_rng
 
 from learngene.ancestors import AncestorImages, open_ancestor
 from learngene.data import ImageData, open_training
@@ -38,6 +39,7 @@ log = logging.getLogger("learngene")
 LOCK = "cache.lock"
 
 
+@isolate_rng()
 def run_caching(
     ancestor: Any,
     data: str,

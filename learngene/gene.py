@@ -19,6 +19,7 @@ from timm.models import get_model_input_config
 from torch import Tensor, nn
 
 from learngene import vit
+from learngene.arguments import typed
 from learngene.auxnet import tie
 from learngene.errors import LearngeneError
 from learngene.files import atomic_file
@@ -119,12 +120,20 @@ class Learngene:
             raise LearngeneError(f"{len(self.class_names)} class names for a head of {self.num_classes} classes; give one each")
 
     @classmethod
-    def extract(cls, auxnet: nn.Module, plan: StagePlan, **provenance: Any) -> Learngene:
+    def extract(cls, auxnet: nn.Module, plan: StagePlan | str | Sequence[int], **provenance: Any) -> Learngene:
         """The learngene of an auxiliary net: each stage's layer, and everything outside the layers.
 
         What the layers of a stage do not share (norms, with ``share_norms`` off) is averaged over the stage.
+
+        Raises:
+            LearngeneError: the plan has not as many layers as the model, or a stage without any.
         """
+        plan = StagePlan.parse(plan)
+        auxnet = vit.open_model(auxnet)
         blocks = vit.find_blocks(auxnet)
+        layers = len(vit.get_blocks(auxnet))
+        if plan.depth != layers:
+            raise LearngeneError(f"plan {plan} has {plan.depth} layers, but the model has {layers}; make the two agree")
         full = auxnet.state_dict()
         state = {name: tensor.detach().cpu().clone() for name, tensor in vit.relayer(full, plan.first_layers, blocks).items()}
         for name, tensor in state.items():
@@ -146,6 +155,7 @@ class Learngene:
         """Number of stored values."""
         return sum(tensor.numel() for tensor in self.state.values())
 
+    @typed
     def plan_for(self, depth: int | None = None, plan: StagePlan | str | Sequence[int] | None = None) -> StagePlan:
         """The plan of a descendant: balanced over the stages for a depth, or the one that is given.
 
@@ -169,6 +179,7 @@ class Learngene:
         """The auxiliary net again, tied, with the learned weights."""
         return tie(self._expand(self.plan, **overrides), self.plan)
 
+    @typed
     def spawn(
         self,
         depth: int | None = None,
@@ -195,6 +206,9 @@ class Learngene:
             LearngeneError: a plan or a size that does not fit.
         """
         target = self.plan_for(depth, plan)
+        if "pretrained" in overrides:
+            raise LearngeneError("pretrained: a descendant's weights are those of the learngene; drop it")
+        vit.check_loading(overrides)
         if class_names is not None:
             if num_classes not in (None, len(class_names)):
                 raise LearngeneError(f"{len(class_names)} class names for {num_classes} classes; give one name each")
@@ -220,9 +234,11 @@ class Learngene:
         if inherit_head and not resize:
             whole = vit.relayer(self.state, plan.stage_of_layer, vit.anatomy(self.architecture.name).blocks)
             model = vit.build_filled(self.architecture, plan.depth, whole, **overrides)
+            self._check_heads(model)
             vit.set_pretrained_cfg(model, self._pretrained_cfg(model, inherit_head))
             return model
         model = self.architecture.build(plan.depth, **overrides, **resize)
+        self._check_heads(model)
         state: vit.State = vit.relayer(self.state, plan.stage_of_layer, vit.find_blocks(model))
         if resize:
             state = vit.adapt_state(self.architecture, state, model, self._input_size())
@@ -230,6 +246,13 @@ class Learngene:
         vit.load_strict(model, {k: v for k, v in state.items() if k not in fresh}, fresh)
         vit.set_pretrained_cfg(model, self._pretrained_cfg(model, inherit_head))
         return model
+
+    def _check_heads(self, model: nn.Module) -> None:
+        """Raise if the weights, which would fit, were learned with another number of attention heads."""
+        with torch.device("meta"):
+            own, found = (vit.attention_heads(net) for net in (self.architecture.build(1), model))
+        if own != found:
+            raise LearngeneError(f"num_heads {found}: the weights are of layers with {own} heads; drop num_heads")
 
     def _input_size(self) -> tuple[int, int, int]:
         with torch.device("meta"):
@@ -242,6 +265,7 @@ class Learngene:
         cfg |= {"input_size": tuple(size), "num_classes": getattr(model, "num_classes", None), "label_names": names}
         return vit.UNTRAINED | cfg | {"license": self.ancestor.get("license")}
 
+    @typed
     def save(self, path: str | Path) -> Path:
         """Write one safetensors file: tensors, and a JSON header under the metadata key ``learngene``."""
         path = Path(path)
@@ -270,6 +294,7 @@ class Learngene:
         return header | {"digest": _digest(header, self.state)}
 
     @classmethod
+    @typed
     def load(cls, path: str | Path) -> Learngene:
         """Read a learngene. Nothing in the file is executed.
 
@@ -317,21 +342,32 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
         with safe_open(path, framework="pt") as file:
             header = parse_json((file.metadata() or {}).get(HEADER_KEY, "null"), f"the header of '{path}'")
             if not isinstance(header, dict):
-                raise LearngeneError(f"'{path}' is a safetensors file but not a learngene (it has no learngene header)")
+                raise LearngeneError(
+                    f"'{path}' is a safetensors file but not a learngene (it has no learngene header); {_instead(path)}"
+                )
             return header, {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except (SafetensorError, OSError, ValueError, RuntimeError, OverflowError, TypeError, KeyError, AttributeError) as error:
         if isinstance(error, LearngeneError):
             raise
-        if _first_bytes(path)[:2] in PICKLES:
-            raise LearngeneError(
-                f"'{path}' is a pickle, which could run code when opened; a learngene is a safetensors file"
-            ) from None
+        first = _first_bytes(path, 9)
+        if first[:2] in PICKLES:
+            raise LearngeneError(f"'{path}' is a pickle, which could run code when opened; {_instead(path)}") from None
+        # after the header's length a safetensors file has its JSON
+        if path.suffix.lower() not in ("", ".safetensors") and first[8:] != b"{":
+            raise LearngeneError(f"{vit._what_file(path).rpartition('; ')[0]}; {_instead(path)}") from None
         raise LearngeneError(f"'{path}' is damaged or not a learngene ({error}); fetch or distil it again") from None
 
 
-def _first_bytes(path: Path) -> bytes:
+def _instead(path: Path) -> str:
+    """What to give instead of a file that is no learngene: for a part of a timm directory, that directory."""
+    gene = "a learngene, a safetensors file that 'learngene distill' writes"
+    is_part = path.name in ("model.safetensors", "config.json", "pytorch_model.bin") and (path.parent / "config.json").is_file()
+    return f"give the directory '{path.parent}', or {gene}" if is_part else f"give {gene}"
+
+
+def _first_bytes(path: Path, count: int = 8) -> bytes:
     with path.open("rb") as file:
-        return file.read(8)
+        return file.read(count)
 
 
 def _check_length(path: Path) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import hashlib
+import json
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
@@ -10,10 +12,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from lightning.pytorch.utilities.seed import isolate_rng
 from torch import nn
 
 from learngene import vit
-from learngene.ancestors import AncestorImages, open_ancestor
+from learngene.ancestors import AncestorImages, open_ancestor, own_data
 from learngene.auxnet import tie
 from learngene.data import ImageData, Source, fingerprint, open_training
 from learngene.errors import LearngeneError
@@ -75,10 +78,14 @@ def matched(model: nn.Module, name: str, way_out: str, *sources: Source) -> tupl
     """
     theirs, ours = vit.label_names(model), sources[0].classes
     count = getattr(model, "num_classes", None)
+    if theirs and len(theirs) != count:
+        raise LearngeneError(f"{name} has {len(theirs)} class names for a head of {count}; mend label_names in its pretrained_cfg")
     if not (theirs and ours):
         if sources[0].num_classes != count:
+            fewer = not ours and (sources[0].num_classes or 0) < (count or 0)  # counted from its labels, of which some may not occur
+            more = f", or say --num-classes {count} if it just has no images of some of them" if fewer else ""
             raise LearngeneError(
-                f"{name} has a head of {count} classes, the data {sources[0].name} has {sources[0].num_classes}; {way_out}"
+                f"{name} has a head of {count} classes, the data {sources[0].name} has {sources[0].num_classes}; {way_out}{more}"
             )
         log.info("the classes of %s have no names; their order is taken to be the same", sources[0].name if theirs else name)
         return sources
@@ -95,11 +102,16 @@ def matched(model: nn.Module, name: str, way_out: str, *sources: Source) -> tupl
 
 
 def forward_flops(model: nn.Module, size: Sequence[int]) -> int:
-    """FLOPs of one image, counted on a copy on the meta device; on CPU for models that cannot live there."""
+    """FLOPs of one image, counted on a copy on the meta device; where that cannot be, on the model itself; 0, with a warning, if neither can."""
     try:
         return vit.flops(copy.deepcopy(model).requires_grad_(False).to("meta"), size)
-    except (NotImplementedError, RuntimeError):  # torch's word for an operator that has no shapes without numbers
-        return vit.flops(copy.deepcopy(model).requires_grad_(False).cpu(), size)
+    except Exception as error:  # of anybody's code: some models cannot be copied, others have no shapes without numbers
+        log.debug("FLOPs are counted where the model lies: %s", error)
+    try:
+        return vit.flops(model, size)
+    except Exception as error:
+        log.warning("the FLOPs of %s cannot be counted (%s); costs leave them out", vit.architecture_name(model), error)
+        return 0
 
 
 def evaluation_config(config: Mapping[str, Any], loading: DataOptions) -> dict[str, Any]:
@@ -107,6 +119,7 @@ def evaluation_config(config: Mapping[str, Any], loading: DataOptions) -> dict[s
     return dict(config) | ({} if loading.crop_pct is None else {"crop_pct": loading.crop_pct})
 
 
+@isolate_rng()  # the process has its own random numbers
 def run_distillation(
     ancestor: Any,
     data: str,
@@ -137,13 +150,14 @@ def run_distillation(
         vit.anatomy(arch)
     cached = None if cache is None else open_cache(cache, terms)
     teacher = open_ancestor(ancestor, said, arch, arch_args or {})
+    run.check_settled("ancestor", ancestor_digest(teacher))
     begin_with = (start or "random", dict(start_args or {}))
     auxnet, architecture = _build_student(teacher, arch, arch_args or {}, plan, begin_with, share_norms, recipe, terms)
     model_data = student_images(teacher, arch, auxnet, loading)
     if from_ancestor:
         _begin_from(teacher, auxnet, architecture, plan)
     train, val = open_training(data, loading, image_mode(auxnet))
-    run.check_images(train, val)
+    run.check_images(train=train, val=val)
     name = model_name(ancestor)
     if not loading.unlabeled:
         check_names(train.classes, train.name)
@@ -322,6 +336,12 @@ def _ancestor_record(teacher: nn.Module, name: str) -> dict[str, Any]:
     }
 
 
+def ancestor_digest(teacher: nn.Module) -> str:
+    """Of its weights, of how it wants its images, and of its classes."""
+    said = {"images": own_data(teacher), "classes": vit.label_names(teacher), "weights": vit.digest(teacher.state_dict())}
+    return hashlib.sha256(json.dumps(said, sort_keys=True, default=str).encode()).hexdigest()
+
+
 def teacher_flops(guide: Ancestor, model_data: Mapping[str, Any]) -> int:
     """FLOPs of the ancestor for one image: a forward pass at its own input size."""
     size = guide.input_size or model_data["input_size"]
@@ -343,6 +363,7 @@ def training_cost(result: Mapping[str, Any], flops_per_image: int) -> dict[str, 
     }
 
 
+@isolate_rng()  # the process has its own random numbers
 def run_finetuning(
     model: str | Path,
     data: str,
@@ -371,11 +392,12 @@ def run_finetuning(
     check_start(start, start_args)
     opener = _opener(model, depth, plan, {k: v for k, v in changes.items() if v is not None})
     train, val = open_training(data, loading, image_mode(opener.skeleton))
-    run.check_images(train, val)
+    run.check_images(train=train, val=val)
     check_names(train.classes, train.name)
     train, val = opener.matched(train, val)
     teacher = None if ancestor is None else open_ancestor(ancestor, said, *opener.architecture)
     if teacher is not None:
+        run.check_settled("ancestor", ancestor_digest(teacher))
         train, val = _matched_to_both(teacher, model_name(ancestor), opener, train, val)
     torch.manual_seed(recipe.seed)
     student = opener.build(train)

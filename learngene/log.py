@@ -9,10 +9,16 @@ from collections.abc import Iterator
 
 
 class Fallback(logging.Handler):
-    """Writes to stderr as long as the root logger has no handlers: one who adds some gets the lines there, and here no more."""
+    """Writes to stderr as long as nobody else listens: one who adds a handler gets the lines there, and here no more."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        if not logging.getLogger().handlers:
+        own = logging.getLogger("learngene").handlers
+        others = [
+            handler
+            for handler in own
+            if isinstance(handler, logging.StreamHandler) and not isinstance(handler, logging.FileHandler)
+        ]
+        if not logging.getLogger().handlers and not others:
             print(self.format(record), file=sys.stderr)
 
 

@@ -16,7 +16,7 @@ from torchvision.transforms.v2.functional import InterpolationMode, resize
 from learngene.ancestors import logits_of
 from learngene.ancestors import own_data as ancestor_data
 from learngene.errors import LearngeneError
-from learngene.vit import architecture_name, data_config
+from learngene.vit import architecture_name, data_config, evaluating
 
 FeatureLoss = Literal["mse", "cosine"]
 Losses = dict[str, Tensor]
@@ -231,11 +231,8 @@ def _projections(student: nn.Module, ancestor: Ancestor, layers: Sequence[int], 
     """A linear map per stage where the widths differ, nothing where they agree. Widths are found by one dry run."""
     size = data_config(student)["input_size"]
     images = torch.zeros(1, *size, device=next(student.parameters()).device)
-    training = student.training
-    student.eval()
-    with torch.no_grad():
+    with evaluating(student), torch.no_grad():
         _, ours = forward_features(student, images, layers)
         _, theirs = ancestor.to(images.device).features(images, guides)
-    student.train(training)
     widths = [(a.shape[1], b.shape[1]) for a, b in zip(ours, theirs, strict=True)]
     return nn.ModuleList(nn.Identity() if a == b else nn.Linear(a, b) for a, b in widths)

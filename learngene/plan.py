@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import numbers
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 
+from learngene.arguments import take
 from learngene.errors import LearngeneError
 from learngene.limits import MAX_LAYERS
 
@@ -41,6 +43,7 @@ class StagePlan:
         """A plan from ``"3,3,4,3,3"``, a sequence of whole numbers, or a plan; one number is one stage."""
         if isinstance(plan, StagePlan):
             return plan
+        plan = take("plan", plan, str | int | Sequence[int])
         if isinstance(plan, int):
             return cls((plan,))
         if not isinstance(plan, str):
@@ -118,7 +121,9 @@ def parse_depths(depths: int | str | Sequence[int | str]) -> list[int]:
         LearngeneError: none at all, neither a whole number nor a range, a range that runs backwards, below 1, or deeper than any ViT.
     """
     items: list[int | str] = []
-    for item in [depths] if isinstance(depths, (int, str)) else depths:
+    if depths is None or not isinstance(depths, (numbers.Integral, str, Sequence)):
+        raise LearngeneError(f"depth {depths!r:.60}: name one or more, e.g. 6 9 12, or a range such as 4-12")
+    for item in [depths] if isinstance(depths, (numbers.Integral, str)) else depths:
         items += re.split(r"[\s,]+", item.strip(" \t\n,")) if isinstance(item, str) else [item]
     found = {depth for item in items if item != "" for depth in _depth_range(item)}
     if not found:

@@ -7,8 +7,9 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from difflib import get_close_matches
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, TypeVar, get_type_hints
 
+from learngene.arguments import take
 from learngene.errors import LearngeneError
 
 Command = TypeVar("Command", bound=Callable[..., Any])
@@ -294,14 +295,9 @@ def divide(options: Mapping[str, Any], *kinds: type[Any]) -> list[Any]:
             near = get_close_matches(name, known, n=1)
             hint = f"; did you mean '{near[0]}'?" if near else f"; the options are {', '.join(sorted(known))}"
             raise LearngeneError(f"unknown option '{name}'{hint}")
-    for kind in kinds:
-        for field in fields(kind):
-            if field.type == "int" and field.name in options and type(options[field.name]) is not int:
-                raise LearngeneError(f"{field.name} {options[field.name]!r}: it must be a whole number")
-    try:
-        return [kind(**{k: v for k, v in options.items() if known[k] is kind}) for kind in kinds]
-    except TypeError as error:
-        raise LearngeneError(f"an option has the wrong type: {error}") from None
+    hints = {name: hint for kind in kinds for name, hint in get_type_hints(kind).items()}
+    taken = {name: take(name, value, hints[name]) for name, value in options.items()}
+    return [kind(**{k: v for k, v in taken.items() if known[k] is kind}) for kind in kinds]
 
 
 def _at_least(options: object, name: str, limit: float) -> None:

@@ -8,6 +8,7 @@ import inspect
 import io
 import json
 import logging
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
@@ -19,7 +20,7 @@ import torch
 from safetensors import safe_open
 from timm.data import resolve_model_data_config
 from timm.layers import DropPath
-from timm.models import build_model_with_cfg, get_model_args, get_model_input_config, is_model
+from timm.models import PretrainedCfg, build_model_with_cfg, get_model_args, get_model_input_config, is_model
 from torch import Tensor, nn
 from torch.nn.modules.module import (
     register_module_buffer_registration_hook,
@@ -168,7 +169,7 @@ def _create(name: str, **kwargs: Any) -> nn.Module:
             raise
         except Exception as error:  # timm raises anything here: TypeError, AssertionError, KeyError, ...
             shown = {k: v for k, v in kwargs.items() if not k.startswith("pretrained")}
-            raise LearngeneError(f"timm cannot build {name} with {shown}: {type(error).__name__}: {error}") from error
+            raise LearngeneError(f"timm cannot build {name} with {shown}: {type(error).__name__}: {_first_line(error)}") from error
 
 
 @contextlib.contextmanager
@@ -395,7 +396,7 @@ def open_model(source: str | Path | nn.Module, **kwargs: Any) -> nn.Module:
         LearngeneError: nothing there, unreadable, unknown, or its weights cannot be had (the reason and way out named).
     """
     if isinstance(source, nn.Module):
-        return source
+        return getattr(source, "_orig_mod", source)  # of torch.compile
     name = str(source)
     directory = Path(name.removeprefix("local-dir:"))
     if name.startswith("local-dir:") or directory.is_dir():
@@ -487,7 +488,9 @@ def _stored_misfit(directory: Path, name: str, kwargs: Mapping[str, Any]) -> str
 
 
 def _first_line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or ["no message"])[0]
+    """What an error says first; torch's list of tensors that do not fit has a title above it."""
+    lines = [line.strip() for line in str(error).strip().splitlines()] or ["no message"]
+    return " ".join(lines[:2]) if lines[0].endswith(":") else lines[0]
 
 
 def _check_timm_directory(directory: Path) -> None:
@@ -586,10 +589,23 @@ def digest(state: State) -> str:
     """SHA-256 over names, dtypes, shapes and bytes of all tensors, in the order of their names."""
     total = hashlib.sha256()
     for name in sorted(state):
-        tensor = state[name].detach().cpu().contiguous()
+        tensor = _plain(state[name])
+        if not isinstance(tensor, Tensor):  # quantised modules keep other things there too
+            total.update(f"{name} {tensor!r}".encode())
+            continue
         total.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
         total.update(tensor.reshape(-1).view(torch.uint8).numpy().data if tensor.numel() else b"")
     return total.hexdigest()
+
+
+def _plain(value: Any) -> Any:
+    """A tensor as numbers in the host's memory, quantised ones too; whatever else as it is."""
+    if isinstance(value, (tuple, list)):
+        return [_plain(item) for item in value]
+    if not isinstance(value, Tensor):
+        return value
+    value = value.detach().cpu()
+    return (value.dequantize() if value.is_quantized else value).contiguous()
 
 
 def parameters(model: nn.Module) -> int:
@@ -605,16 +621,37 @@ def flops(model: nn.Module, input_size: Sequence[int] | None = None) -> int:
     """
     from torch.utils.flop_counter import FlopCounterMode
 
-    device = next(model.parameters()).device
     size = tuple(input_size or get_model_input_config(model)["input_size"])
-    training = model.training
+    counter = FlopCounterMode(display=False)
+    with _COUNTING, evaluating(model), torch.no_grad(), contextlib.redirect_stdout(io.StringIO()), counter:  # some models print
+        model(torch.zeros(1, *size, device=device_of(model)))
+    return counter.get_total_flops()
+
+
+_COUNTING = threading.Lock()  # stdout is one for all threads
+
+
+@contextlib.contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """In eval mode while the block runs; afterwards each of its modules is in the mode that it was in."""
+    modes = [(module, module.training) for module in model.modules()]
     model.eval()
     try:
-        with torch.no_grad(), FlopCounterMode(display=False) as counter, contextlib.redirect_stdout(io.StringIO()):
-            model(torch.zeros(1, *size, device=device))
+        yield
     finally:
-        model.train(training)
-    return counter.get_total_flops()
+        for module, was in modes:
+            module.training = was
+
+
+def device_of(model: nn.Module) -> torch.device:
+    """Where a model's first tensor lies; cpu if it has none."""
+    return next((tensor.device for tensor in (*model.parameters(), *model.buffers())), torch.device("cpu"))
+
+
+def attention_heads(model: nn.Module) -> list[int]:
+    """The numbers of attention heads that occur in a model."""
+    counts = {getattr(module, "num_heads", None) for module in model.modules()}
+    return sorted(count for count in counts if isinstance(count, int))
 
 
 def adapt_state(architecture: Architecture, state: State, model: nn.Module, input_size: Sequence[int]) -> State:
@@ -658,7 +695,10 @@ def build_filled(architecture: Architecture, depth: int, state: State, **overrid
         return model
     device = torch.get_default_device()
     places = model.state_dict()
-    copies = {k: torch.empty_like(places[k], device=device).copy_(t) if k in places else t for k, t in state.items()}
+    reason = misfit(shapes(places), shapes(state))
+    if reason:
+        raise LearngeneError(f"the weights do not fit {architecture.name} with {overrides}: {reason}")
+    copies = {k: torch.empty_like(places[k], device=device).copy_(t) for k, t in state.items()}
     load_strict(model, copies, set(), assign=True)
     return model
 
@@ -712,7 +752,11 @@ def why_unsupported(name: str) -> str | None:
 
 def pretrained_cfg(model: nn.Module) -> dict[str, Any]:
     """timm's record of a model's weights; empty for a module that is not timm's."""
-    return dict(getattr(model, "pretrained_cfg", None) or {})
+    record = getattr(model, "pretrained_cfg", None)
+    record = record.to_dict() if isinstance(record, PretrainedCfg) else record
+    if record and not isinstance(record, Mapping):
+        raise LearngeneError(f"the pretrained_cfg of {type(model).__name__} is {type(record).__name__}, and should be a mapping")
+    return dict(record or {})
 
 
 def set_pretrained_cfg(model: nn.Module, changes: Mapping[str, Any]) -> None:

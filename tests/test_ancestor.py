@@ -2,7 +2,9 @@
 
 import json
 import logging
+import random
 import shutil
+import threading
 from types import SimpleNamespace
 
 import pytest
@@ -73,7 +75,7 @@ def test_its_logits_are_those_of_the_module_on_its_own_images():
     student = {"mean": (0.5,) * 3, "std": (0.25,) * 3, "input_size": (3, 40, 40)}
     said = AncestorImages(mean=OWN["ancestor_mean"], std=OWN["ancestor_std"], input_size=40, classes=CLASSES)
     net = Net()
-    guide = Ancestor(Foreign(net, said, student), student)
+    guide = Ancestor(Foreign(net, said.record(), student), student)
     pixels = torch.rand(4, 3, 40, 40)
     mean, std = (torch.tensor(OWN[f"ancestor_{key}"]).view(1, 3, 1, 1) for key in ("mean", "std"))
     assert torch.allclose(guide((pixels - 0.5) / 0.25), net((pixels - mean) / std), atol=1e-5)
@@ -108,7 +110,11 @@ def test_logits_are_found(wrap):
         (Net(lambda x: x.mean()), OWN, r"ancestor Net gives a tensor of shape \[\] for 2 images"),
         (Net(), {**OWN, "ancestor_classes": ["a", "b"]}, "2 ancestor_classes, but the ancestor Net has 3 outputs"),
         (Net(), {"ancestor_mean": [0.5]}, "ancestor_mean and ancestor_std belong together"),
-        (Net(), {**OWN, "ancestor_std": (0.1, 0.0, 0.1)}, "std .* must be a list of numbers"),
+        (Net(), {**OWN, "ancestor_std": (0.1, 0.0, 0.1)}, "ancestor_std .* it is from 0.001 to 1"),
+        (Net(), {**OWN, "ancestor_mean": (123.7, 116.3, 103.5)}, "ancestor_mean .* divide values up to 255 by 255"),
+        (Net(), {"ancestor_mean": (0.1, 0.9), "ancestor_std": (0.1, 0.5)}, r"fails on images of shape \[2, 2, 28, 28\]"),
+        (Net(), {**OWN, "ancestor_classes": {"a", "b", "c"}}, "ancestor_classes of type set: it must be a list"),
+        (Net().half(), OWN, r"Net has weights in float16; pass it as model.float\(\)"),
         (Net(), {**OWN, "ancestor_input_size": (1, 40, 40)}, "ancestor_input_size .* must be"),
         (Net(classes=4), OWN, "has a head of 4 classes, the data .* has 3"),
     ],
@@ -244,3 +250,112 @@ def test_freezing_all_but_the_head():
     frozen = freeze(model, -1)
     assert {n for n, p in model.named_parameters() if p.requires_grad} == {"head.weight", "head.bias"}
     assert model.blocks_token_only in frozen
+
+
+class Unmeasured(Net):
+    """Runs, but on no meta device, and no copy can be made of it."""
+
+    def __init__(self):
+        super().__init__()
+        self.lock = threading.Lock()
+        self.offset = torch.zeros(1, 3, 1, 1)  # no buffer
+
+    def forward(self, images):
+        return super().forward(images - self.offset if images.max() < 100 else images)
+
+
+@pytest.mark.parametrize("net", [Unmeasured(), nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten())], ids=["lock", "no tensors"])
+def test_counting_flops_stops_no_job(folder, tmp_path, net, monkeypatch):
+    options = {"arch": ARCH, "arch_args": ARGS, "plan": "1,1", **FAST, **OWN}
+    assert distill(net, str(folder), out=tmp_path / "run", **options).metrics["cost"]["flops"] > 0
+
+
+def test_the_users_module_is_left_as_it_was(folder, tmp_path):
+    net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 3)).train()
+    net[1].eval()
+    net[4].requires_grad_(False)
+    state, generators = vit.digest(net.state_dict()), (torch.get_rng_state(), random.getstate())
+    distill(net, str(folder), out=tmp_path / "run", arch=ARCH, arch_args=ARGS, plan="1,1", **FAST, **OWN)
+    with pytest.raises(LearngeneError, match="2 ancestor_classes"):
+        cache(
+            net, str(folder), out=tmp_path / "cache", arch=ARCH, arch_args=ARGS, **FAST, **{**OWN, "ancestor_classes": ["a", "b"]}
+        )
+    assert [m.training for m in net] == [True, False, True, True, True]
+    assert [p.requires_grad for p in net.parameters()] == [True, True, True, True, False, False]
+    assert vit.digest(net.state_dict()) == state
+    assert torch.equal(torch.get_rng_state(), generators[0])
+    assert random.getstate() == generators[1]
+    whole = vit.Architecture(ARCH, {**ARGS, "num_classes": 3}).build(1).train()
+    evaluate(whole, str(folder), workers=0)
+    assert whole.training
+    assert whole.blocks[0].training
+
+
+def test_what_a_foreign_module_says_itself_is_believed_and_the_rest_assumed_aloud(folder, tmp_path, caplog):
+    net = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    net.pretrained_cfg = {"mean": (0.2, 0.4, 0.6), "std": (0.1, 0.2, 0.3), "label_names": ["shirt", "boot", "bag"]}
+    found = open_ancestor(net, AncestorImages(), ARCH, ARGS)
+    assert (found.pretrained_cfg["mean"], found.num_classes) == ([0.2, 0.4, 0.6], 3)
+    assert vit.label_names(found) == ["shirt", "boot", "bag"]
+    assert "input_size [3, 28, 28] assumed" in caplog.text
+    assert "mean [" not in caplog.text
+    net.pretrained_cfg = {"std": (0, 0, 0), "mean": (0, 0, 0)}
+    with pytest.raises(LearngeneError, match="pretrained_cfg of the ancestor: std"):
+        open_ancestor(net, AncestorImages(), ARCH, ARGS)
+
+
+@pytest.mark.parametrize(
+    ("said", "message"),
+    [
+        (
+            {"input_size": 40},
+            r"ancestor_input_size \[3, 40, 40\], but the ancestor vit_tiny_patch16_224 is built for \[3, 28, 28\]",
+        ),
+        ({"mean": [0.5], "std": [0.5]}, "ancestor_mean has 1 values, and the ancestor vit_tiny_patch16_224 takes 3 channels"),
+        ({"classes": ["a"]}, "1 ancestor_classes, but the ancestor vit_tiny_patch16_224 has 3 outputs"),
+    ],
+)
+def test_what_is_said_of_a_timm_ancestor_holds_or_is_refused(said, message):
+    model = vit.Architecture(ARCH, {**ARGS, "num_classes": 3}).build(1)
+    with pytest.raises(LearngeneError, match=message):
+        open_ancestor(model, AncestorImages(**said), None, {})
+
+
+def test_heads_that_are_not_what_the_model_says(folder, tmp_path):
+    model = vit.Architecture(ARCH, {**ARGS, "num_classes": 3}).build(1)
+    model.head = nn.Linear(16, 5)
+    with pytest.raises(LearngeneError, match="says num_classes 3 and gives 5 outputs"):
+        distill(model, str(folder), out=tmp_path / "run", plan="1", **FAST)
+    named = vit.Architecture(ARCH, {**ARGS, "num_classes": 3}).build(1)
+    vit.set_pretrained_cfg(named, {"label_names": ["bag", "boot", "shirt", "hat"]})
+    with pytest.raises(LearngeneError, match=r"4 label_names in its pretrained_cfg, but .* has 3 outputs"):
+        distill(named, str(folder), out=tmp_path / "run", plan="1", **FAST)
+    with pytest.raises(LearngeneError, match="has 4 class names for a head of 3"):
+        evaluate(named, str(folder), workers=0)
+
+
+def test_a_run_is_not_resumed_with_another_ancestor(folder, tmp_path, monkeypatch):
+    from test_resume import Stop, power_goes_out
+
+    options = {"out": tmp_path / "run", "arch": ARCH, "arch_args": ARGS, "plan": "1,1", **FAST, **OWN, "epochs": 2}
+    net, other = Net(), Net()
+    nn.init.ones_(other.body[0].bias)
+    with monkeypatch.context() as patch:
+        power_goes_out(patch, 1, 1)
+        with pytest.raises(Stop):
+            distill(net, str(folder), **options)
+    with pytest.raises(LearngeneError, match="was begun with another ancestor under this name"):
+        distill(other, str(folder), resume=True, **options)
+    distill(net, str(folder), resume=True, **options)
+
+
+def test_a_compiled_model_is_the_model(folder):
+    model = vit.Architecture(ARCH, {**ARGS, "num_classes": 3}).build(1)
+    assert vit.open_model(torch.compile(model)) is model
+    assert evaluate(torch.compile(model), str(folder), workers=0)["images"] > 0
+
+
+def test_terms_of_an_ancestor_need_one(folder, tmp_path):
+    for option in ({"temperature": 3.0}, {"hard": 1.0}, {"ancestor_classes": ["a"]}):
+        with pytest.raises(LearngeneError, match="needs an ancestor to learn from"):
+            finetune(ARCH, str(folder), out=tmp_path / "run", depth=1, arch_args=ARGS, **FAST, **option)

@@ -49,6 +49,14 @@ def test_the_log_is_seen_once(configure):
     assert "a detail" not in done.stderr
 
 
+def test_who_listens_to_the_package_alone_gets_its_lines_once():
+    script = SCRIPT.format(configure="").replace(
+        '__import__("logging")\n', '__import__("logging")\nlogging.getLogger("learngene").addHandler(logging.StreamHandler())\n'
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert done.stderr.count("distilling something") == 1
+
+
 def test_a_logger_that_the_user_has_set_is_left_alone(monkeypatch):
     logger = logging.getLogger("learngene")
     monkeypatch.setattr(logger, "handlers", [])

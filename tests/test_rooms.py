@@ -7,7 +7,7 @@ from pathlib import Path
 
 PACKAGE = Path(__file__).parent.parent / "learngene"
 ROOMS = [
-    "errors", "openmp", "log", "limits", "plan", "files", "fingerprints", "provenance", "recipe", "vit", "auxnet", "gene", "sizes", "starts", "formats", "logits", "ancestors", "objectives",
+    "errors", "openmp", "log", "limits", "arguments", "plan", "files", "fingerprints", "provenance", "recipe", "vit", "auxnet", "gene", "sizes", "starts", "formats", "logits", "ancestors", "objectives",
     "assets", "data", "training", "jobs", "caching", "bench", "show", "commands", "help", "cli",
 ]  # fmt: skip
 HEAVY = {"torch", "timm", "lightning", "torchvision", "matplotlib", "torchmetrics", "numpy"}

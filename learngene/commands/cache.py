@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from learngene.arguments import typed
 from learngene.recipe import DataOptions, Recipe, divide, takes
 
 if TYPE_CHECKING:
@@ -13,6 +14,7 @@ if TYPE_CHECKING:
 
 
 @takes(Recipe, DataOptions)
+@typed
 def cache(
     ancestor: str | Path | nn.Module,
     data: str,
@@ -58,11 +60,11 @@ def cache(
         LearngeneError: bad input, before the ancestor runs.
     """
     recipe, loading = divide(options, Recipe, DataOptions)
-    from learngene.ancestors import AncestorImages
+    from learngene.ancestors import AncestorImages, left_as_it_was
     from learngene.caching import run_caching
 
     said = AncestorImages(mean=ancestor_mean, std=ancestor_std, input_size=ancestor_input_size, classes=ancestor_classes)
-
-    return run_caching(
-        ancestor, data, Path(out), arch, arch_args, top_k, dtype, said, recipe, loading, resume=resume, overwrite=overwrite
-    )
+    with left_as_it_was(ancestor):
+        return run_caching(
+            ancestor, data, Path(out), arch, arch_args, top_k, dtype, said, recipe, loading, resume=resume, overwrite=overwrite
+        )

@@ -5,12 +5,15 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from learngene.arguments import typed
+
 COMMON: dict[str, Any] = {"batch_size": 64, "lr": 8e-3, "warmup_epochs": 0.25, "hflip": 0.0, "crop_scale": 0.8, "crop_pct": 1.0}
 DISTILL: dict[str, Any] = {"plan": "2,2,2,2,2", "from_ancestor": True, "epochs": 2, **COMMON}
 FINETUNE: dict[str, Any] = {"epochs": 1, **COMMON}
 DEPTHS = (5, 7, 9)
 
 
+@typed
 def demo(*, out: str | Path = "learngene-demo", resume: bool = False, overwrite: bool = False, seed: int = 0) -> dict[str, Any]:
     """The whole pipeline on real images inside the package, in minutes on two cores.
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from learngene.arguments import typed
 from learngene.plan import StagePlan
 from learngene.recipe import DataOptions, DistillOptions, Recipe, divide, takes
 
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
 
 
 @takes(Recipe, DataOptions, DistillOptions)
+@typed
 def distill(
     ancestor: str | Path | nn.Module,
     data: str,
@@ -70,7 +72,7 @@ def distill(
     arguments = {k: v for k, v in locals().items() if k not in ("options", "resume", "overwrite", "out")}
     recipe, loading, terms = divide(options, Recipe, DataOptions, DistillOptions)
     stage_plan = StagePlan.parse(plan)
-    from learngene.ancestors import AncestorImages
+    from learngene.ancestors import AncestorImages, left_as_it_was
     from learngene.jobs import run_distillation, train_config
     from learngene.training import RunDirectory
 
@@ -78,4 +80,5 @@ def distill(
     config = train_config(arguments | {"plan": stage_plan}, recipe, loading, terms)
     run = RunDirectory(out, config, resume=resume, overwrite=overwrite)
     begin_with = (from_ancestor, start, start_args, share_norms, cache)
-    return run_distillation(ancestor, data, arch, arch_args, stage_plan, *begin_with, said, recipe, loading, terms, run)
+    with left_as_it_was(ancestor):
+        return run_distillation(ancestor, data, arch, arch_args, stage_plan, *begin_with, said, recipe, loading, terms, run)

@@ -3,9 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+from learngene.arguments import typed
+
+if TYPE_CHECKING:
+    from torch import nn
 
 
-def export(model: str | Path, *, out: str | Path, tolerance: float = 1e-4, overwrite: bool = False) -> Path:
+@typed
+def export(model: str | Path | nn.Module, *, out: str | Path, tolerance: float = 1e-4, overwrite: bool = False) -> Path:
     """Write a timm directory as ONNX, checked against torch on random images. Needs the extra 'export'.
 
     Args:

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from learngene.arguments import typed
+from learngene.errors import LearngeneError
 from learngene.plan import StagePlan
 from learngene.recipe import DataOptions, DistillOptions, Recipe, divide, takes
 
@@ -17,6 +20,7 @@ if TYPE_CHECKING:
 
 
 @takes(Recipe, DataOptions, DistillOptions, **DEFAULTS)
+@typed
 def finetune(
     model: str | Path,
     data: str,
@@ -67,14 +71,30 @@ def finetune(
     """
     arguments = {k: v for k, v in locals().items() if k not in ("options", "resume", "overwrite", "out")}
     recipe, loading, terms = divide({**DEFAULTS, **options}, Recipe, DataOptions, DistillOptions)
+    if ancestor is None:
+        _check_no_terms(terms, ancestor_mean, ancestor_std, ancestor_input_size, ancestor_classes)
     stage_plan = None if plan is None else StagePlan.parse(plan)
-    from learngene.ancestors import AncestorImages
+    from learngene.ancestors import AncestorImages, left_as_it_was
     from learngene.jobs import run_finetuning, train_config
     from learngene.training import RunDirectory
 
     said = AncestorImages(mean=ancestor_mean, std=ancestor_std, input_size=ancestor_input_size, classes=ancestor_classes)
     config = train_config(arguments | {"plan": stage_plan}, recipe, loading, terms)
     run = RunDirectory(out, config, resume=resume, overwrite=overwrite)
-    return run_finetuning(
-        model, data, depth, stage_plan, arch_args, ancestor, said, license, start, start_args, recipe, loading, terms, run
-    )
+    with left_as_it_was(ancestor):
+        return run_finetuning(
+            model, data, depth, stage_plan, arch_args, ancestor, said, license, start, start_args, recipe, loading, terms, run
+        )
+
+
+def _check_no_terms(terms: DistillOptions, *said: Any) -> None:
+    """Raise for what is asked of an ancestor, when there is none."""
+    usual = DistillOptions(**DEFAULTS)
+    asked = [
+        f"{field.name} {getattr(terms, field.name)}"
+        for field in fields(terms)
+        if getattr(terms, field.name) != getattr(usual, field.name)
+    ]
+    asked += ["ancestor_mean, ancestor_std, ancestor_input_size or ancestor_classes"] * any(value is not None for value in said)
+    if asked:
+        raise LearngeneError(f"{asked[0]} needs an ancestor to learn from; name one with ancestor, or drop it")

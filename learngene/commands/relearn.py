@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from learngene.arguments import typed
 from learngene.errors import LearngeneError
 from learngene.recipe import DataOptions, Recipe, divide, takes
 
@@ -15,6 +16,7 @@ log = logging.getLogger("learngene")
 
 
 @takes(Recipe, DataOptions)
+@typed
 def relearn(
     models: Sequence[str],
     data: str,

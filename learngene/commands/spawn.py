@@ -6,10 +6,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from learngene.arguments import typed
 from learngene.errors import LearngeneError
 from learngene.plan import StagePlan, parse_depths
 
 
+@typed
 def spawn(
     gene: str | Path,
     *,

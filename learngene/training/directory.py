@@ -18,6 +18,7 @@ from learngene.files import alone, check_free, is_locked, write_text
 from learngene.fingerprints import difference, way_out
 from learngene.limits import MAX_RECORD, read_json
 from learngene.log import only_from
+from learngene.logits import first_change
 from learngene.provenance import commit, hardware, versions
 from learngene.training.callbacks import newest_checkpoint, previous_checkpoint
 from learngene.training.distributed import is_follower
@@ -103,33 +104,41 @@ class RunDirectory:
                 "pass --overwrite to delete it" if self.finished else "pass --resume to go on with it, or --overwrite to delete it"
             )
             raise LearngeneError(f"'{self.path}' holds {state}; choose another --out, or {way}")
-        old = record.get("config", {})
-        changed = sorted(k for k in old.keys() | self.config.keys() if old.get(k) != self.config.get(k))
-        if changed:
-            key = changed[0]
+        old, new = _resolved(record.get("config", {})), _resolved(self.config)
+        name, then, now = first_change(old, new)
+        if then != now and name:  # without a name, one has an argument that is none, the other does not know it
             raise LearngeneError(
-                f"'{self.path}' was begun with {key} {old.get(key)}, now it is {self.config.get(key)}; "
+                f"'{self.path}' was begun with {name} {then}, now it is {now}; "
                 f"resume with the same arguments, or choose another --out"
             )
 
-    def check_images(self, train: Source, val: Source) -> None:
+    def check_settled(self, name: str, value: str) -> None:
+        """Keep with the run what something was, e.g. a digest of the ancestor, and raise if the run was begun with another.
+
+        Raises:
+            LearngeneError: it was another.
+        """
+        if is_follower():
+            return
+        if self.settled.setdefault(name, value) != value:
+            raise LearngeneError(
+                f"'{self.path}' was begun with another {name} under this name; bring the old one back, or choose another --out"
+            )
+
+    def check_images(self, **sources: Source) -> None:
         """Write down what the images are (in `begin`), and raise if the run was begun with others.
+
+        Args:
+            **sources: by role: train, val, test.
 
         Raises:
             LearngeneError: files were added, removed, replaced or written again, or the labels are others.
         """
         if is_follower():
             return
-        self._images = {"train": fingerprint(train), "val": fingerprint(val)}
+        self._images = {role: fingerprint(source) for role, source in sources.items()}
         old = None if self._discard else (self._read() or {}).get("images")  # versions before 0.2 kept no such record
-        for name, then in old.items() if isinstance(old, dict) else ():
-            now = self._images.get(name, {})
-            what = difference(then, now)
-            if what:
-                raise LearngeneError(
-                    f"'{self.path}' was begun with other {name} images: {what}; bring the old ones back, or choose another --out"
-                    f"{way_out(then, now)}"
-                )
+        check_same_images(self.path, old, self._images)
 
     @property
     def checkpoint(self) -> Path:
@@ -255,3 +264,32 @@ class RunDirectory:
                 log.setLevel(level)
                 log.removeHandler(handler)
                 handler.close()
+
+
+def _resolved(value: Any) -> Any:
+    """A plain value in which all ways to write a path that is there are one: ``./DIR``, ``DIR/``, ``local-dir:DIR``."""
+    if isinstance(value, dict):
+        return {name: _resolved(inner) for name, inner in value.items()}
+    if isinstance(value, list):
+        return [_resolved(inner) for inner in value]
+    path = value.removeprefix("local-dir:") if isinstance(value, str) else ""
+    with contextlib.suppress(OSError):  # a text that is too long for a name
+        if path and Path(path).exists():
+            return str(Path(path).resolve())
+    return value
+
+
+def check_same_images(path: Path, then: Any, now: Mapping[str, Any]) -> None:
+    """Raise if a run, in whose record the images are ``then``, was made with others than those which are there ``now``.
+
+    Args:
+        path: of the run, for the message.
+        then, now: fingerprints by role; a role that only one of them has is not compared.
+    """
+    for role in now if isinstance(then, Mapping) else ():
+        what = difference(then[role], now[role]) if role in then else None
+        if what:
+            raise LearngeneError(
+                f"'{path}' was begun with other {role} images: {what}; bring the old ones back, or choose another --out"
+                f"{way_out(then[role], now[role])}"
+            )

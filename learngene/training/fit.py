@@ -44,6 +44,7 @@ from learngene.training.module import TrainingModule, score
 from learngene.training.precision import settle_precision
 from learngene.training.progress import progress_bar, watched
 from learngene.training.speed import at_speed
+from learngene.vit import evaluating
 
 log = logging.getLogger("learngene")
 
@@ -263,8 +264,8 @@ def _quiet_lightning() -> Iterator[None]:
 
 def predict_batches(model: nn.Module, data: ImageData, device: torch.device) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
     """Logits (B, K) and labels (B,) of every validation batch, without gradients."""
-    model.to(device).eval()
-    with torch.inference_mode():
+    model.to(device)
+    with evaluating(model), torch.inference_mode():
         for batch in watched(data.val_dataloader(), "evaluating"):
             data.take_bad(batch)
             if batch["image"] is None:
