@@ -9,12 +9,13 @@ import argparse
 import contextlib
 import errno
 import inspect
+import itertools
 import json
 import logging
 import os
 import re
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import fields
 from difflib import get_close_matches
 from pathlib import Path
@@ -66,6 +67,12 @@ RECORDS = ("run.json", "cache.json")
 JSON_COMMANDS = ("cache", "info", "plan", "archs", "evaluate", "benchmark", "report", "relearn")
 MANY_DEPTHS = ("spawn", "info", "evaluate", "plan")  # --depth 4 6-9; others take one depth
 FUNCTIONS = {"plan": "plan_costs"}  # where the function is not called as its command: learngene.plan is a module
+# names that others use for an option, and what is asked for where an option is empty
+ALIASES = {"learning_rate": "lr", "optimizer": "opt", "num_workers": "workers", "output": "out"}
+GIVE = dict.fromkeys(("out", "cache", "data_root", "results"), "a directory") | {
+    "data": "images", "ancestor": "a model", "model": "a model", "models": "a model", "gene": "a learngene file",
+    "source": "a learngene file or a timm directory", "arch": "an architecture", "pattern": "one such as 'deit3*', or leave it out",
+}  # fmt: skip
 HELP = "learngene: one big ViT, many sizes of it.\n\nusage: learngene COMMAND [options]   (learngene COMMAND --help lists them)\n\n"
 
 
@@ -110,7 +117,7 @@ def _answer(words: list[str]) -> int:
             raise
         return _complain(words, f"error: '{error.filename}' cannot be used ({error.strerror}); check the path and its rights")
     except KeyboardInterrupt as stop:
-        return _complain(words, f"interrupted; {stop or 'nothing was begun'}", status=130)
+        return _complain(words, f"interrupted; {str(stop) or 'nothing was begun'}", status=130)
 
 
 def _complain(words: Sequence[str], text: str, status: int = 2) -> int:
@@ -181,17 +188,20 @@ def _after_interrupt(arguments: Mapping[str, Any], before: Mapping[str, int]) ->
 def _parse(command: str, function: Callable[..., Any], words: list[str]) -> dict[str, Any] | None:
     """The command's arguments, or none when it only had to print its help or config."""
     parser = build_parser(command, function)
+    _check_lists(command, words)
     words = _joined(words) if command in MANY_DEPTHS else words
+    ordered = _configs_first(_valued(parser, words))
+    configs = _config_files(ordered)
     for text in words:
-        check_yaml(text)
+        check_yaml(text, configs)
+    for file in configs:
+        _check_config(file)
     try:
-        parsed = parser.parse_args(_configs_first(_valued(parser, words))).as_dict()
+        parsed = parser.parse_args(ordered).as_dict()
     except BrokenPipeError:  # of --help and --print-config, when nobody reads them
         raise
     except Exception as error:  # mostly ArgumentError, but jsonargparse trips over odd values with errors of any kind
-        unknown = re.search(r"(?:Option|Key) '(.*)' is not (?:accepted|expected)", str(error))  # newer and older jsonargparse
-        reason = _unknown(unknown[1], command, function) if unknown else _one_line(str(error))
-        raise LearngeneError(f"{reason}; see learngene {command} --help") from None
+        raise LearngeneError(f"{_mistake(str(error), command, function)}; see learngene {command} --help") from None
     except SystemExit as stop:  # --help and --print-config
         if stop.code:
             raise
@@ -204,12 +214,97 @@ def _parse(command: str, function: Callable[..., Any], words: list[str]) -> dict
     for name in _required(function):
         if parsed.get(name) in (None, []):
             shown = name.upper() if name == positional else f"--{name.replace('_', '-')}"
+            last = next((word for word in words if word.startswith("--depth=")), "").removeprefix("--depth=").rpartition(",")[2]
+            if name == positional and re.search(r"[^\d\s\[\]+-]", last):
+                raise LearngeneError(f"'{last}' is no depth; put {shown} before --depth")
             raise LearngeneError(f"{shown} is missing; see learngene {command} --help")
+    for name, value in parsed.items():
+        for empty in _empty(name, value):
+            shown = name.upper() if name == positional else f"--{empty.replace('_', '-')}"
+            raise LearngeneError(f"{shown} is empty; give {GIVE.get(empty.rpartition('.')[2], 'a value, or leave it out')}")
     return parsed
 
 
-def check_yaml(word: str) -> None:
-    """Raise for a config file, or a value, that would grow without limit when read: aliases of aliases, brackets in brackets."""
+def _empty(name: str, value: Any) -> Iterator[str]:
+    """Names of texts without a letter, as an unset variable of the shell leaves them: as paths they would be the current directory.
+
+    Within mappings only paths are looked at, since an argument of timm's may be empty.
+    """
+    if isinstance(value, str) and not value.removeprefix("local-dir:").strip():
+        yield name
+    elif isinstance(value, Mapping):
+        for key, inner in value.items():
+            if key in GIVE or not isinstance(inner, str):
+                yield from _empty(f"{name}.{key}", inner)
+    elif isinstance(value, list):
+        for inner in value:
+            yield from _empty(name, inner)
+
+
+def _check_lists(command: str, words: Sequence[str]) -> None:
+    """Raise for a list that is not written as one word, of which the parser would take the first word alone.
+
+    Raises:
+        LearngeneError: there is one; the sentence writes the list as it is taken.
+    """
+    kinds = {name: str(how["type"]) for name, how in _special_types(command).items() if "nargs" not in how and name != "depth"}
+    for place, word in enumerate(words):
+        name, kind = word[2:], kinds.get(word[2:], "") if word.startswith("--") else ""
+        if "list[" not in kind:
+            continue
+        values = list(itertools.takewhile(lambda value: not value.startswith("--"), words[place + 1 :]))
+        if "list[str" in kind and POSITIONAL.get(command):
+            values = list(itertools.takewhile(lambda value: not Path(value).exists(), values))  # the models that follow
+        elif "list[str" not in kind:
+            values = list(itertools.takewhile(lambda value: re.fullmatch(r"[\d.,e+-]+", value), values))
+        one = "int |" in kind or "list[int] | int" in kind  # one number, and for a plan numbers with commas, are no list
+        if values and not values[0].startswith("[") and (len(values) > 1 or not one):
+            way_out = ",".join(values) if name == "plan" else _as_list(values)
+            raise LearngeneError(f"--{name.replace('_', '-')} {' '.join(values)}: a list is one word; write '{way_out}'")
+
+
+def _as_list(words: Sequence[str]) -> str:
+    """Words as the list that was meant, in YAML: ``3 4``, ``3,4`` and ``3-4`` as ``[3, 4]``."""
+    values: list[str] = []
+    for word in words:
+        for value in [word] if "{" in word else word.split(","):
+            ends = re.fullmatch(r"(\d{1,3})-(\d{1,3})", value)
+            values += map(str, range(int(ends[1]), int(ends[2]) + 1)) if ends else [value.strip()]
+    return f"[{', '.join(values)}]"
+
+
+def _check_config(name: str) -> None:
+    """Raise for a config file that is no mapping in YAML.
+
+    Raises:
+        LearngeneError: it is empty, not text, not YAML or not a mapping.
+    """
+    import yaml
+
+    way_out = "give a YAML file of arguments, as --print-config prints it"
+    if not name.strip():
+        raise LearngeneError(f"--config is empty; {way_out}")
+    try:
+        if not Path(name).is_file():  # the parser says so
+            return
+        config = _compose(Path(name).read_text())
+    except OSError:  # so does it here; or a text of YAML stands for a file
+        return
+    except UnicodeError:
+        raise LearngeneError(f"config '{name}' is no text; {way_out}") from None
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f"line {mark.line + 1}: {getattr(error, 'problem', '')}" if mark else getattr(error, "reason", "it cannot be read")
+        raise LearngeneError(f"config '{name}' is no YAML ({where}); mend it") from None
+    if config is None:
+        raise LearngeneError(f"config '{name}' is empty; {way_out}")
+    if not isinstance(config, yaml.MappingNode):
+        raise LearngeneError(f"config '{name}' holds no arguments such as 'epochs: 3'; {way_out}")
+
+
+def check_yaml(word: str, configs: Sequence[str] = ()) -> None:
+    """Raise for a config file, or a value, that names a key twice, or would grow without limit when read: aliases of aliases,
+    brackets in brackets."""
     import yaml
 
     _, equals, value = word.partition("=")
@@ -217,16 +312,44 @@ def check_yaml(word: str) -> None:
     where = f"the value '{text[:40]}'"
     try:
         file = Path(text)
-        if file.suffix in (".yaml", ".yml", ".json") and file.is_file():
+        if (file.suffix in (".yaml", ".yml", ".json") or text in configs) and file.is_file():
             where = f"config '{file}'"
             if file.stat().st_size > MAX_CONFIG:
                 raise LearngeneError(f"{where} is larger than {MAX_CONFIG} bytes, the most that is read; shorten it")
             text = file.read_text()
         fits = _fits(text)
+        twice = _twice(text) if fits else None
     except (OSError, UnicodeError, yaml.YAMLError):
         return  # the parser says what is wrong with it
     if not fits:
         raise LearngeneError(f"{where} has more than {MAX_NODES} values, or {MAX_NESTING} levels of them; shorten it")
+    if twice is not None:
+        raise LearngeneError(f"{where} names '{twice}' twice; keep one of them")
+
+
+def _twice(text: str) -> str | None:
+    """The first key that a mapping in a YAML text has more than once, of which YAML would take the last; the text is within limits."""
+    import yaml
+
+    left, seen = [_compose(text)], set()
+    while left:
+        node = left.pop()
+        if id(node) in seen or not isinstance(node, yaml.CollectionNode):
+            continue
+        seen.add(id(node))
+        if isinstance(node, yaml.MappingNode):
+            names = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
+            if len(set(names)) < len(names):
+                return next(name for name in names if names.count(name) > 1)
+        left += [value for _, value in node.value] if isinstance(node, yaml.MappingNode) else node.value
+    return None
+
+
+def _compose(text: str) -> Any:
+    """The nodes of a YAML text, of which nothing is made yet."""
+    import yaml
+
+    return yaml.compose(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
 
 
 def _fits(text: str) -> bool:
@@ -297,6 +420,13 @@ def _configs_first(words: list[str]) -> list[str]:
     return configs + rest
 
 
+def _config_files(words: Sequence[str]) -> list[str]:
+    """The config files among words that begin with them (see `_configs_first`)."""
+    apart = [after for word, after in itertools.pairwise(words) if word == "--config"]
+    joined = [word.removeprefix("--config=") for word in words if word.startswith("--config=")]
+    return [name for name in apart + joined if name != "{}"]
+
+
 def _defaults(function: Callable[..., Any]) -> dict[str, Any]:
     """The command's own optional arguments and what they are by default."""
     return {p.name: p.default for p in own_parameters(function) if p.default is not p.empty}
@@ -306,17 +436,33 @@ def _required(function: Callable[..., Any]) -> list[str]:
     return [p.name for p in own_parameters(function) if p.default is p.empty]
 
 
-def _unknown(option: str, command: str, function: Callable[..., Any]) -> str:
-    """What is known of a config's key that the command does not take."""
+def _mistake(message: str, command: str, function: Callable[..., Any]) -> str:
+    """What is wrong with the words or the config, by the parser's message."""
+    key = re.search(r"(?:Option|Key) '(.*)' is not (?:accepted|expected)", message)  # newer and older jsonargparse
+    if key:
+        return _unknown(f"the config's '{key[1]}'", key[1], command, function)
+    option = re.search(r"nrecognized arguments: (?:.* )?--([\w.-]+)", message)
+    if option:
+        return _unknown(f"--{option[1].replace('_', '-')}", option[1], command, function)
+    bare = re.search(r"argument --(\w+)\S*: expected (?:at least )?one argument", message)
+    if bare:
+        return f"--{bare[1].replace('_', '-')} has no value; give one, or leave it out"
+    return _one_line(message)
+
+
+def _unknown(shown: str, option: str, command: str, function: Callable[..., Any]) -> str:
+    """What is known of an option, of the command line or a config, that the command does not take."""
     from learngene import commands
 
     name = option.replace("-", "_")
-    taken = inspect.signature(function).parameters
+    taken = [*inspect.signature(function).parameters, "config", *(["json"] if command in JSON_COMMANDS else [])]
     others = [other for other in COMMANDS if name in inspect.signature(getattr(commands, FUNCTIONS.get(other, other))).parameters]
     if others and name not in taken:
-        return f"the config's '{option}' is no option of {command}, but of {', '.join(others)}: is it for another command?"
-    near = [name] if name in taken else get_close_matches(name, taken, n=1)
-    return f"the config's '{option}' is no option of {command}" + (f"; did you mean '{near[0]}'?" if near else "")
+        return f"{shown} is no option of {command}, but of {', '.join(others)}: is it for another command?"
+    known = {other: other for other in taken} | {alias: other for alias, other in ALIASES.items() if other in taken}
+    near = [known[other] for other in get_close_matches(name, known, n=1)]
+    hint = f"--{near[0].replace('_', '-')}" if near and shown.startswith("--") else f"'{near[0]}'" if near else ""
+    return f"{shown} is no option of {command}" + (f"; did you mean {hint}?" if hint else "")
 
 
 def _one_line(message: str) -> str:
@@ -328,11 +474,12 @@ def _one_line(message: str) -> str:
     text = (
         text.replace("typing.", "").replace(", NoneType", " or nothing").replace("dict[str, Any]", "a mapping such as {key: value}")
     )
-    return (
-        re.sub(r"expected int\b", "expected a whole number", re.sub(r"expected float\b", "expected a number", text))
-        .strip()
-        .rstrip(".")
-    )
+    for kind, words in (("int", "a whole number"), ("float", "a number"), ("bool", "true, false")):
+        text = re.sub(rf"expected {kind}\b", f"expected {words}", text)
+    text = re.sub(r"Literal\[(.*?)\]", lambda names: names[1].replace("'", ""), text)
+    text = re.sub(r"(expected [^']*), ([^,']*, not ')", r"\1 or \2", text)
+    text = re.sub(r"expected list, not '(.*)'", lambda value: f"{value[0]}; write '{_as_list([value[1]])}'", text)
+    return text.strip().rstrip(".")
 
 
 def build_parser(command: str, function: Callable[..., Any]) -> Any:

@@ -29,7 +29,8 @@ FORMAT_VERSION = 1
 SHARD = 2**16  # views, rounded up to whole batches
 NAME = re.compile(r"epoch-\d{4,}-\d{4,}\.safetensors")
 DTYPES = {"float16": np.float16, "float32": np.float32}
-AGAIN = "write another one with 'learngene cache', or train without --cache"
+AGAIN = "write another one with 'learngene cache', or distil without a cache"
+SAME = "use what it was made with, or write another one with 'learngene cache' to another --out"
 
 
 class LogitCache:
@@ -87,8 +88,10 @@ class LogitCache:
             if name == "data" and isinstance(value, dict):
                 self._check_images(value)
             elif self.key.get(name) != value or (name == "classes" and value != self.classes):
+                of = name if name.startswith("ancestor") else ""
+                what, then, now = first_change(self.key.get(name), value)
                 raise LearngeneError(
-                    f"the cache '{self.path}' is of another {name} ({_short(self.key.get(name))}, now {_short(value)}); {AGAIN}"
+                    f"the cache '{self.path}' was made with {f'{of} {what}'.strip() or name} {_short(then)}, now {_short(now)}; {SAME}"
                 )
 
     def _check_images(self, now: Mapping[str, Any]) -> None:
@@ -243,6 +246,18 @@ def _read_record(path: Path) -> dict[str, Any]:
     return record
 
 
+def first_change(then: Any, now: Any, name: str = "") -> tuple[str, Any, Any]:
+    """What differs first between two plain values: its dotted name, within mappings and lists of one length, and both values."""
+    if isinstance(then, list) and isinstance(now, list) and len(then) == len(now) and any(isinstance(v, dict) for v in then):
+        then, now = ({str(place): v for place, v in enumerate(values, start=1)} for values in (then, now))
+    if isinstance(then, dict) and isinstance(now, dict):
+        for key in sorted(then.keys() | now.keys()):
+            if then.get(key) != now.get(key):
+                return first_change(then.get(key), now.get(key), f"{name}.{key}".removeprefix("."))
+    return name, then, now
+
+
 def _short(value: Any) -> str:
-    text = json.dumps(value)
-    return text if len(text) <= 60 else text[:12] + '..."'
+    """A value in a message: a word without quotes, a digest by its beginning."""
+    text = "none" if value is None else value if isinstance(value, str) else json.dumps(value)
+    return text if len(text) <= 60 else text[:12] + "..."

@@ -123,14 +123,27 @@ class Sizes:
     Args:
         architecture: the family.
         overrides: arguments that differ in the descendants, e.g. ``num_classes``.
+
+    Raises:
+        LearngeneError: a negative number of classes.
     """
 
     architecture: Architecture
     overrides: tuple[tuple[str, Any], ...] = ()
 
+    def __post_init__(self) -> None:
+        classes = {**self.architecture.args, **dict(self.overrides)}.get("num_classes", 0)
+        if isinstance(classes, (int, float)) and classes < 0:  # timm would build a model without a head
+            raise LearngeneError(f"num_classes {classes}: it must be at least 0, which is no head")
+
     def _build(self, depth: int) -> nn.Module:
         with torch.device("meta"):
             return self.architecture.build(depth, **dict(self.overrides)).requires_grad_(False)  # FLOPs of some need that
+
+    @property
+    def classes(self) -> int:
+        """Outputs of the head; 0 without one."""
+        return int(self._build(1).num_classes)  # type: ignore[arg-type]
 
     @cached_property
     def _parameters(self) -> tuple[int, int]:
@@ -163,6 +176,9 @@ class Sizes:
     def costs(self, plans: Sequence[StagePlan], *, latency: bool = False, device: str = "cpu") -> list[dict[str, Any]]:
         """A row per plan: ``depth``, ``plan``, ``parameters``, ``bytes``, ``gflops``, and where asked for ``latency_ms`` (median
         of one image) and ``latency_quartiles_ms``."""
+        known = vit.anatomy(self.architecture.name)
+        if known.depth_argument is None:
+            log.info("timm fixes the depth of %s at %d: other depths in Python only", self.architecture.name, known.depth)
         measured = self.latencies([plan.depth for plan in plans], device) if latency else {}
         rows = []
         for plan in plans:

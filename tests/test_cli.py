@@ -14,7 +14,7 @@ import pytest
 import yaml
 from conftest import TINY_ARGS
 
-from learngene import commands
+from learngene import cli, commands
 from learngene.cli import COMMANDS, FIRST, FUNCTIONS, JSON_COMMANDS, POSITIONAL, _after_interrupt, _parse, _records, main
 from learngene.plan import parse_depths
 from learngene.recipe import GROUPS, DataOptions, DistillOptions, Recipe, own_parameters
@@ -150,7 +150,7 @@ def test_the_command_line_overrides_a_config_wherever_it_stands(tmp_path, capsys
     (tmp_path / "s.yaml").write_text("gene: g\nout: o\n")
     resolved = yaml.safe_load(printed(capsys, "spawn", "--depth", "6", "9", "--config", tmp_path / "s.yaml", "other"))
     assert (parse_depths(resolved["depth"]), resolved["gene"], resolved["out"]) == ([6, 9], "other", "o")
-    assert "expected one argument" in fails(capsys, "finetune", "m", "--config")
+    assert "--config has no value; give one, or leave it out" in fails(capsys, "finetune", "m", "--config")
 
 
 def test_a_run_is_run_again_by_its_own_config(folder, ancestor, tmp_path, capsys):
@@ -175,7 +175,7 @@ def test_a_run_is_run_again_by_its_own_config(folder, ancestor, tmp_path, capsys
             "from_ancestor: true\n",
             "the config's 'from_ancestor' is no option of finetune, but of distill",
         ),
-        ("learning_rat: 1\n", "the config's 'learning_rat' is no option of finetune; see"),
+        ("learning_rat: 1\n", "the config's 'learning_rat' is no option of finetune; did you mean 'lr'?"),
         ("batchsize: 1\n", "the config's 'batchsize' is no option of finetune; did you mean 'batch_size'?"),
         ("batch-size: 1\n", "did you mean 'batch_size'?"),
         ("model: [a, b]\n", "model"),
@@ -280,6 +280,15 @@ def test_what_is_said_after_an_interrupt_is_true(words, left, message, tmp_path,
     assert message in error
     assert f"learngene {words[0]}: interrupted; " in error
     assert ("--resume" in error) == bool(left and left.endswith(".json"))
+
+
+def test_an_interrupt_before_the_command_begins(monkeypatch, capsys):
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(cli, "_parse", interrupted)
+    assert main(["distill"]) == 130
+    assert capsys.readouterr().err == "learngene distill: interrupted; nothing was begun\n"
 
 
 def test_an_earlier_run_that_was_to_be_overwritten_is_not_to_be_resumed(tmp_path):
@@ -398,3 +407,97 @@ def test_a_command_without_any_word(capsys):
     assert _parse("demo", commands.demo, [])["out"] == "learngene-demo"
     for command in set(COMMANDS) - {"demo", "archs"}:
         assert "is missing; see learngene" in fails(capsys, command)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["finetune", "m", "--data", "d", "--out", ""], "--out is empty; give a directory"),
+        (["evaluate", "m", "--data="], "--data is empty; give images"),
+        (["evaluate", "", "--data", "d"], "MODEL is empty; give a model"),
+        (["relearn", "m", " ", "--data", "d", "--out", "o"], "MODELS is empty; give a model"),
+        (["distill", "--ancestor", "local-dir:", "--data", "d", "--out", "o"], "--ancestor is empty; give a model"),
+        (["distill", "--ancestor", "a", "--data", "d", "--out", "o", "--cache="], "--cache is empty; give a directory"),
+        (["benchmark", "--data", "d", "--out", "o", "--distill", '{ancestor: ""}'], "--distill.ancestor is empty"),
+        (["benchmark", "--data", "d", "--out", "o", "--starts", '[random, {start: pretrained, source: ""}]'], "is empty"),
+        (["archs", ""], "PATTERN is empty; give one such as 'deit3*', or leave it out"),
+    ],
+)
+def test_an_empty_word_is_no_path(words, message, tmp_path, monkeypatch, capsys):
+    """As an unset variable of the shell leaves it; Path would take it for the current directory."""
+    monkeypatch.chdir(tmp_path)
+    assert message in fails(capsys, *words)
+    assert not list(tmp_path.iterdir())
+
+
+def test_arguments_of_timm_may_be_empty():
+    words = ["--ancestor", "a", "--data", "d", "--out", "o", "--arch_args", '{"global_pool": ""}']
+    assert _parse("distill", commands.distill, words)["arch_args"] == {"global_pool": ""}
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["finetune", "m", "--learning-rat", "3"], "--learning-rat is no option of finetune; did you mean --lr?"),
+        (["finetune", "m", "--batchsize", "3"], "--batchsize is no option of finetune; did you mean --batch-size?"),
+        (["info", "--latncy", "g"], "--latncy is no option of info; did you mean --latency?"),
+        (["info", "g", "--jsn"], "did you mean --json?"),
+        (["spawn", "g", "--epochs", "3"], "--epochs is no option of spawn, but of distill,"),
+        (["spawn", "g", "--zzz", "3"], "--zzz is no option of spawn; see"),
+        (["info", "--depth", "4", "6", "G.st"], "'G.st' is no depth; put SOURCE before --depth"),
+        (["spawn", "--depth", "G.st", "--out", "o"], "'G.st' is no depth; put GENE before --depth"),
+        (["info", "--depth", "4", "6"], "SOURCE is missing"),
+        (["info", "g", "--depth"], "--depth has no value; give one"),
+        (["finetune", "m", "--lr"], "--lr has no value; give one"),
+        (["benchmark", "--depths", "3", "4"], "--depths 3 4: a list is one word; write '[3, 4]'"),
+        (["benchmark", "--depths", "3,4"], "write '[3, 4]'"),
+        (["benchmark", "--depths", "3-5"], "write '[3, 4, 5]'"),
+        (["benchmark", "--depths=3-5"], "write '[3, 4, 5]'"),
+        (["benchmark", "--starts", "learngene", "random"], "write '[learngene, random]'"),
+        (["relearn", "m", "--shares", "0.1", "0.2"], "write '[0.1, 0.2]'"),
+        (["relearn", "--shares", "0.1", "m"], "--shares 0.1: a list"),
+        (["relearn", "m", "--modes", "frozen"], "write '[frozen]'"),
+        (["distill", "--plan", "2", "2", "2"], "--plan 2 2 2: a list is one word; write '2,2,2'"),
+        (["distill", "--ancestor-input-size", "1", "28", "28"], "write '[1, 28, 28]'"),
+        (["distill", "--compile", "perhaps"], "expected true, false or auto, not 'perhaps'"),
+        (["distill", "--in-memory=perhaps"], "expected true or false, not 'perhaps'"),
+        (["distill", "--workers", "x"], "expected a whole number or auto, not 'x'"),
+        (["distill", "--track", "x"], "expected none, tensorboard or wandb, not 'x'"),
+        (["distill", "--arch-args", "{a: 1, a: 2}"], "names 'a' twice; keep one of them"),
+    ],
+    ids=str,
+)
+def test_the_way_out_of_a_slip(words, message, capsys):
+    assert message in fails(capsys, *words)
+
+
+def test_one_number_is_a_plan_or_a_size(capsys):
+    words = ["distill", "--ancestor", "a", "--data", "d", "--out", "o", "--plan", "2", "--ancestor-input-size", "28"]
+    config = yaml.safe_load(printed(capsys, *words))
+    assert (str(config["plan"]), config["ancestor_input_size"]) == ("2", 28)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"epochs: 3\nepochs: 4\n", "config 'c.conf' names 'epochs' twice; keep one of them"),
+        (b"arch_args: {a: 1, a: 2}\n", "config 'c.conf' names 'a' twice"),
+        (b"", "config 'c.conf' is empty; give a YAML file"),
+        (b"# nothing\n", "config 'c.conf' is empty; give a YAML file"),
+        (b"\x89PNG\r\n", "config 'c.conf' is no text; give a YAML file"),
+        (b"epochs: [3\nlr: 2", "config 'c.conf' is no YAML (line 2: "),
+        (b"a\x00b: 1", "config 'c.conf' is no YAML ("),
+        (b"- 3\n", "config 'c.conf' holds no arguments such as 'epochs: 3'"),
+        (b"out: ''\n", "--out is empty; give a directory"),
+        (b"depths: 3\n", "write '[3]'"),
+    ],
+    ids=str,
+)
+def test_a_bad_config_is_named(content, message, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "c.conf").write_bytes(content)
+    for config in (["--config", "c.conf"], ["--config=c.conf"]):
+        error = fails(capsys, "benchmark", "--data", "d", *config, *([] if b"out" in content else ["--out", "o"]))
+        assert message in error
+        assert "<" not in error
+    assert "--config is empty" in fails(capsys, "benchmark", "--config", "")

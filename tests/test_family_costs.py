@@ -1,13 +1,16 @@
 """What depths cost and how well they do: `plan` before training, `info`, `evaluate GENE`, `archs`. Values by models built by hand."""
 
+import io
 import json
+import shutil
 
 import pytest
 import timm
 import torch
 from conftest import CLASSES, TINY_ARGS, write_folder
+from rich.console import Console
 
-from learngene import sizes, vit
+from learngene import show, sizes, vit
 from learngene.auxnet import build_auxnet
 from learngene.cli import main
 from learngene.commands import archs, evaluate, info, plan_costs, spawn
@@ -90,6 +93,45 @@ def test_bad_plans_end_in_a_sentence(capsys):
     assert "depth 4 is less than the 5 stages" in fails(capsys, "plan", "vit_tiny_patch16_224", "--depth", "4-6")
     assert "'9-4' run backwards" in fails(capsys, "plan", "vit_tiny_patch16_224", "--depth", "9-4")
     assert "timm cannot build" in fails(capsys, "plan", "vit_tiny_patch16_224", "--arch-args", '{"no_such": 1}')
+
+
+@pytest.mark.parametrize(
+    ("arch", "args", "classes"),
+    [
+        ("vit_tiny_patch16_224", {}, 1000),
+        ("vit_tiny_patch16_224.augreg_in21k", {}, 21843),
+        ("vit_tiny_patch16_dinov3_qkvb", {}, 0),
+        ("vit_tiny_patch16_dinov3_qkvb", {"num_classes": 7}, 7),
+    ],
+)
+def test_classes_are_those_that_are_counted(arch, args, classes):
+    told = plan_costs(arch, plan="2,2", arch_args=args, depth=4)
+    assert told["classes"] == classes
+    assert told["depths"][0]["parameters"] == vit.parameters(Architecture(arch, args).build(4))
+
+
+def test_fewer_classes_than_none(architecture):
+    with pytest.raises(LearngeneError, match="num_classes -3: it must be at least 0, which is no head"):
+        plan_costs("vit_tiny_patch16_224", arch_args={"num_classes": -3})
+    with pytest.raises(LearngeneError, match="num_classes -1: it must be at least 0"):
+        Sizes(architecture, (("num_classes", -1),))
+
+
+def test_plan_says_where_timm_fixes_the_depth(caplog):
+    caplog.set_level("INFO", logger="learngene")
+    assert not plan_costs("mixer_s32_224", plan="2,2", depth=4)["any_depth"]
+    assert "timm fixes the depth of mixer_s32_224 at 8: other depths in Python only" in caplog.text
+    caplog.clear()
+    assert plan_costs("vit_tiny_patch16_224", plan="2,2", arch_args=TINY_ARGS, depth=4)["any_depth"]
+    assert "timm fixes" not in caplog.text
+
+
+def test_depths_of_a_directory_are_refused(file, tmp_path, capsys):
+    (directory,) = spawn(file, depth=3, out=tmp_path / "f")
+    for name in (directory, f"local-dir:{directory}"):
+        assert f"--depth is for the depths of a learngene file, and '{name}' is none" in fails(
+            capsys, "info", name, "--depth", "4-9"
+        )
 
 
 def test_the_module_of_plans_is_not_shadowed():
@@ -280,6 +322,76 @@ def test_one_table_and_what_is_kept(file, folder, tmp_path, capsys, monkeypatch)
     assert len(json.loads((tmp_path / "kept" / "evaluation.json").read_text())["rows"]) == 1
 
 
+@pytest.mark.parametrize("foreign", ["photo.png", "accuracy-by-size.png/boot.png", "evaluation.json/boot.png"])
+def test_overwriting_an_evaluation_deletes_nothing_else(file, folder, tmp_path, capsys, foreign):
+    out = tmp_path / "out"
+    (out / foreign).parent.mkdir(parents=True)
+    (out / foreign).touch()
+    if not foreign.startswith("evaluation"):
+        (out / "evaluation.json").touch()
+    words = ["evaluate", file, "--data", folder, "--depth", "3", "--out", out, "--overwrite"]
+    assert f"holds '{foreign.split('/')[0]}', so it is not what --overwrite replaces" in fails(capsys, *words)
+    assert (out / foreign).exists()
+
+
+def test_overwriting_an_evaluation_does_not_delete_what_is_read(file, gene, folder, tmp_path, capsys):
+    photos, run = tmp_path / "photos", tmp_path / "run"
+    shutil.copytree(folder / "test", photos)
+    run.mkdir()
+    inside = gene.save(run / "evaluation.md")
+    for place in (run, photos / "earlier"):
+        place.mkdir(exist_ok=True)
+        (place / "evaluation.json").touch()
+    before = sorted(tmp_path.rglob("*"))
+    words = ["--depth", "3", "--overwrite", "--workers", "0"]
+    assert "holds or lies in" in fails(capsys, "evaluate", inside, "--data", photos, "--out", run, *words)
+    assert "holds or lies in" in fails(capsys, "evaluate", file, "--data", photos, "--out", photos, *words)
+    assert "holds or lies in" in fails(capsys, "evaluate", file, "--data", photos, "--out", photos / "earlier", *words)
+    (tmp_path / "link").symlink_to(run)
+    assert "holds or lies in" in fails(capsys, "evaluate", inside, "--data", photos, "--out", tmp_path / "link", *words)
+    (tmp_path / "link").unlink()
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+COSTS = {"depth": 12, "plan": "3,2,3,2,2", "parameters": 10_955_674, "bytes": 43_822_696, "gflops": 1.234}
+RESULTS = {"latency_ms": 112.34, "latency_quartiles_ms": [110.12, 115.5], "top1": 0.8935, "top5": 0.99, "loss": 0.3345}
+
+
+@pytest.mark.parametrize("columns", [20, 40, 80, 160])
+@pytest.mark.parametrize("row", [COSTS, {**COSTS, **RESULTS, "images": 10_000}])
+def test_a_narrow_terminal_cuts_no_number(row, columns):
+    console = Console(width=columns, file=io.StringIO())
+    show._costs(console, [row], None)
+    text = console.file.getvalue()
+    table, _, left = text.partition("left out")
+    assert "…" not in text
+    assert "10,955,674" in table
+    for column, shown in (
+        ("bytes", "43,822,696"),
+        ("gflops", "1.234"),
+        ("latency_ms", "112.34 (110.12 to 115.50)"),
+        ("loss", "0.3345"),
+    ):
+        assert (shown in table) == (column in row and column not in left)
+    assert columns < 160 or not left
+    assert "top1" not in row or "89.35 %" in table
+    assert columns < 40 or max(map(len, table.splitlines())) <= columns
+
+
+def test_a_narrow_terminal_folds_names_only(monkeypatch, capsys):
+    row = {"start": "weight-selection-of-all", "depth": 12, "budget": "2 epochs", "seeds": [0, 1], "mean": 0.8, "spread": 0.01}
+    row |= {"before": 0.1, "flops": 1.2e13, "seconds": 12345.6, "measure": "test"}
+    for columns in (40, 80):
+        console = Console(width=columns)
+        monkeypatch.setattr(show, "_console", lambda console=console: console)
+        show.benchmark({"table": [row], "report": "r"})
+        text = capsys.readouterr().out
+        assert "80.00 ± 1.00" in text
+        assert "…" not in text
+        assert "weight-selec" in text
+    assert "12345.6" in text
+
+
 def test_mistakes_of_evaluating_depths(file, folder, ancestor, tmp_path, capsys):
     data = ["--data", folder]
     for option in (["--depth", "4"], ["--plan", "1,1,1"], ["--out", tmp_path / "o"]):
@@ -323,6 +435,11 @@ def test_archs_at_the_command_line(capsys):
     assert "resnet18 is not supported, because" in capsys.readouterr().out
     assert "did you mean" in fails(capsys, "archs", "deit_tiny_patch16_225")
     assert "no architecture of timm" in fails(capsys, "archs", "nothing*like*this")
+    assert "matches '['; try one such as 'deit3*'" in fails(capsys, "archs", "[")
+    assert [row["name"] for row in archs("mixer_s[3]2*")["supported"]] == ["mixer_s32_224"]
+    for empty in ("", " "):
+        with pytest.raises(LearngeneError, match=r"the pattern is empty; give one such as 'deit3\*'"):
+            archs(empty)
 
 
 def test_archs_without_a_pattern_is_quick(capsys):

@@ -155,10 +155,37 @@ def test_other_things_offered_as_a_learngene(tmp_path):
     save_file({"x": torch.zeros(1)}, tmp_path / "plain.safetensors")
     with pytest.raises(LearngeneError, match="a safetensors file but not a learngene"):
         Learngene.load(tmp_path / "plain.safetensors")
+    with pytest.raises(LearngeneError, match=r"no learngene header.; give a learngene, a safetensors file that"):
+        Learngene.load(tmp_path / "plain.safetensors")
+    for name, message in {
+        "m.onnx": "'.*m.onnx' is an ONNX graph, which cannot be run as a torch model; give a learngene",
+        "x.PNG": "is a file, and a model is a directory with config.json; give a learngene",
+        "old.tar": "is a torch checkpoint, which does not say of which architecture; give a learngene",
+        "x.safetensors": "is damaged or not a learngene",
+    }.items():
+        (tmp_path / name).write_bytes(b"\x89PNG\r\n" + bytes(100))
+        with pytest.raises(LearngeneError, match=message):
+            Learngene.load(tmp_path / name)
+    (tmp_path / "a.pt").write_bytes(b"PK\x03\x04 something")
+    with pytest.raises(LearngeneError, match=r"is a pickle, .*; give a learngene, a safetensors file"):
+        Learngene.load(tmp_path / "a.pt")
     with pytest.raises(LearngeneError, match="is a directory"):
         Learngene.load(tmp_path)
     with pytest.raises(LearngeneError, match="there is no file"):
         Learngene.load(tmp_path / "missing.safetensors")
+
+
+def test_a_part_of_a_timm_directory_names_the_directory(ancestor):
+    for name in ("model.safetensors", "config.json"):
+        with pytest.raises(LearngeneError, match=f"; give the directory '{ancestor}', or a learngene"):
+            Learngene.load(ancestor / name)
+
+
+def test_a_cut_learngene_of_any_name_is_damaged(gene, tmp_path):
+    whole = gene.save(tmp_path / "g.bin").read_bytes()
+    (tmp_path / "g.bin").write_bytes(whole[:500])
+    with pytest.raises(LearngeneError, match=r"is damaged or not a learngene .*; fetch or distil it again"):
+        Learngene.load(tmp_path / "g.bin")
 
 
 def test_head_is_inherited_for_the_same_classes_only(gene):

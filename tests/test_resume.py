@@ -14,6 +14,7 @@ import torch
 from conftest import FAST, TINY_ARGS
 
 from learngene import LearngeneError, finetune, vit
+from learngene.training import RunDirectory
 from learngene.training.callbacks import AtomicCheckpointIO, newest_checkpoint, previous_checkpoint
 from learngene.training.module import TrainingModule
 
@@ -126,6 +127,32 @@ def test_a_full_disk_keeps_the_last_checkpoint(folder, tmp_path, monkeypatch):
     assert not [path for path in cut.iterdir() if path.name.startswith(".")]
     scratch(folder, cut, resume=True)
     assert weights(cut) == weights(whole)
+
+
+def test_what_differs_is_named_inside_a_mapping(tmp_path):
+    then = {"distill": {"ancestor": "a", "seed": 0}, "starts": ["random", {"name": "b", "epochs": [8]}], "lr": 0.1}
+    RunDirectory(tmp_path / "run", then).begin()
+    for now, message in (
+        ({"distill": {"ancestor": "a", "seed": 3}}, "was begun with distill.seed 0, now it is 3; resume with the same"),
+        ({"starts": ["random", {"name": "b", "epochs": [9]}]}, r"was begun with starts.2.epochs \[8\], now it is \[9\];"),
+        ({"starts": ["random"]}, "was begun with starts "),
+        ({"lr": 0.2}, "was begun with lr 0.1, now it is 0.2;"),
+    ):
+        with pytest.raises(LearngeneError, match=message):
+            RunDirectory(tmp_path / "run", {**then, **now}, resume=True)
+    RunDirectory(tmp_path / "run", {**then, "new": None}, resume=True)
+
+
+def test_one_path_is_written_in_many_ways(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "model").mkdir()
+    (tmp_path / "other").mkdir()
+    RunDirectory("run", {"model": "model", "distill": {"ancestor": "./model"}, "opt": "adamw"}).begin()
+    for name in ("./model", "model/", str(tmp_path / "model"), "local-dir:model"):
+        RunDirectory("run", {"model": name, "distill": {"ancestor": name}, "opt": "adamw"}, resume=True)
+    for changed in ({"model": "other"}, {"distill": {"ancestor": "nowhere"}}, {"opt": "./adamw"}):
+        with pytest.raises(LearngeneError, match="was begun with"):
+            RunDirectory("run", {"model": "model", "distill": {"ancestor": "model"}, "opt": "adamw", **changed}, resume=True)
 
 
 def command(folder, out, *words):

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
+from learngene.arguments import typed
+from learngene.errors import LearngeneError
+
 USUAL = "*patch16_224"  # a few seconds' worth, with most families in it; all of timm takes minutes
 
 
+@typed
 def archs(pattern: str | None = None) -> dict[str, Any]:
     """Which of timm's architectures can be an auxiliary net, and what is against the others.
 
@@ -20,7 +24,7 @@ def archs(pattern: str | None = None) -> dict[str, Any]:
         ``unsupported``: ``name`` and ``reason`` of the others that match; ``pattern`` and the version of ``timm``.
 
     Raises:
-        LearngeneError: no architecture of timm's matches.
+        LearngeneError: no architecture of timm's matches, or the pattern is empty.
     """
     import logging
 
@@ -30,6 +34,10 @@ def archs(pattern: str | None = None) -> dict[str, Any]:
 
     log = logging.getLogger("learngene")
     pattern = USUAL if pattern is None else pattern
+    if not pattern.strip():  # which is all of timm for timm.list_models
+        raise LearngeneError("the pattern is empty; give one such as 'deit3*', '*' for all of timm, or leave it out")
+    if "[" in pattern and not timm.list_models(pattern):  # a bracket between stars is no pattern to try
+        raise LearngeneError(f"no architecture of timm {timm.__version__} matches '{pattern[:80]}'; try one such as 'deit3*'")
     names = vit.match_names(pattern)
     supported: list[dict[str, Any]] = []
     unsupported: list[dict[str, Any]] = []

@@ -6,11 +6,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from learngene.arguments import typed
 from learngene.errors import LearngeneError
+from learngene.files import check_new_file
 from learngene.recipe import DataOptions, divide, takes
 
 
 @takes(DataOptions)
+@typed
 def attention(
     models: Sequence[str],
     data: str,
@@ -20,6 +23,7 @@ def attention(
     images: int = 64,
     split: str = "val",
     seed: int = 0,
+    overwrite: bool = False,
     **options: Any,
 ) -> Path:
     """Draw attention maps of models side by side, averaged over heads and a batch (Trockman and Kolter 2023, Figure 2).
@@ -33,6 +37,7 @@ def attention(
         images: size of the batch.
         split: where the images come from: train, val or test.
         seed: of untrained models.
+        overwrite: replace a file that is already there.
         **options: any field of `DataOptions`.
 
     Returns:
@@ -40,11 +45,14 @@ def attention(
 
     Raises:
         LearngeneError: a model cannot be opened or shows no attention, no trained model to take the architecture from,
-            or a layer below 1.
+            a layer below 1, or OUT is no PNG or exists.
     """
     (loading,) = divide(options, DataOptions)
     if not models or min(layers, default=0) < 1 or images < 1:
         raise LearngeneError("attention needs at least one model, layers counted from 1, and at least one image")
+    if Path(out).suffix.lower() != ".png":
+        raise LearngeneError(f"'{out}': attention maps are written as PNG; name a file that ends in .png")
+    check_new_file(out, overwrite=overwrite)
 
     from learngene.bench.attention import attention_maps, batch, draw, open_named
 

@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from learngene.arguments import typed
 from learngene.errors import LearngeneError
 from learngene.recipe import DataOptions, Recipe, divide, takes
 
@@ -16,6 +17,7 @@ log = logging.getLogger("learngene")
 
 
 @takes(Recipe, DataOptions)
+@typed
 def benchmark(
     data: str,
     *,
@@ -108,7 +110,7 @@ def benchmark(
     bench = Bench(experiment, family, open_images(data, loading, experiment, family, test=test), recipe)
     mine = experiment.trials()[part]
     sources = outsides(experiment, mine)
-    bench.check(mine, sources)
+    bench.check(mine, sources, run.path / "trials")
     run.begin()
     given = arch is not None or gene is not None
     with contextlib.nullcontext() if shard else run.taken_back():  # other shards may be at work

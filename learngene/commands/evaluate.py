@@ -4,16 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from learngene.arguments import typed
 from learngene.errors import LearngeneError
 from learngene.plan import StagePlan
 from learngene.recipe import DataOptions, Recipe, divide, takes
 
+if TYPE_CHECKING:
+    from torch import nn
+
 
 @takes(DataOptions)
+@typed
 def evaluate(
-    model: str | Path,
+    model: str | Path | nn.Module,
     data: str,
     *,
     depth: int | str | Sequence[int | str] | None = None,
@@ -34,7 +39,7 @@ def evaluate(
         depth: numbers of layers of a learngene's descendants, e.g. 6 9 12 or 5-12; by default its own plan is evaluated.
         plan: layers per stage, instead of a depth.
         out: directory to keep the rows of a learngene's depths in: evaluation.json, evaluation.md and accuracy-by-size.png.
-        overwrite: replace what OUT holds.
+        overwrite: replace an earlier evaluation in OUT; anything else there is left alone.
         split: auto (test if there is one, else val), train, val or test.
         batch_size: images per batch.
         device: cpu, cuda, ... or auto.
@@ -54,6 +59,7 @@ def evaluate(
     if isinstance(model, (str, Path)) and Path(model).is_file():
         return _evaluate_gene(Path(model), data, depth, plan, out, overwrite, split, batch_size, device, loading)
     from learngene import vit
+    from learngene.ancestors import check_dtype, left_as_it_was
     from learngene.data import ImageData, open_split
     from learngene.jobs import check_device, evaluation_config, image_mode, matched, model_name
     from learngene.provenance import hardware, versions
@@ -66,12 +72,14 @@ def evaluate(
         )
     check_device(device)
     trained = vit.open_model(model)
+    check_dtype(trained)
     source = open_split(data, loading, split, image_mode(trained), vit.label_names(trained))
     way_out = "finetune the model on this data first, or use data with its classes"
     (source,) = matched(trained, model_name(model), way_out, source)
     config = evaluation_config(vit.data_config(trained), loading)
     images = ImageData(None, source, config, Recipe(batch_size=batch_size), loading)
-    result = evaluate_model(trained, images, device=device)
+    with left_as_it_was(model):
+        result = evaluate_model(trained, images, device=device)
     return {
         "model": model_name(model),
         "split": source.name,
@@ -94,7 +102,7 @@ def _evaluate_gene(
     device: str,
     loading: DataOptions,
 ) -> dict[str, Any]:
-    from learngene.bench.depths import choose_plans, evaluate_depths, write_depths
+    from learngene.bench.depths import FILES, choose_plans, evaluate_depths, write_depths
     from learngene.files import check_free
     from learngene.gene import Learngene
     from learngene.vit import check_device
@@ -103,7 +111,7 @@ def _evaluate_gene(
     gene = Learngene.load(path)
     plans = choose_plans(gene, depth, plan)
     if out is not None:
-        check_free(out, overwrite=overwrite)
+        check_free(out, overwrite=overwrite, own=FILES, reads=(path, data, loading.data_root))
     result = evaluate_depths(gene, str(path), plans, data, split, batch_size, device, loading)
     if out is not None:
         write_depths(result, Path(out), overwrite=overwrite)

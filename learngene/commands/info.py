@@ -6,7 +6,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from learngene.arguments import typed
+from learngene.errors import LearngeneError
 
+
+@typed
 def info(
     source: str | Path, *, depth: int | str | Sequence[int | str] | None = None, latency: bool = False, device: str = "cpu"
 ) -> dict[str, Any]:
@@ -24,12 +28,14 @@ def info(
         also how many times smaller it is than ten models of depth 6 to 15.
 
     Raises:
-        LearngeneError: the file is missing or damaged, or a depth does not fit.
+        LearngeneError: the file is missing or damaged, or a depth does not fit, or is given for a timm directory.
     """
     from learngene.vit import check_device
 
-    check_device(device)
     path = Path(str(source).removeprefix("local-dir:"))
+    if depth is not None and path.is_dir():
+        raise LearngeneError(f"--depth is for the depths of a learngene file, and '{source}' is none; drop it, or name a learngene")
+    check_device(device)
     return _directory_info(path, latency, device) if path.is_dir() else _gene_info(path, depth, latency, device)
 
 

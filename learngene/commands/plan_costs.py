@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from learngene.arguments import typed
 from learngene.plan import StagePlan, parse_depths
 
 
+@typed
 def plan_costs(
     arch: str,
     *,
@@ -28,7 +30,8 @@ def plan_costs(
         device: where to measure.
 
     Returns:
-        Plain values: ``parameters`` and ``bytes`` that the learngene would store; ``auxnet``, the row of the auxiliary net (its
+        Plain values: ``parameters`` and ``bytes`` that the learngene would store; ``any_depth``, off where timm fixes the depth, so
+        that only its own can be stored as a timm directory; ``auxnet``, the row of the auxiliary net (its
         layers share weights, so it has the learngene's parameters and the FLOPs of all its layers); a row per depth under
         ``depths``, as `learngene.info` has them; and how many times smaller the learngene is than ten models of depth 6 to 15.
 
@@ -52,7 +55,8 @@ def plan_costs(
         "kind": "plan",
         "architecture": architecture.name,
         "arguments": dict(architecture.args),
-        "classes": int(architecture.args.get("num_classes", 1000)),
+        "any_depth": vit.anatomy(arch).depth_argument is not None,
+        "classes": sizes.classes,
         "plan": str(stage_plan),
         "parameters": stored,
         "bytes": 4 * stored,
