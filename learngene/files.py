@@ -13,7 +13,7 @@ import re
 import shutil
 import tempfile
 import weakref
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import IO
 
@@ -44,14 +44,17 @@ def atomic_file(path: str | Path) -> Iterator[Path]:
 
 
 @contextlib.contextmanager
-def atomic_directory(path: str | Path, *, overwrite: bool = False) -> Iterator[Path]:
+def atomic_directory(path: str | Path, *, overwrite: bool = False, own: Sequence[str] | None = None) -> Iterator[Path]:
     """A scratch directory beside ``path`` to fill; on success it takes the name ``path``.
 
+    Args:
+        overwrite, own: what an earlier directory may be, see `check_free`.
+
     Raises:
-        LearngeneError: ``path`` exists and holds something, and ``overwrite`` is off; or it cannot be written (see `atomic_file`).
+        LearngeneError: ``path`` exists and may not be replaced (see `check_free`); or it cannot be written (see `atomic_file`).
     """
     path = Path(path)
-    check_free(path, overwrite=overwrite)
+    check_free(path, overwrite=overwrite, own=own)
     _make_parent(path)
     with _plain_words(path):
         scratch = Path(tempfile.mkdtemp(prefix=f".{path.name[:100]}.", dir=path.parent))
@@ -78,7 +81,10 @@ def _take_name(scratch: Path, path: Path) -> None:
     except OSError:
         old.rename(path)
         raise
-    shutil.rmtree(old)
+    if old.is_symlink():  # the link was replaced; what it led to is not ours to delete
+        old.unlink()
+    else:
+        shutil.rmtree(old)
 
 
 def _flush(path: Path) -> None:
@@ -193,14 +199,60 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_close_locks)
 
 
-def check_free(path: str | Path, *, overwrite: bool = False, hint: str = "choose another --out, or pass --overwrite") -> None:
-    """Raise unless ``path`` can become an output directory without losing anything."""
+def check_free(
+    path: str | Path,
+    *,
+    overwrite: bool = False,
+    own: Sequence[str] | None = None,
+    reads: Collection[str | Path | None] = (),
+    hint: str = "choose another --out, or pass --overwrite",
+) -> None:
+    """Raise unless ``path`` can become an output directory without losing anything but an earlier output.
+
+    Args:
+        overwrite: an earlier output may be replaced.
+        own: the files that an earlier output consists of, of which the first is always there; by default it may hold anything.
+        reads: files and directories that the command reads. Names that are not there, as of known data sets, are passed over.
+
+    Raises:
+        LearngeneError: there is a file, or a directory that may not be replaced.
+    """
+    path = Path(path)
+    if not path.is_dir():
+        if path.exists():
+            raise LearngeneError(f"'{path}' is a file, not a directory; choose another --out")
+        return
+    held = sorted(path.iterdir())
+    if not held:
+        return
+    if not overwrite:
+        raise LearngeneError(f"the output directory '{path}' is not empty; {hint}")
+    home = path.resolve()
+    for read in (read for read in reads if read):
+        used = Path(read).resolve()
+        if used.exists() and (used == home or home in used.parents or used in home.parents):
+            raise LearngeneError(
+                f"--overwrite would replace '{path}', which holds or lies in '{read}' that is read; choose another --out"
+            )
+    if own is None:
+        return
+    foreign = next((file.name for file in held if file.name not in own or not file.is_file()), None)
+    if foreign or not (path / own[0]).is_file():
+        why = f"holds '{foreign}'" if foreign else f"lacks {own[0]}"
+        raise LearngeneError(f"'{path}' {why}, so it is not what --overwrite replaces, an earlier output; choose another --out")
+
+
+def check_new_file(path: str | Path, *, overwrite: bool = False) -> None:
+    """Raise unless a file can be written to ``path`` without losing anything.
+
+    Raises:
+        LearngeneError: there is a directory, or a file and ``overwrite`` is off.
+    """
     path = Path(path)
     if path.is_dir():
-        if any(path.iterdir()) and not overwrite:
-            raise LearngeneError(f"the output directory '{path}' is not empty; {hint}")
-    elif path.exists():
-        raise LearngeneError(f"'{path}' is a file, not a directory; choose another --out")
+        raise LearngeneError(f"'{path}' is a directory; --out is the file to write")
+    if path.exists() and not overwrite:
+        raise LearngeneError(f"'{path}' exists; choose another --out, or pass --overwrite")
 
 
 def write_text(path: str | Path, text: str) -> None:

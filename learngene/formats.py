@@ -18,6 +18,9 @@ from learngene.files import atomic_directory, atomic_file
 log = logging.getLogger("learngene")
 
 
+FILES = ("config.json", "model.safetensors", "README.md")
+
+
 def save_timm_directory(
     model: nn.Module,
     directory: str | Path,
@@ -47,7 +50,7 @@ def save_timm_directory(
             f"'{directory}' holds something that is no timm directory, which is never overwritten; choose another --out"
         )
     config = {"label_names": list(class_names)} if class_names else {}
-    with atomic_directory(directory, overwrite=overwrite) as scratch:
+    with atomic_directory(directory, overwrite=overwrite, own=FILES) as scratch:
         save_for_hf(model, str(scratch), model_config=config, safe_serialization=True)
         if card:
             (scratch / "README.md").write_text(card, encoding="utf-8")

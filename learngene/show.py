@@ -8,11 +8,15 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
+from rich.measure import Measurement
 from rich.table import Table
+from rich.text import Text
 
 from learngene.limits import printable
 
 MOST_REASONS = 20
+REDIRECTED = 160  # columns of a file or pipe: the widest tables fit
+NARROW_NAME = 12  # columns that are left for names at least; longer ones go on in the next line
 
 
 class _Console(Console):
@@ -22,7 +26,47 @@ class _Console(Console):
 
 
 def _console() -> Console:
-    return _Console(width=None if sys.stdout.isatty() else 120, soft_wrap=True)
+    return _Console(width=None if sys.stdout.isatty() else REDIRECTED, soft_wrap=True)
+
+
+def _print_table(
+    console: Console, title: str | None, rows: Sequence[Mapping[str, str]], *, name: str = "", less: Sequence[str]
+) -> None:
+    """A table that never cuts a number: what does not fit the terminal is left out, and said.
+
+    Args:
+        rows: cells by column.
+        name: the column of texts, which may be folded.
+        less: columns that may go, the first one first.
+    """
+    left = []
+    while True:
+        table = Table(title=title and Text(title))
+        for column in (column for column in rows[0] if column not in left):
+            if column == name:
+                table.add_column(column, justify="left", overflow="fold", min_width=NARROW_NAME)
+            else:
+                table.add_column(column, justify="right", no_wrap=True)
+        for row in rows:
+            table.add_row(*(Text(printable(cell)) for column, cell in row.items() if column not in left))
+        needed = _least_width(console, table, rows, name)
+        more = next((column for column in less if column in rows[0] and column not in left), None)
+        if needed <= console.width or more is None:
+            break
+        left.append(more)
+    if needed > console.width:
+        table.width = needed  # the terminal breaks the lines; rich would cut the numbers
+    console.print(table, crop=False)
+    if left:
+        words = f"left out, as {console.width} columns are too few: {', '.join(left)}; a wider terminal or a file has them"
+        console.print(words, highlight=False, markup=False)
+
+
+def _least_width(console: Console, table: Table, rows: Sequence[Mapping[str, str]], name: str) -> int:
+    """Columns that a table needs when its names are folded."""
+    whole = Measurement.get(console, console.options.update(width=10_000), table).maximum
+    longest = max((len(row[name]) for row in rows), default=0) if name else 0
+    return whole - max(0, longest - NARROW_NAME)
 
 
 def info(result: Mapping[str, Any]) -> None:
@@ -56,14 +100,18 @@ def archs(result: Mapping[str, Any]) -> None:
     """A row per supported architecture; what is against the others, where they are few."""
     console = _console()
     supported, others = result["supported"], result["unsupported"]
-    table = Table(title=f"timm {result['timm']}, {result['pattern']}: can be distilled into")
-    for column in ("name", "depth", "width", "parameters"):
-        table.add_column(column, justify="left" if column == "name" else "right")
-    for row in supported:
-        depth = f"{row['depth']}" if row["any_depth"] else f"{row['depth']} *"
-        table.add_row(row["name"], depth, str(row["width"]), f"{row['parameters']:,}")
+    cells = [
+        {
+            "name": row["name"],
+            "depth": f"{row['depth']}" if row["any_depth"] else f"{row['depth']} *",
+            "width": str(row["width"]),
+            "parameters": f"{row['parameters']:,}",
+        }
+        for row in supported
+    ]
     if supported:
-        console.print(table)
+        title = f"timm {result['timm']}, {result['pattern']}: can be distilled into"
+        _print_table(console, title, cells, name="name", less=("width",))
     if not all(row["any_depth"] for row in supported):
         console.print("* timm fixes the depth: other depths in Python only", highlight=False, markup=False)
     if others and (len(others) <= MOST_REASONS or not supported):
@@ -105,12 +153,8 @@ def _costs(console: Console, rows: Sequence[Mapping[str, Any]], latency: Mapping
         "images": lambda row: f"{row['images']:,}",
     }
     shown = [column for column in columns if column in rows[0]]
-    table = Table()
-    for column in shown:
-        table.add_column(column, justify="right")
-    for row in rows:
-        table.add_row(*(columns[column](row) for column in shown))
-    console.print(table)
+    cells = [{column: columns[column](row) for column in shown} for row in rows]
+    _print_table(console, None, cells, less=("bytes", "top5", "loss", "images", "plan", "gflops", "latency_ms"))
     if latency is not None:
         from learngene.sizes import condition_words
 
@@ -186,17 +230,17 @@ def benchmark(result: Mapping[str, Any]) -> None:
     measures = sorted({row["measure"] for row in result["table"] if "measure" in row})  # runs of older versions do not say
     several = any(row["spread"] is not None for row in result["table"])
     spread = "mean ± standard deviation over seeds" if several else "one seed: no spread"
-    table = Table(title=f"{' or '.join(measures)} top-1 accuracy, {spread}".lstrip())
-    for column in ("depth", "start", "budget", "seeds", "top-1 %", "before %", "TFLOPs", "seconds"):
-        table.add_column(column, justify="left" if column == "start" else "right")
+    title = f"{' or '.join(measures)} top-1 accuracy, {spread}".lstrip()
+    cells = []
     for row in result["table"]:
         spread = "" if row["spread"] is None else f" ± {100 * row['spread']:.2f}"
-        table.add_row(
-            str(row["depth"]), row["start"], row["budget"], str(len(row["seeds"])), f"{100 * row['mean']:.2f}{spread}",
-            f"{100 * row['before']:.1f}", f"{row['flops'] / 1e12:.2f}", f"{row['seconds']:.1f}",
-        )  # fmt: skip
+        cells.append({
+            "depth": str(row["depth"]), "start": row["start"], "budget": row["budget"], "seeds": str(len(row["seeds"])),
+            "top-1 %": f"{100 * row['mean']:.2f}{spread}", "before %": f"{100 * row['before']:.1f}",
+            "TFLOPs": f"{row['flops'] / 1e12:.2f}", "seconds": f"{row['seconds']:.1f}",
+        })  # fmt: skip
     console = _console()
-    console.print(table)
+    _print_table(console, title, cells, name="start", less=("before %", "seconds", "TFLOPs", "seeds"))
     console.print(result["report"], highlight=False)
 
 

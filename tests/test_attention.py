@@ -63,7 +63,27 @@ def test_picture_of_models_and_starts(ancestor, folder, tmp_path, capsys):
     ]
     assert main(words) == 0
     assert out.read_bytes().startswith(b"\x89PNG")
+    assert main(words) == 2
+    assert main([*words, "--overwrite"]) == 0
     assert str(out) in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "message"),
+    [
+        ("kept.safetensors", {"overwrite": True}, "written as PNG; name a file that ends in .png"),
+        ("kept.png", {}, "exists; choose another --out, or pass --overwrite"),
+        ("folder.png", {"overwrite": True}, "is a directory; --out is the file to write"),
+    ],
+)
+def test_a_file_is_not_overwritten_unasked(tmp_path, name, options, message):
+    (tmp_path / "kept.safetensors").write_bytes(b"weights")
+    (tmp_path / "kept.png").write_bytes(b"picture")
+    (tmp_path / "folder.png").mkdir()
+    with pytest.raises(LearngeneError, match=message):
+        attention(["no/model"], "no/data", out=tmp_path / name, **options)  # said before any of these is opened
+    assert (tmp_path / "kept.safetensors").read_bytes() == b"weights"
+    assert (tmp_path / "kept.png").read_bytes() == b"picture"
 
 
 def test_bad_input(ancestor, folder, tmp_path):

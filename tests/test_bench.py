@@ -3,6 +3,8 @@
 import inspect
 import json
 import re
+import shlex
+import shutil
 
 import pytest
 import yaml
@@ -144,6 +146,13 @@ def test_plots_that_mean_nothing_are_left_out(tmp_path):
     assert pictures(only(("learngene", 2)), "one") == set()
     assert pictures(only(("random", 2), ("random", 9)), "no-gene") == set()
     assert pictures([r | {"prepared": {}} for r in ROWS], "unprepared") == set()
+
+
+def test_one_point_is_not_drawn(tmp_path):
+    for rows, there in ((ROWS, True), (ROWS[:3], False), ([r for r in ROWS if r["start"] == "random"], True)):
+        write_report(rows, tmp_path)
+        for name in ("accuracy-by-cost.png", "accuracy-by-depth.png"):
+            assert (tmp_path / name).exists() == (name in (tmp_path / "report.md").read_text()) == there
 
 
 def drawn(monkeypatch, rows, out):
@@ -502,6 +511,18 @@ def test_shards_do_each_trial_once_and_make_the_same_table(folder, gene, tmp_pat
         benchmark(str(folder), out=tmp_path / "parts", gene=file, shard="1/2", overwrite=True, **OPTIONS)
 
 
+def test_a_shard_on_other_images_is_refused(folder, gene, tmp_path):
+    """Test images count too: a table is of one data set."""
+    photos = tmp_path / "photos"
+    shutil.copytree(folder, photos)
+    file = gene.save(tmp_path / "gene.safetensors")
+    options = {**OPTIONS, "depths": [3], "scratch_epochs": [], "starts": ["learngene"]}
+    benchmark(str(photos), out=tmp_path / "b", gene=file, shard="1/2", **options)
+    min((photos / "test").rglob("*.png")).unlink()
+    with pytest.raises(LearngeneError, match="was begun with other test images: files were added, removed or renamed"):
+        benchmark(str(photos), out=tmp_path / "b", gene=file, shard="2/2", **options)
+
+
 def test_a_shard_may_hold_no_learngene(folder, ancestor, tmp_path):
     """The family is known without one: it is what the distillation would make."""
     options = {**OPTIONS, "depths": [3], "seeds": [0], "scratch_epochs": []}
@@ -572,6 +593,89 @@ def test_only_the_familys_own_architecture_counts_as_scratch():
     found = {line.start: line for line in lines(summarize([*ROWS, *changed, *long]))}
     assert [name for name, line in found.items() if line.scratch] == ["random", "long"]
     assert found["long"].title == "long (from scratch)"
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"test_top1": 89.35}, "its 'test_top1' is 89.35, where a share from 0 to 1 is meant; correct or delete it"),
+        ({"val_top1": -1}, "its 'val_top1' is -1, where a share from 0 to 1 is meant"),
+        ({"curve": [{"epoch": 0, "val_top1": 20}]}, "its 'val_top1' is 20"),
+        ({"flops": -1}, "its 'flops' is -1, less than 0"),
+        ({"joules": -0.5}, "its 'joules' is -0.5, less than 0"),
+        ({"prepared": {"out/gene": {**GENE["out/gene"], "seconds": -3}}}, "its 'seconds' is -3, less than 0"),
+        ({"start": " "}, "its 'start' is empty"),
+        ({"data": ""}, "its 'data' is empty"),
+        ({"prepared": {"out/gene": {**GENE["out/gene"], "name": ""}}}, "its 'prepared' has an empty name"),
+    ],
+)
+def test_results_that_cannot_be(tmp_path, change, message):
+    (tmp_path / "results.jsonl").write_text(f"{json.dumps(ROWS[0])}\n{json.dumps(ROWS[1] | change)}\n")
+    with pytest.raises(LearngeneError, match=f"line 2 is no trial: {re.escape(message)}"):
+        report(tmp_path)
+
+
+def test_a_trial_counts_once(tmp_path):
+    file, text = tmp_path / "results.jsonl", "".join(json.dumps(r) + "\n" for r in ROWS[:4])
+    file.write_text(text + "\n" + text)
+    with pytest.raises(LearngeneError, match=r"line 6 is the same trial as '.*' line 1 \(learngene, depth 6, seed 0\); delete one"):
+        report(file)
+    file.write_text(text)
+    for name in ("a", "b"):  # a folder of a trial that was copied
+        (tmp_path / "trials" / name).mkdir(parents=True)
+        (tmp_path / "trials" / name / "run.json").write_text(json.dumps({"status": "finished", "results": ROWS[0]}))
+    assert report(tmp_path)["trials"] == 4
+    file.unlink()
+    with pytest.raises(LearngeneError, match=r"b/run\.json' is the same trial as"):
+        report(tmp_path)
+
+
+def test_differences_only_of_what_has_seeds_in_common(tmp_path):
+    apart = [row("random", 6, 2, seed, 0.6) for seed in (7, 8, 9)]
+    write_report([*ROWS[:3], *apart], tmp_path)
+    text = (tmp_path / "report.md").read_text()
+    assert "### Against" not in text
+    assert "there is no other start with a seed in common with it to compare it with" in text
+    deep = [row("random", 9, 2, seed, 0.6) for seed in range(3)]
+    write_report([*ROWS[:3], *deep], tmp_path)
+    assert "### Against" not in (tmp_path / "report.md").read_text()
+    write_report([*ROWS[:3], *apart, row("random", 6, 2, 1, 0.6)], tmp_path)
+    assert "### Against the learngene" in (tmp_path / "report.md").read_text()
+
+
+def test_starts_are_ranked_over_seeds_that_all_of_them_have():
+    lucky = row("mimetic", 6, 2, 9, 0.99)
+    words = in_words(lines(summarize([*ROWS[:6], lucky])))
+    assert "**learngene** is first with 82.00 % test accuracy, then random with 62.00 %" in words
+    assert "Not ranked, as they lack these seeds: mimetic." in words
+    assert "One seed of mimetic: no spread" in words
+    assert "One seed:" not in words
+    part = [row("mimetic", 6, 2, seed, 0.9) for seed in (0, 1)]
+    words = in_words(lines(summarize([*ROWS[:3], *part])))
+    assert "at depth 6, seeds 0, 1 alone, which all of these have: **mimetic** has the highest mean, 90.00 %" in words
+    assert "then learngene with 81.00 % (difference +9.00 points" in words
+    assert "With 2 seeds of mimetic the intervals" in words
+    part = [r for r in ROWS if r["seed"] == 0 or r["epochs"] == 2]
+    assert "One seed of random (6 layers at 9 epochs): no spread" in in_words(lines(summarize(part)))
+    without = [row("random", 6, 2, 5, 0.9), *(row(name, 6, 2, s, 0.5) for name in ("mimetic", "xavier") for s in (0, 1))]
+    assert "Not ranked, as they lack these seeds: random." in in_words(lines(summarize(without)))
+
+
+def test_a_spread_is_said_only_where_there_is_one(tmp_path):
+    write_report([ROWS[0], row("random", 6, 2, 1, 0.6)], tmp_path)
+    text = (tmp_path / "report.md").read_text()
+    assert "one seed: no spread" in text
+    assert "standard deviation" not in text
+
+
+def test_the_command_in_a_report_is_for_a_shell(tmp_path):
+    folder = tmp_path / "b ü"
+    folder.mkdir()
+    (folder / "config.yaml").touch()
+    (folder / "results.jsonl").write_text(json.dumps(ROWS[0]) + "\n")
+    report(folder)
+    (command,) = re.findall("- command: `(.*)`", (folder / "report.md").read_text())
+    assert shlex.split(command) == ["learngene", "benchmark", "--config", str(folder / "config.yaml"), "--out", "NEW"]
 
 
 def test_bad_results(tmp_path):

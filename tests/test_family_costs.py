@@ -463,3 +463,18 @@ def test_sizes_of_any_depth_by_what_is_built():
     architecture = Architecture("vit_tiny_patch16_224", TINY_ARGS)
     for depth in (1, 7, 40):
         assert Sizes(architecture).parameters(depth) == vit.parameters(architecture.build(depth))
+
+
+def test_overwriting_a_descendant_deletes_nothing_else(gene, tmp_path):
+    file = gene.save(tmp_path / "gene.safetensors")
+    (directory,) = spawn(file, out=tmp_path / "out", depth=4)
+    spawn(file, out=tmp_path / "out", depth=4, overwrite=True)
+    note = directory / "notes.txt"
+    note.write_text("mine")
+    with pytest.raises(LearngeneError, match=r"holds 'notes.txt', so it is not what --overwrite replaces"):
+        spawn(file, out=tmp_path / "out", depth=4, overwrite=True)
+    note.unlink()
+    inside = gene.save(directory / "model.safetensors")  # a learngene where a descendant's weights were
+    with pytest.raises(LearngeneError, match=r"which holds or lies in .* that is read"):
+        spawn(inside, out=tmp_path / "out", depth=4, overwrite=True)
+    assert inside.is_file()

@@ -194,3 +194,13 @@ def test_signals_stop_and_resume(folder, tmp_path, number):
         assert "resuming from" in done.stderr
         subprocess.run(command(folder, tmp_path / "whole"), check=True, capture_output=True, timeout=120)
         assert weights(out) == weights(tmp_path / "whole")
+
+
+@pytest.mark.parametrize("config", [{"models": ["{}"]}, {"prepare": {"gene": {"distill": {"ancestor": "local-dir:{}"}}}}])
+def test_overwriting_a_run_does_not_delete_what_is_read_however_deep_it_is_named(tmp_path, config):
+    run = RunDirectory(tmp_path / "run", {})
+    run.begin()
+    (run.path / "model").mkdir()
+    named = json.loads(json.dumps(config).replace("{}", str(run.path / "model")))
+    with pytest.raises(LearngeneError, match=f"--overwrite would delete {next(iter(config))} .*choose another --out"):
+        RunDirectory(run.path, named, overwrite=True)

@@ -25,6 +25,8 @@ from learngene.training import evaluate_model
 
 log = logging.getLogger("learngene")
 
+FILES = ("evaluation.json", "evaluation.md", "accuracy-by-size.png")
+
 
 def choose_plans(gene: Learngene, depth: int | str | Sequence[int | str] | None, plan: Any) -> list[StagePlan]:
     """The plans of the depths that are named, shallowest first; the learngene's own where none is.
@@ -78,8 +80,12 @@ def evaluate_depths(
 
 
 def write_depths(result: Mapping[str, Any], out: Path, *, overwrite: bool) -> None:
-    """Write ``evaluation.json``, ``evaluation.md`` and ``accuracy-by-size.png`` into a directory."""
-    with atomic_directory(out, overwrite=overwrite) as scratch:
+    """Write ``evaluation.json``, ``evaluation.md`` and ``accuracy-by-size.png`` into a directory.
+
+    Raises:
+        LearngeneError: the directory is not empty, and not an earlier evaluation that ``overwrite`` lets go.
+    """
+    with atomic_directory(out, overwrite=overwrite, own=FILES) as scratch:
         write_text(scratch / "evaluation.json", json.dumps(result, indent=2, default=str) + "\n")
         draw(result, scratch / "accuracy-by-size.png")
         write_text(scratch / "evaluation.md", markdown(result))

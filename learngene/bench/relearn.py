@@ -187,9 +187,9 @@ def run_cell(
     recipe = dataclasses.replace(recipe, min_lr=recipe.lr)
     plain = dataclasses.asdict(cell) | {"original": original, "tolerance": tolerance}
     run = RunDirectory(out, {**dataclasses.asdict(recipe), **plain}, resume=True)
+    run.check_images(train=train, val=val)
     if run.finished:
         return run.results
-    run.check_images(train, val)
     model = reset_layers(copy.deepcopy(trained), cell.layers, keep_norms=cell.control == "norms-kept", seed=cell.seed)
     module = TrainingModule(model, Supervised(recipe.label_smoothing), recipe, num_classes=train.num_classes or 0)
     if cell.mode == "frozen":

@@ -5,7 +5,9 @@ from __future__ import annotations
 import base64
 import html
 import re
-from collections.abc import Callable, Sequence
+import shlex
+import statistics
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -59,6 +61,11 @@ def write_report(rows: Sequence[Row], out: Path, *, command: str | None = None) 
     return out / "report.md"
 
 
+def rerun(folder: Path) -> str:
+    """The command that runs the benchmark of a directory again, for a shell."""
+    return f"learngene benchmark --config {shlex.quote(str(folder / 'config.yaml'))} --out NEW"
+
+
 def _looks(groups: Sequence[tuple[str, str]], summaries: Sequence[Summary]) -> plots.Looks:
     """Of all that any section draws; those with all depths are in most plots, and come first."""
     sections = [lines([s for s in summaries if (s.data, s.recipe) == group]) for group in groups]
@@ -79,8 +86,16 @@ def _section(
         return f"![{text}]({path.name})"
 
     # a plot of an earlier report that this one has no use for would pass for one of this
-    for name in ("break-even", "stored"):
+    for name in ("break-even", "stored", "accuracy-by-depth", "accuracy-by-cost"):
         (out / f"{prefix}{name}.png").unlink(missing_ok=True)
+    overview = [
+        picture(text, draw, chosen)
+        for text, draw, chosen, points in (
+            ("accuracy against depth", plots.accuracy_by_depth, shown, sum(len(line.depths) for line in shown)),
+            ("accuracy against training cost", plots.accuracy_by_cost, whole, len(whole)),
+        )
+        if points > 1  # one point shows no more than the table
+    ]
     level = f"{title}: starts that reach {_target(found)}"
     family = [
         picture(text, draw, chosen, title=level)
@@ -94,8 +109,7 @@ def _section(
         f"## {title}",
         "### In words",
         in_words(found),
-        picture("accuracy against depth", plots.accuracy_by_depth, shown),
-        picture("accuracy against training cost", plots.accuracy_by_cost, whole),
+        *overview,
         *_tables(found),
         "### What it costs",
         cost_table(whole),
@@ -112,9 +126,9 @@ def _tables(found: Sequence[Line]) -> list[str]:
     gene = main_line(found)
     scratch = next((line for line in found if line.scratch and (gene is None or line in at_budget(found, gene))), None)
     parts = []
-    if gene is not None and len(at_budget(found, gene)) > 1:
+    if gene is not None and len(differences(found, gene)) > 1:
         parts += ["### Against the learngene", difference_table(found, gene)]
-    if scratch is not None and len(at_budget(found, scratch)) > 2:
+    if scratch is not None and len(differences(found, scratch)) > 2:
         parts += ["### Against random weights", difference_table(found, scratch)]
     return parts
 
@@ -164,13 +178,14 @@ def _head(rows: Sequence[Row], command: str | None) -> str:
     def distinct(values: Any) -> str:
         return ", ".join(dict.fromkeys(str(v) for v in values))
 
+    summaries = summarize(rows)
     tested = [row["test_images"] for row in rows if row["test_top1"] is not None]
     measure = (
         f"test ({distinct(sorted(set(tested)))} images, used once per trial)" if tested else "validation: no test split was used"
     )
     if tested and len(tested) < len(rows):
         measure += f", but validation in {len(rows) - len(tested)} of {len(rows)} trials, which had no test split"
-    several = len({row["seed"] for row in rows}) > 1
+    several = any(len(s.seeds) > 1 for s in summaries)
     about = {
         "accuracy": f"top-1, {measure}; {'mean ± standard deviation over seeds' if several else 'one seed: no spread'}",
         "trials": f"{len(rows)}, seeds {', '.join(str(seed) for seed in sorted({row['seed'] for row in rows}))}",
@@ -225,9 +240,14 @@ def notable(found: Sequence[Line], limit: int = 7) -> list[Line]:
     return kept + others[: max(3, limit - len(kept))]
 
 
+def differences(found: Sequence[Line], reference: Line) -> list[tuple[Line, Difference]]:
+    """The lines at the reference's budget that have a depth and a seed in common with it, which is one of them, and how they differ."""
+    return [(line, gap) for line in at_budget(found, reference) if (gap := compare(line, reference)) is not None]
+
+
 def difference_table(found: Sequence[Line], reference: Line) -> str:
     """Every other start minus a reference, at its budget, paired by seed, over the depths that both have."""
-    compared = [(line, gap) for line in at_budget(found, reference) if (gap := compare(line, reference)) is not None]
+    compared = differences(found, reference)
     head = [
         f"At {reference.budget} of fine-tuning, best first. {_how_compared([gap for _, gap in compared])}\n",
         f"| start | depths | prepared | top-1 % | {reference.start} there % | difference (points) | seeds | 95 % interval |",
@@ -303,7 +323,7 @@ def _reached(line: Line | None) -> tuple[str, str]:
 def in_words(found: Sequence[Line]) -> str:
     """Which means are highest, by how much, where a longer training from scratch gets as far, and what equal accuracy costs."""
     gene = main_line(found)
-    sentences = [_ranking(at_budget(comparable(found), gene or found[0]))]
+    sentences = [_ranking(at_budget(comparable(found), gene or found[0]), gene)]
     if gene is not None:
         sentences += [
             _against_others(gene, at_budget(found, gene)),
@@ -316,14 +336,14 @@ def in_words(found: Sequence[Line]) -> str:
 def _cautions(found: Sequence[Line]) -> list[str]:
     """What the number of seeds does not allow."""
     cells = [s for line in found for s in line.summaries]
-    fewest = min(len(s.seeds) for s in cells)
     cautions = []
-    if fewest == 1:
+    one, two = _with_seeds(1, found), _with_seeds(2, found)
+    if one is not None:
         cautions.append(
-            "One seed: no spread. This is an observation, not a claim: another seed may well turn small differences around."
+            f"One seed{one}: no spread. This is an observation, not a claim: another seed may well turn small differences around."
         )
-    elif fewest < FEW:
-        cautions.append(f"With {fewest} seeds the intervals are so wide that this is an observation, not a claim.")
+    if two is not None:
+        cautions.append(f"With 2 seeds{two} the intervals are so wide that this is an observation, not a claim.")
     if len({s.seeds for s in cells}) > 1:
         cautions.append(
             "Seeds differ between starts, depths or budgets; means are over those that are finished, differences over common ones."
@@ -331,18 +351,64 @@ def _cautions(found: Sequence[Line]) -> list[str]:
     return cautions
 
 
-def _ranking(lines: Sequence[Line]) -> str:
-    """First, second and last of some lines with the same depths and budget."""
-    best, *others = sorted(lines, key=lambda line: -line.mean)
+def _with_seeds(count: int, found: Sequence[Line]) -> str | None:
+    """`` of random``, the starts with so many seeds, and where it is so if not at all depths and budgets; empty for all, none for none."""
+    told, everywhere = [], True
+    for start in dict.fromkeys(line.start for line in found):
+        cells = [s for line in found if line.start == start for s in line.summaries]
+        own = [s for s in cells if len(s.seeds) == count]
+        everywhere &= len(own) == len(cells)
+        if own:
+            places = ", ".join(f"{s.depth} layers at {s.budget}" for s in own)
+            told.append(start if len(own) == len(cells) else f"{start} ({places})")
+    return None if not told else "" if everywhere else f" of {', '.join(told)}"
+
+
+def _ranking(lines: Sequence[Line], reference: Line | None) -> str:
+    """First, second and last of some lines with the same depths and budget, over seeds that all of them have.
+
+    Args:
+        reference: one of the lines that is to be ranked with the others; none if any may be left out.
+    """
+    own = {line.start: line.by_seed() for line in lines}
+    seeds = _seeds_to_rank(own, None if reference is None else reference.start)
+    ranked = [line for line in lines if seeds and seeds <= set(own[line.start])] or [reference or lines[0]]
+    means = {line.start: statistics.fmean(own[line.start][seed] for seed in seeds) if seeds else line.mean for line in ranked}
+    best, *others = sorted(ranked, key=lambda line: -means[line.start])
     depths = ", ".join(map(str, best.depths))
     place = f"mean over depths {depths}" if len(best.depths) > 1 else f"at depth {depths}"
-    head, top1 = f"At {best.budget} of fine-tuning, {place}: **{best.start}**", f"{100 * best.mean:.2f} % {best.measure} accuracy"
+    partly = seeds and any(seeds < set(own[line.start]) for line in ranked)
+    over = (
+        f", seed{'s' if len(seeds) > 1 else ''} {', '.join(map(str, sorted(seeds)))} alone, which all of these have"
+        if partly
+        else ""
+    )
+    head = f"At {best.budget} of fine-tuning, {place}{over}: **{best.start}**"
+    top1 = f"{100 * means[best.start]:.2f} % {best.measure} accuracy"
+    left = [line.start for line in lines if line not in ranked]
+    missing = f" Not ranked, as they lack these seeds: {', '.join(left)}." if left else ""
     if not others:
-        return f"{head} has {top1}; there is no other start with the same depths and budget to compare it with."
-    gap = compare(best, others[0])
-    text = f"{head} {'is first with' if gap and gap.clear else 'has the highest mean,'} {top1}, then {others[0].start} with {100 * others[0].mean:.2f} %"
-    text += f" (no seed in common{_unless(gap)})" if gap is None else f" (difference {gap}{_unless(gap)})"
-    return text + (f"; last is {others[-1].start} with {100 * others[-1].mean:.2f} %." if len(others) > 1 else ".")
+        why = "a seed in common with it" if left else "the same depths and budget"
+        return f"{head} has {top1}; there is no other start with {why} to compare it with."
+    first, second = ({seed: own[line.start][seed] for seed in seeds} for line in (best, others[0]))
+    gap = difference(first, second)
+    clear = gap is not None and gap.clear
+    text = f"{head} {'is first with' if clear else 'has the highest mean,'} {top1}, then {others[0].start} with {100 * means[others[0].start]:.2f} %"
+    text += f" (difference {gap}{_unless(gap)})"
+    return (
+        text + (f"; last is {others[-1].start} with {100 * means[others[-1].start]:.2f} %." if len(others) > 1 else ".") + missing
+    )
+
+
+def _seeds_to_rank(own: Mapping[str, Mapping[int, float]], reference: str | None) -> set[int]:
+    """The seeds that starts are compared over: those with most starts times seeds; none if no two starts have one in common."""
+    from_which = own if reference is None else [reference]
+    choices = [set(own[a]) & set(own[b]) for a in from_which for b in own if a != b]
+
+    def pairs(seeds: set[int]) -> tuple[int, int]:
+        return len(seeds) * (sum(seeds <= set(found) for found in own.values()) - 1), len(seeds)
+
+    return max(choices, key=pairs, default=set())
 
 
 def _unless(gap: Difference | None) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from learngene.bench.table import budget_order
 from learngene.errors import LearngeneError
 from learngene.limits import parse_json, read_json
 
@@ -18,6 +19,9 @@ NEEDED: dict[str, tuple[type, ...]] = {
     **dict.fromkeys(("tflops", "test_top1"), (*NUMBER, type(None))),
     "commit": (str, type(None)), "arch_args": (dict,), "prepared": (dict,), "versions": (dict,), "curve": (list,),
 }  # fmt: skip
+NAMES = ("start", "kind", "data", "architecture")
+SHARES = ("val_top1", "test_top1")
+COSTS = ("flops", "images", "seconds", "joules", "parameters", "stored_parameters", "test_images", "tflops", "epoch")
 OF_EACH = {
     "prepared": ("images", "seconds", "flops", "stored_parameters"),
     "curve": ("epoch", "val_top1"),
@@ -29,7 +33,7 @@ def find_rows(place: Path) -> list[dict[str, Any]]:
     """Those in a file, or of a benchmark's directory: its file, or its trials where more of them are finished.
 
     Raises:
-        LearngeneError: nothing is there, or what is there are no trials.
+        LearngeneError: nothing is there, or what is there are no trials, or one is there twice.
     """
     file = place / FILE if place.is_dir() else place
     stored = read_rows(file) if file.is_file() else []
@@ -42,7 +46,7 @@ def find_rows(place: Path) -> list[dict[str, Any]]:
 def gather_rows(folder: Path) -> list[dict[str, Any]]:
     """Those of all finished trials in a benchmark's directory, whoever ran them."""
     way_out = "an earlier version ran it; delete its folder and resume the benchmark"
-    return [_checked(row, f"'{path}'", way_out) for path, row in _finished(folder).items()]
+    return _each_once({f"'{path}'": _checked(row, f"'{path}'", way_out) for path, row in _finished(folder).items()})
 
 
 def _finished(folder: Path) -> dict[Path, Any]:
@@ -57,7 +61,21 @@ def read_rows(file: Path) -> list[dict[str, Any]]:
             f"'{file}' is larger than {MAX_RESULTS} bytes, the most that is read; give the results of one benchmark"
         )
     lines = file.read_text(encoding="utf-8", errors="replace").splitlines()
-    return [_parse(line, f"'{file}' line {number}") for number, line in enumerate(lines, start=1) if line.strip()]
+    places = {f"'{file}' line {number}": line for number, line in enumerate(lines, start=1) if line.strip()}
+    return _each_once({where: _parse(line, where) for where, line in places.items()})
+
+
+def _each_once(rows: dict[str, dict[str, Any]]) -> list[dict[str, Any]]:
+    """The rows, by where they are from; a trial that is there twice would count as two seeds. No benchmark writes one twice."""
+    seen: dict[tuple[Any, ...], str] = {}
+    for where, row in rows.items():
+        budget = budget_order(row["epochs"], row["tflops"])
+        first = seen.setdefault((row["data"], row["recipe"], row["start"], row["depth"], budget, row["seed"]), where)
+        if first != where:
+            raise LearngeneError(
+                f"{where} is the same trial as {first} ({row['start']}, depth {row['depth']}, seed {row['seed']}); delete one of them"
+            )
+    return list(rows.values())
 
 
 def _parse(line: str, where: str) -> dict[str, Any]:
@@ -72,7 +90,24 @@ def _checked(row: Any, where: str, way_out: str) -> dict[str, Any]:
     wrong = next((key for key, kinds in NEEDED.items() if not _is(row[key], kinds)), None) or _wrong_inside(row)
     if wrong is not None:
         raise LearngeneError(f"{where} is no trial: its '{wrong}' is not what a benchmark writes; delete that line and resume it")
+    if untrue := _untrue(row):
+        raise LearngeneError(f"{where} is no trial: its {untrue}; correct or delete it")
     return row
+
+
+def _untrue(row: dict[str, Any]) -> str | None:
+    """The first value that cannot be, in words: an empty name, a share outside 0 to 1, a negative cost."""
+    if empty := next((name for name in NAMES if not row[name].strip()), None):
+        return f"'{empty}' is empty"
+    if not all(cost["name"].strip() for cost in row["prepared"].values()):
+        return "'prepared' has an empty name"
+    for inner in (row, *row["prepared"].values(), *row["curve"]):
+        for key, value in inner.items():
+            if key in SHARES and _is(value, NUMBER) and not 0 <= value <= 1:
+                return f"'{key}' is {value:g}, where a share from 0 to 1 is meant"
+            if key in COSTS and _is(value, NUMBER) and value < 0:
+                return f"'{key}' is {value:g}, less than 0"
+    return None
 
 
 def _is(value: Any, kinds: tuple[type, ...]) -> bool:

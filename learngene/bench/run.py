@@ -15,7 +15,7 @@ import torch
 from learngene import vit
 from learngene.bench.experiment import Experiment, Trial
 from learngene.bench.prepare import Prepared
-from learngene.bench.report import write_report
+from learngene.bench.report import rerun, write_report
 from learngene.bench.rows import FILE, gather_rows
 from learngene.bench.table import summarize
 from learngene.bench.trials import Images, build, run_trial, trial_recipe
@@ -27,6 +27,7 @@ from learngene.limits import read_json
 from learngene.objectives import Supervised
 from learngene.recipe import DataOptions, Recipe, divide
 from learngene.training import RunDirectory, TrainingModule
+from learngene.training.directory import check_same_images
 from learngene.training.precision import Step
 from learngene.vit import Architecture
 
@@ -99,8 +100,15 @@ class Bench:
         """The benchmark's recipe with the changes of the trial's."""
         return dataclasses.replace(self.recipe, **self.experiment.recipes[trial.recipe])
 
-    def check(self, trials: Sequence[Trial], sources: Mapping[str, Prepared]) -> None:
-        """Build every start whose sources are there once at each depth, so that what does not fit is refused now."""
+    def check(self, trials: Sequence[Trial], sources: Mapping[str, Prepared], out: Path) -> None:
+        """Build every start whose sources are there once at each depth, so that what does not fit is refused now.
+
+        Raises:
+            LearngeneError: a start that does not fit; a trial that is finished already, on other images than those of today.
+        """
+        for trial in filter(lambda trial: _is_finished(out / trial.key), self.experiment.trials()):
+            folder = out / trial.key
+            check_same_images(folder, read_json(folder / "run.json").get("images"), self.images[trial.data].fingerprints)
         seen = set()
         for trial in trials:
             trial_recipe(trial, self.experiment.spec(trial.start), self.recipe_of(trial))
@@ -148,7 +156,7 @@ def conclude(run: RunDirectory, trials: int) -> dict[str, Any]:
     with locked(run.path / "report.lock"):  # other shards may be at their end too
         rows = gather_rows(run.path)
         write_text(run.path / FILE, "".join(json.dumps(row) + "\n" for row in rows))
-        report = write_report(rows, run.path, command=f"learngene benchmark --config {run.path / 'config.yaml'} --out NEW")
+        report = write_report(rows, run.path, command=rerun(run.path))
         results = {"rows": rows, "table": [summary.plain() for summary in summarize(rows)], "report": str(report)}
         if len(rows) >= trials:
             return run.finish(**results)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from torch import nn
 from learngene import vit
 from learngene.bench.experiment import StartSpec, Trial
 from learngene.bench.prepare import Prepared
-from learngene.data import ImageData, Source, has_test_split, open_split, open_training
+from learngene.data import ImageData, Source, fingerprint, has_test_split, open_split, open_training
 from learngene.data.images import Mode
 from learngene.jobs import evaluation_config, forward_flops, training_cost
 from learngene.objectives import Supervised
@@ -42,6 +43,16 @@ class Images:
         if loading.in_memory:
             train, val, tested = train.in_memory(), val.in_memory(), tested and tested.in_memory()
         return cls(train, val, tested, loading)
+
+    @property
+    def by_role(self) -> dict[str, Source]:
+        """train, val, and test where there is one."""
+        return {"train": self.train, "val": self.val, **({"test": self.test} if self.test is not None else {})}
+
+    @cached_property
+    def fingerprints(self) -> dict[str, Any]:
+        """What tells them from others, by role."""
+        return {role: fingerprint(source) for role, source in self.by_role.items()}
 
 
 def build(
@@ -93,7 +104,7 @@ def run_trial(
     run = RunDirectory(out, {**dataclasses.asdict(recipe), **{f"trial_{k}": v for k, v in plain.items()}}, resume=True)
     if run.finished:
         return run.results
-    run.check_images(images.train, images.val)
+    run.check_images(**images.by_role)
     data = ImageData(images.train, images.val, config, recipe, images.loading)
     before = evaluate_model(model, data)
     result = fit(

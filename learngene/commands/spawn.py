@@ -64,7 +64,7 @@ def spawn(
     import torch
 
     from learngene.files import check_free
-    from learngene.formats import save_timm_directory
+    from learngene.formats import FILES, save_timm_directory
     from learngene.gene import Learngene
     from learngene.sizes import MAX_DEPTH, Sizes
     from learngene.vit import check_device, check_storable
@@ -85,7 +85,7 @@ def spawn(
     targets = [Path(out) / f"depth-{target.depth:02d}" for target in plans]
     for target, directory in zip(plans, targets, strict=True):
         check_storable(learned.architecture.name, target.depth)
-        check_free(directory, overwrite=overwrite)
+        check_free(directory, overwrite=overwrite, own=FILES, reads=(gene,))
     for target, directory in zip(plans, targets, strict=True):
         torch.manual_seed(seed)
         model = learned.spawn(plan=target, **changes)

@@ -89,10 +89,10 @@ class RunDirectory:
     def _check_inputs(self) -> None:
         """Raise if overwriting would delete what the job is to read."""
         home = self.path.resolve()
-        for name, value in self.config.items():
-            if isinstance(value, str) and Path(value.removeprefix("local-dir:")).exists():
-                used = Path(value.removeprefix("local-dir:")).resolve()
-                if used == home or home in used.parents:
+        for name, value in _texts(self.config):
+            with contextlib.suppress(OSError):  # a text that is too long for a name
+                used = Path(value.removeprefix("local-dir:"))
+                if value and used.exists() and (used.resolve() == home or home in used.resolve().parents):
                     raise LearngeneError(
                         f"--overwrite would delete {name} '{value}', which lies in '{self.path}'; choose another --out"
                     )
@@ -264,6 +264,15 @@ class RunDirectory:
                 log.setLevel(level)
                 log.removeHandler(handler)
                 handler.close()
+
+
+def _texts(value: Any, name: str = "") -> Iterator[tuple[str, str]]:
+    """The texts in plain values, however deep, each with the option that it belongs to."""
+    if isinstance(value, str):
+        yield name, value
+    elif isinstance(value, (dict, list)):
+        for key, inner in value.items() if isinstance(value, dict) else enumerate(value):
+            yield from _texts(inner, name or str(key))
 
 
 def _resolved(value: Any) -> Any:
