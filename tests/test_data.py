@@ -1,5 +1,9 @@
 import logging
+import os
+import shutil
 import tarfile
+from contextlib import suppress
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -91,8 +95,32 @@ def test_torchvision_set_from_local_files(tmp_path):
     options = DataOptions(data_root=str(tmp_path), workers=0)
     train, val = open_training("torch/fashion_mnist", options, "L")
     assert (len(train), len(val), len(open_split("torch/fashion_mnist", options, "auto", "L"))) == (30, 10, 20)
+    with pytest.raises(LearngeneError, match="label_column 'x': 'torch/fashion_mnist' has no columns; drop --label-column"):
+        open_training("torch/fashion_mnist", replace(options, label_column="x"), "L")
+    (raw / "train-labels-idx1-ubyte").write_bytes(bytes([0, 0, 8, 1]) + (30).to_bytes(4, "big") + bytes(30))
+    with pytest.raises(LearngeneError, match="has 40 images and 30 labels"):
+        open_training("torch/fashion_mnist", options, "L")
     with pytest.raises(LearngeneError, match=r"torch/fashion_mnist \(train\) cannot be opened under"):
         open_training("torch/fashion_mnist", DataOptions(data_root=str(tmp_path / "no")), "L")
+
+
+def test_options_that_contradict_or_mean_nothing_are_refused(folder, tmp_path):
+    with tarfile.open(tmp_path / "images.tar", "w") as tar:
+        tar.add(folder / "train", ".")
+    for data, count in ((str(folder), 3), (str(tmp_path / "images.tar"), 3), (EMBEDDED, 10)):
+        assert open_training(data, replace(OPTIONS, num_classes=count), "L")[0].num_classes == count
+        with pytest.raises(LearngeneError, match=f"num_classes 7: .* names {count} classes itself; drop --num-classes"):
+            open_training(data, replace(OPTIONS, num_classes=7), "L")
+        with pytest.raises(LearngeneError, match=r"image_column 'img': .* has no columns; drop --image-column"):
+            open_training(data, replace(OPTIONS, image_column="img"), "L")
+
+
+def test_a_folder_of_the_embedded_sets_name_is_ambiguous(tmp_path, monkeypatch):
+    write_folder(tmp_path / EMBEDDED, 4)
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(LearngeneError, match=f"write ./{EMBEDDED} for the folder, or rename it"):
+        open_training(EMBEDDED, OPTIONS, "L")
+    assert open_training(f"./{EMBEDDED}", OPTIONS, "L")[0].classes == CLASSES
 
 
 def test_in_memory_is_the_same(folder):
@@ -163,6 +191,26 @@ def test_corrupt_images_are_skipped_with_their_names(tmp_path, caplog):
                 assert len(batch["image"]) == len(batch["target"])
     assert str(broken) in caplog.text
     assert "003.jpg" in caplog.text
+
+
+def test_validation_needs_an_image_that_can_be_read(tmp_path, caplog):
+    write_folder(tmp_path / "train", 4)
+    broken = write_folder(tmp_path / "val", 2)
+    with suppress(OSError):  # a file system of text only
+        (broken / "bag" / "000.png").rename(broken / "bag" / os.fsdecode(b"\xff.png"))
+    for path in broken.rglob("*.*g"):
+        path.write_bytes(b"broken")
+    data = loader(*open_training(str(tmp_path), OPTIONS, "L"), recipe=Recipe(batch_size=4))
+
+    def validate():
+        for batch in data.val_dataloader():
+            data.take_bad(batch)
+
+    with pytest.raises(LearngeneError, match=r"none of the images of .*val can be read; check the data set and the disk"):
+        validate()
+    caplog.text.encode()  # names that are no text, too
+    shutil.copy(tmp_path / "train" / "bag" / "000.png", broken / "bag" / "001.png")
+    validate()
 
 
 def test_too_many_corrupt_images_stop(tmp_path):
@@ -313,7 +361,9 @@ def test_webdataset_stream(tmp_path):
     data = loader(train, val, options=options)
     assert next(iter(data.train_dataloader()))["image"].shape == (8, 1, 28, 28)
     assert sum(len(b["target"]) for b in data.val_dataloader()) == 8
+    found = DataOptions(data_root=str(tmp_path), num_classes=3)
+    assert len(open_training("wds/set", found, "L")[1]) == 8  # the one that is there
     with pytest.raises(LearngeneError, match="--val-split"):
-        open_training("wds/set", DataOptions(data_root=str(tmp_path), num_classes=3), "L")
+        open_training("wds/set", replace(found, train_split="validation"), "L")
     with pytest.raises(LearngeneError, match="--num-classes"):
         open_training("wds/set", DataOptions(data_root=str(tmp_path)), "L")

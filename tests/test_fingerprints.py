@@ -122,6 +122,35 @@ def test_tars_and_images_without_files(photos, tmp_path):
     assert "replaced" in difference(fingerprint(train), fingerprint(other))
 
 
+@pytest.mark.parametrize("download", [False, True])
+def test_replaced_files_of_a_hugging_face_stream_are_noticed(tmp_path, download):
+    datasets = pytest.importorskip("datasets")
+    datasets.disable_progress_bars()
+    columns = datasets.Features({"image": datasets.Image(), "label": datasets.ClassLabel(names=["ant", "bee"])})
+
+    def write(order):
+        rows = {"image": [Image.new("L", (8, 8), 9 * k) for k in order], "label": [k % 2 for k in order]}
+        for split in ("train", "test"):
+            datasets.Dataset.from_dict(rows, features=columns).to_parquet(tmp_path / "set" / f"{split}-00000-of-00001.parquet")
+
+    def look(**more):
+        choice = DataOptions(
+            **{"data_root": str(tmp_path / "cache"), "workers": 0, "val_split": "test", "download": download, **more}
+        )
+        return open_training(f"hfids/{tmp_path / 'set'}", choice, "L")[0]
+
+    write(range(12))
+    then = fingerprint(look())
+    assert difference(then, fingerprint(look())) is None
+    assert difference({k: then[k] for k in ("images", "classes", "labels", "sample")}, then) is None  # of an earlier version
+    write(range(11, -1, -1))
+    assert difference(then, fingerprint(look())) is not None
+    if download:
+        parts = [fingerprint(look(train_split=f"train[:{n}]", val_split="test")) for n in (8, 8)]
+        assert difference(*parts) is None
+        assert "version" in parts[0]
+
+
 def test_what_an_earlier_version_stored():
     now = taken("fashion-mnist")
     assert difference(now["sample"], now) is None

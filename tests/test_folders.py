@@ -1,7 +1,9 @@
 """What counts as an image, a class and a split: the same for folders, tars and torchvision's data sets."""
 
+import io
 import os
 import shutil
+import struct
 import subprocess
 import sys
 import tarfile
@@ -10,12 +12,12 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, PngImagePlugin
 
 from learngene.data import ImageData, Source, fingerprint, open_split, open_training
 from learngene.data.folders import list_classes, natural
 from learngene.data.images import BROKEN_IMAGE, decode
-from learngene.data.sources import _same_split, check_apart
+from learngene.data.sources import check_apart, is_same_split
 from learngene.data.stream import Shards
 from learngene.errors import LearngeneError
 from learngene.recipe import DataOptions, Recipe
@@ -217,11 +219,28 @@ def test_file_names_that_are_no_text(tmp_path, caplog):
         caplog.text.encode()
 
 
+@pytest.mark.parametrize("split", ["train", "val"])
+def test_names_that_print_alike(tmp_path, split):
+    for part in ("train", "val"):
+        for i, name in enumerate(("ant", "caf\u00e9")):
+            write(tmp_path / "data" / part / name, seed=i)
+    other = tmp_path / "data" / split / "cafe\u0301"
+    message = r"has the classes '(cafe\\u0301|caf\\xe9)' and '(cafe\\u0301|caf\\xe9)', which are one text in two Unicode forms"
+    if split == "val":
+        shutil.rmtree(tmp_path / "data" / "val" / "caf\u00e9")
+        message = r"has a class 'cafe\\u0301' that is not among .* \('caf\\xe9', the same text in another Unicode form, is\)"
+    write(other, seed=2)
+    if len(list(other.parent.iterdir())) == 1:
+        pytest.skip("a file system that knows one form only")
+    with pytest.raises(LearngeneError, match=message):
+        open_training(str(tmp_path / "data"), OPTIONS, "RGB")
+
+
 # splits
 
 
 @pytest.mark.parametrize("split", ["val", "test"])
-@pytest.mark.parametrize("how", ["folder", "class", "file"])
+@pytest.mark.parametrize("how", ["folder", "class", "file", "hard link"])
 def test_training_images_are_not_called_another_split(tmp_path, split, how):
     for i, name in enumerate(("ant", "bee")):
         write(tmp_path / "train" / name, seed=i)
@@ -231,7 +250,9 @@ def test_training_images_are_not_called_another_split(tmp_path, split, how):
     else:
         for i, name in enumerate(("ant", "bee")):
             write(other / name, 2, seed=10 + i)
-        if how == "file":
+        if how == "hard link":
+            os.link(tmp_path / "train" / "bee" / "0.png", other / "bee" / "x.png")
+        elif how == "file":
             (other / "bee" / "x.png").symlink_to(tmp_path / "train" / "bee" / "0.png")
         else:
             shutil.rmtree(other / "bee")
@@ -255,7 +276,7 @@ def test_the_training_split_by_name_is_no_other(tmp_path, role):
 
 def test_slices_of_a_split():
     pairs = {("a", "a"): 1, ("a", "b"): 0, ("a", "a[:80%]"): 1, ("a[80%:]", "a[:80%]"): 0, ("a+b", "b[:9]"): 1, ("a+b", "c"): 0}
-    assert {pair: int(_same_split(*pair)) for pair in pairs} == pairs
+    assert {pair: int(is_same_split(*pair)) for pair in pairs} == pairs
 
 
 def test_copies_of_the_training_images_are_noticed(tmp_path, caplog):
@@ -349,6 +370,52 @@ def test_a_tar_of_splits_is_refused_without_labels_too(tmp_path):
         write(tmp_path / "data" / split)
     with pytest.raises(LearngeneError, match="holds several splits"):
         open_training(str(pack(tmp_path / "data", tmp_path / "packed.tar")), replace(OPTIONS, unlabeled=True), "RGB")
+
+
+@pytest.mark.parametrize("top", ["test", "photos/Val"])
+@pytest.mark.parametrize("unlabeled", [False, True])
+def test_a_tar_of_held_out_images_is_not_trained_on(tmp_path, top, unlabeled):
+    for i, name in enumerate(("ant", "bee")):
+        write(tmp_path / "data" / name, seed=i)
+    path = pack(tmp_path / "data", tmp_path / "packed.tar", top)
+    with pytest.raises(LearngeneError, match=rf"holds a folder '{top.split('/')[-1]}' and none to train on; .*--train-split"):
+        open_training(str(path), replace(OPTIONS, unlabeled=unlabeled), "RGB")
+
+
+# decoding
+
+
+def test_every_error_of_a_decoder_is_a_broken_image(tmp_path, monkeypatch):
+    write(tmp_path, 1)
+
+    def fail(self):
+        raise RuntimeError("Failed to decode frame 0")
+
+    monkeypatch.setattr(PngImagePlugin.PngImageFile, "load", fail)
+    with pytest.raises(BROKEN_IMAGE, match=r"it is damaged \(Failed to decode frame 0"):
+        decode(tmp_path / "0.png", "L")
+
+
+def tiff(pixels, bits, white_is_zero):
+    """A grey TIFF as it is written by hand: PIL does not write these kinds."""
+    height, width = 2, 2
+    tags = {256: width, 257: height, 258: bits, 259: 1, 262: int(not white_is_zero), 273: 8, 277: 1, 278: height, 279: len(pixels)}
+    entries = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in tags.items())
+    return b"II*\0" + struct.pack("<I", 8 + len(pixels)) + pixels + struct.pack("<H", len(tags)) + entries + bytes(4)
+
+
+@pytest.mark.parametrize(
+    ("pixels", "bits", "white_is_zero", "grey"),
+    [
+        (np.array([0, 128, 255, 64], np.uint8).tobytes(), 8, True, [255, 127, 0, 191]),
+        (np.array([0, 128, 255, 64], np.uint16).tobytes(), 16, False, [0, 0, 1, 0]),
+        (np.array([0, 0x8080, 0xFFFF, 0x4040], "<u2").tobytes(), 16, True, [255, 127, 0, 191]),
+        (bytes.fromhex("000800fff400"), 12, False, [0, 128, 255, 64]),
+    ],
+)
+def test_grey_of_any_depth_keeps_its_range(pixels, bits, white_is_zero, grey):
+    found = np.asarray(decode(io.BytesIO(tiff(pixels, bits, white_is_zero)), "L"))
+    assert found.ravel().tolist() == grey
 
 
 # 16 bits

@@ -13,7 +13,8 @@ from conftest import TINY_ARGS
 from PIL import EpsImagePlugin, Image
 
 from learngene.cli import main
-from learngene.data import ImageData, open_split, open_training
+from learngene.data import ImageData, has_test_split, open_split, open_training
+from learngene.data.columns import decode_cell
 from learngene.data.embedded import load_embedded
 from learngene.data.folders import natural
 from learngene.data.images import BROKEN_IMAGE
@@ -110,9 +111,9 @@ def test_ways_out_are_those_that_lead_out():
 
 
 def test_classes_from_a_column():
-    assert names_from_text(["b10", "b9", None, "a", "b9"]) == ("a", "b9", "b10")
+    assert names_from_text(["b10", "b9", None, "a", "b9"], "x") == ("a", "b9", "b10")
     rows = ["x²", "²", "01", "1", "Cat", "cat"]
-    assert names_from_text(rows) == names_from_text(rows[::-1]) == tuple(sorted(rows, key=natural))
+    assert names_from_text(rows, "x") == names_from_text(rows[::-1], "x") == tuple(sorted(rows, key=natural))
     assert count_from([0, 2, None], "photos") == 3
     for labels in ([1, 2, 3], [0, 10**12]):
         with pytest.raises(LearngeneError, match=r"names no classes; .* give K with --num-classes"):
@@ -203,6 +204,39 @@ def test_text_becomes_classes_in_one_order(tmp_path, kind):
     write_table(tmp_path / "more", {"train": ["cow", "ant", "bee", "cow"], "test": ["cow", "dog"]}, TEXT)
     with pytest.raises(LearngeneError, match=r"\(test\): row 1.* has the label 'dog'; the labels of the training images are ant"):
         open_training(f"{kind}/{tmp_path / 'more' / 'set'}", choice, "L")
+
+
+@pytest.mark.parametrize("kind", ["hfds", "hfids"])
+def test_splits_that_are_there_are_used(tmp_path, kind):
+    data = f"{kind}/" + write_table(tmp_path, {"train": GOOD, "validation": [2, 1], "test": [0, 0, 1]}, NAMES)
+    choice = options(tmp_path, val_split=None)
+    train, val = open_training(data, choice, "L")
+    test = open_split(data, choice, "auto", "L")
+    assert (len(train), len(val), len(test)) == (9, 2, 3)
+    assert (val.name, test.name) == (f"{data} (validation)", f"{data} (test)")
+    assert has_test_split(data, choice)
+    assert not has_test_split(data, options(tmp_path, train_split="test"))
+    alone = f"{kind}/" + write_table(tmp_path / "alone", {"train": GOOD}, NAMES)
+    with pytest.raises(LearngeneError, match="has no test split"):
+        open_split(alone, choice, "test", "L")
+
+
+@pytest.mark.parametrize("kind", ["hfds", "hfids"])
+def test_another_order_of_class_names_in_a_split_is_refused(tmp_path, kind):
+    data = f"{kind}/" + write_table(tmp_path, {"train": GOOD}, NAMES)
+    write_table(tmp_path, {"validation": [1, 0]}, datasets.ClassLabel(names=["ant", "bee"]))
+    write_table(tmp_path, {"test": [2, 0]}, datasets.ClassLabel(names=["cat", "bee", "ant"]))
+    assert len(open_training(data, options(tmp_path, val_split="validation"), "L")[1]) == 2
+    with pytest.raises(
+        LearngeneError, match=r"\(test\): '.*test-.*' has the classes cat, bee, ant in .*train-.*' has ant, bee, cat, so"
+    ):
+        open_training(data, options(tmp_path), "L")
+
+
+def test_cells_that_lead_nowhere_are_broken_images(tmp_path):
+    for path in ("s3-without-a-plug-in://bucket/x.png", f"zip://x.png::{tmp_path}/none.zip", str(tmp_path)):
+        with pytest.raises(BROKEN_IMAGE, match="cannot be read"):
+            decode_cell({"bytes": None, "path": path}, "L")
 
 
 def test_numbers_without_names(tmp_path):

@@ -15,7 +15,7 @@ from PIL import Image
 
 from learngene.data import ImageData, open_training
 from learngene.data.embedded import load_embedded
-from learngene.data.stream import hugging_face_shards
+from learngene.data.stream import builder_of, hugging_face_shards
 from learngene.errors import LearngeneError
 from learngene.recipe import DataOptions, Recipe
 
@@ -198,7 +198,8 @@ def test_files_that_do_not_say_how_many_rows_they_have(tmp_path, monkeypatch):
         LearngeneError, match="does not say how many images it has; give the number of training images with --num-s"
     ):
         open_training(data, options(data, tmp_path), "L")
-    shards, _ = hugging_face_shards(data, "train", data, "L", options(data, tmp_path), 53)
+    choice = options(data, tmp_path)
+    shards, _ = hugging_face_shards(builder_of(data, choice), "train", data, "L", choice, 53)
     assert shards.lengths == (53,)
     assert [shards.decode(sample)[1] for _, sample in shards.walk([0], 15, 30)] == list(range(15, 30))
 
@@ -211,10 +212,64 @@ def test_wrong_numbers_are_refused(tmp_path):
     (tmp_path / "_info.json").write_text(json.dumps(info))
     choice = options(data, tmp_path)
     train, val = open_training(data, choice, "L")
-    with pytest.raises(LearngeneError, match=r"shard 1 holds 5 images, not 9; mend the data set's info file"):
+    with pytest.raises(LearngeneError, match=r"set-train-0001.tar' holds 5 images, not 9; .* mend the data set's info file"):
         classes(ImageData(train, val, CONFIG, Recipe(batch_size=BATCH), choice).train_dataloader())
     with pytest.raises(LearngeneError, match="has 57 images, fewer than one batch of 64 x 1; lower --batch-size"):
         ImageData(train, val, CONFIG, Recipe(batch_size=64), choice).train_dataloader()
+
+
+@pytest.mark.parametrize("split", ["train", "validation"])
+@pytest.mark.parametrize("at", ["missing", "within a file", "within a header"])
+def test_a_cut_or_missing_shard_is_named(tmp_path, split, at):
+    pytest.importorskip("webdataset")
+    data = write_webdataset(tmp_path)
+    shard = tmp_path / f"set-{split}-0001.tar"
+    whole = shard.read_bytes()
+    with tarfile.open(shard) as tar:
+        offset = tar.getmembers()[2].offset
+    shard.unlink()
+    if at != "missing":
+        shard.write_bytes(whole[: offset + (600 if at == "within a file" else 100)])
+    choice = options(data, tmp_path)
+    message = rf"wds/set \({split}\): '{shard}' is missing, cut or damaged \(.*; fetch or make it again"
+    if at == "within a header" and split == "train":  # where a tar reader stops without a word
+        message = rf"wds/set \(train\): '{shard}' holds 1 images, not 5; make it again if it was cut"
+    with pytest.raises(LearngeneError, match=message):
+        classes(ImageData(*open_training(data, choice, "L"), CONFIG, Recipe(batch_size=BATCH), choice).train_dataloader())
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_images_that_are_not_counted_are_said(tmp_path, monkeypatch, workers):
+    pytest.importorskip("webdataset")
+    data = write_webdataset(tmp_path)
+    info = json.loads((tmp_path / "_info.json").read_text())
+    info["splits"]["train"]["shard_lengths"][0] = 15
+    (tmp_path / "_info.json").write_text(json.dumps(info))
+    choice = options(data, tmp_path, workers=workers)
+    images = ImageData(*open_training(data, choice, "L"), CONFIG, Recipe(batch_size=3), choice)
+    said = tmp_path / "said"
+    said.touch()
+    monkeypatch.setattr("learngene.data.stream.log.warning", lambda text: said.open("a").write(text))  # in the workers, too
+    for _ in range(2):
+        assert len(flat(classes(images.train_dataloader()))) == 51
+    assert said.read_text().count("set-train-0000.tar' holds more images than the 15 that are read") == 1
+
+
+def test_hidden_files_in_shards_are_left_out(tmp_path, caplog):
+    pytest.importorskip("webdataset")
+    data = write_webdataset(tmp_path)
+    for split, first in (("train", 0), ("validation", 0)):
+        with tarfile.open(tmp_path / f"set-{split}-0000.tar", "w") as tar:
+            for name in ("__MACOSX/a.png", "__MACOSX/._0000.png", "._0000.png", ".DS_Store"):
+                add(tar, name, b"junk")
+            for number in range(first, SIZES[split][0]):
+                add(tar, f"./{number:04d}.png", encoded(number))
+                add(tar, f"./{number:04d}.cls", str(number).encode())
+    choice = options(data, tmp_path)
+    images = ImageData(*open_training(data, choice, "L"), CONFIG, Recipe(batch_size=BATCH), choice)
+    seen = flat(classes(images.val_dataloader()))
+    assert len(seen) == len(set(seen)) == sum(SIZES["validation"])
+    assert "set-validation-0000.tar': 3 hidden images and folders, or a system's own" in caplog.text
 
 
 def test_broken_images_of_a_stream_are_replaced(tmp_path):

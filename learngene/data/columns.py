@@ -111,8 +111,12 @@ def decode_cell(cell: Any, mode: Mode) -> Image.Image:
     path = cell.get("path") if isinstance(cell, Mapping) else None
     if not path:
         raise OSError("the row has no image")
-    with fsspec.open(path, "rb") as file:
-        return decode(file, mode)
+    try:
+        with fsspec.open(path, "rb") as file:
+            content = file.read()
+    except Exception as error:  # file systems raise anything: ImportError without their plug-in, BadZipFile, HTTP errors, ...
+        raise OSError(f"{path} cannot be read: {error}") from error
+    return decode(BytesIO(content), mode)
 
 
 def labels_of(feature: Any, name: str, options: DataOptions, column: Callable[[], Sequence[Any]] | None) -> Labels:
@@ -132,7 +136,7 @@ def labels_of(feature: Any, name: str, options: DataOptions, column: Callable[[]
                 f"{name} has text as labels and is streamed, so its classes are not known before all of it is read; pass --download, "
                 f"name a column of numbers with --label-column, or pass --unlabeled to distil without labels"
             )
-        names = names_from_text(column())
+        names = names_from_text(column(), name)
         log.info("%s: %d classes from the text in its labels", name, len(names))
     if names is not None:
         check_count(name, names, options.num_classes)

@@ -13,8 +13,9 @@ import os
 import posixpath
 import re
 import tarfile
+import unicodedata
 from collections import Counter, deque
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal, NamedTuple, Protocol
@@ -47,6 +48,21 @@ def natural(name: str) -> tuple[Any, ...]:
 def printable(name: str) -> str:
     """A file name for messages; bytes that are no UTF-8 become question marks, since a log could not write them."""
     return name.encode(errors="replace").decode()
+
+
+def twin(name: str, names: Iterable[str]) -> str | None:
+    """Another name that is the same text in another Unicode form, so that both print alike ('é' as one letter, or as e and an accent)."""
+    text = unicodedata.normalize("NFC", name)
+    return next((other for other in names if other != name and unicodedata.normalize("NFC", other) == text), None)
+
+
+def check_forms(names: Collection[str], where: str) -> None:
+    """Raise if two classes would have names that print alike."""
+    if len({unicodedata.normalize("NFC", name) for name in names}) < len(names):
+        name, other = next((name, other) for name in names if (other := twin(name, names)))
+        raise LearngeneError(
+            f"'{where}' has the classes {name!a} and {other!a}, which are one text in two Unicode forms; give them one name"
+        )
 
 
 class Entry(NamedTuple):
@@ -95,7 +111,7 @@ class Tar:
             for member in tar:
                 self._add(member)
             end = tar.offset
-        _check_end(path, end)
+        check_end(path, end)
 
     def _add(self, member: tarfile.TarInfo) -> None:
         name = posixpath.normpath(f"/{member.name.lstrip('/')}")
@@ -158,7 +174,7 @@ class Tar:
         return "".join(f"/{name}" for name in top)
 
 
-def _check_end(path: Path, end: int) -> None:
+def check_end(path: Path, end: int) -> None:
     """Raise where tarfile stops without a word: at a damaged or cut header, or before a second archive.
 
     Args:
@@ -204,10 +220,14 @@ class LeftOut:
     def __bool__(self) -> bool:
         return any((self.loose, self.other, self.hidden, self.broken, self.again, self.empty))
 
+    def text(self) -> str:
+        """All of it in a line."""
+        return f"left out of '{self.root}': {'; '.join(self.parts())}"
+
     def say(self) -> None:
         """One warning, if anything is left out."""
         if self:
-            log.warning("left out of '%s': %s", self.root, "; ".join(self.parts()))
+            log.warning(self.text())
 
 
 @dataclass(frozen=True)
@@ -244,11 +264,11 @@ class Files:
         return str(self.root / self.names[index])
 
     def places(self) -> list[str]:
-        """Where the files really are."""
+        """Where the files really are; hard links to a file are at one place. On disk, one stat each."""
         root = os.path.realpath(self.root)
         if self.members is not None:
             return [f"{root}{self.real.get(name, f'/{name}')}" for name in self.names]
-        return [self.real.get(name, f"{root}/{name}") for name in self.names]
+        return [_place(self.real.get(name, f"{root}/{name}")) for name in self.names]
 
     def stamps(self) -> Iterator[Stamp]:
         """Name, bytes and time (ns) of each file; of a .tar its own as well. One stat each."""
@@ -272,6 +292,15 @@ def _stamp(path: Path, name: str) -> Stamp:
     except OSError:  # gone since it was listed; reading it will say so
         return name, -1, 0
     return name, found.st_size, found.st_mtime_ns
+
+
+def _place(path: str) -> str:
+    """A path without symbolic links, or for a file of several names what they have in common."""
+    try:
+        found = Path(path).stat()
+    except OSError:  # gone since it was listed; reading it will say so
+        return path
+    return f"{found.st_dev}:{found.st_ino}" if found.st_nlink > 1 else path
 
 
 class Listing(NamedTuple):
@@ -305,6 +334,7 @@ def list_classes(root: Path, *, quiet: bool = False, order: Any = natural) -> Li
         left.say()
     found.sort(key=lambda pair: natural(pair[0]))
     classes = sorted({name.partition("/")[0] for name, _ in found}, key=order)
+    check_forms(classes, str(root))
     number = {name: index for index, name in enumerate(classes)}
     targets = np.array([number[name.partition("/")[0]] for name, _ in found], dtype=np.int64)
     files = _files(root, base, found, members)
@@ -376,7 +406,14 @@ def _open(root: Path, *, labelled: bool) -> tuple[Tree, str, Mapping[str, tarfil
         raise LearngeneError(
             f"'{root}' holds several splits ({', '.join(splits)}), which would be mixed; make one .tar of each, or unpack it"
         )
-    return tar, tar.top(), tar.members
+    top = tar.top()
+    held = [part for part in top.split("/") if part.lower() in (*SPLIT_FOLDERS["val"], *SPLIT_FOLDERS["test"])]
+    if held:
+        raise LearngeneError(
+            f"'{root}' holds a folder '{held[0]}' and none to train on; make a .tar of the training images, or unpack it and name the "
+            f"folder with --train-split"
+        )
+    return tar, top, tar.members
 
 
 def _files(root: Path, base: str, found: list[tuple[str, Entry]], members: Mapping[str, tarfile.TarInfo] | None) -> Files:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import struct
 from pathlib import PurePath
 from typing import IO, Literal
 
 import numpy as np
 from PIL import Image
+from PIL.TiffImagePlugin import BITSPERSAMPLE, PHOTOMETRIC_INTERPRETATION, TiffImageFile
 
 Mode = Literal["RGB", "L"]
 # A file is opened by what it holds, not by its name, and for some formats PIL would run a program (Ghostscript for EPS).
@@ -39,8 +41,12 @@ def decode(file: str | PurePath | IO[bytes], mode: Mode) -> Image.Image:
     Raises:
         BROKEN_IMAGE: it cannot be read, or is of a format that is not in `FORMATS`.
     """
-    with Image.open(file, formats=FORMATS) as image:  # type: ignore[arg-type]
-        return to_mode(image, mode)
+    try:
+        with Image.open(file, formats=FORMATS) as image:
+            image.load()
+    except (RuntimeError, EOFError, LookupError, ArithmeticError, TypeError, struct.error) as error:
+        raise OSError(f"it is damaged ({error})") from error  # PIL lets some errors of its decoders through
+    return to_mode(image, mode)
 
 
 def to_mode(image: Image.Image, mode: Mode) -> Image.Image:
@@ -54,7 +60,19 @@ def to_mode(image: Image.Image, mode: Mode) -> Image.Image:
         wide = image.format == "TIFF" and image.mode == "I"  # 32 bits; other formats have at most 16, whatever the mode says
         if wide or (levels.size and not (levels.min() >= 0 and levels.max() <= 65_535)):
             raise ValueError("its pixels are integers of 32 bits without a stated range; store it with 8 or 16 bits")
-        image = Image.fromarray((levels / 257).round().astype(np.uint8))
+        grey = (levels / (_brightest(image) / 255)).round().clip(0, 255).astype(np.uint8)
+        image = Image.fromarray(255 - grey if _white_is_zero(image) else grey)
     elif image.mode == "F":
         raise ValueError("its pixels are floating point numbers without a stated range; store it with 8 or 16 bits")
     return image.convert(mode)
+
+
+def _brightest(image: Image.Image) -> int:
+    """The highest level of a grey image; PIL widens all but TIFF's to 16 bits."""
+    bits = image.tag_v2.get(BITSPERSAMPLE, (16,))[0] if isinstance(image, TiffImageFile) else 16
+    return 2 ** min(bits, 16) - 1
+
+
+def _white_is_zero(image: Image.Image) -> bool:
+    """Whether a TIFF counts from white; PIL turns that round in up to 8 bits only."""
+    return isinstance(image, TiffImageFile) and image.tag_v2.get(PHOTOMETRIC_INTERPRETATION) == 0

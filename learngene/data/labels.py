@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from learngene.data.folders import natural
+from learngene.data.folders import check_forms, natural, twin
 from learngene.errors import LearngeneError
 
 
@@ -54,7 +54,9 @@ class Labels:
         """
         found = self._by_name.get(label) if self.text and isinstance(label, str) else None if self.text else whole_number(label)
         if found is None or found < 0 or (self.count is not None and found >= self.count):
-            raise LearngeneError(f"{self.name}: {place} has {_said(label)}; {self._allowed()}. {self._ways(found)}")
+            other = twin(label, self.names or ()) if self.text and isinstance(label, str) else None
+            alike = "" if other is None else f" ({label!a}, and {other!a} is another Unicode form of that)"
+            raise LearngeneError(f"{self.name}: {place} has {_said(label)}{alike}; {self._allowed()}. {self._ways(found)}")
         return found
 
     def indices(self, labels: Iterable[Any], place: Callable[[int], str]) -> np.ndarray:
@@ -100,9 +102,15 @@ def check_count(name: str, names: Sequence[str], num_classes: int | None) -> Non
         raise LearngeneError(f"num_classes {num_classes}: {name} names {len(names)} classes itself; drop --num-classes")
 
 
-def names_from_text(labels: Iterable[Any]) -> tuple[str, ...]:
-    """Class names from a column of text, in the order of class folders, whatever the order of the rows."""
-    return tuple(sorted({label for label in labels if isinstance(label, str) and label}, key=natural))
+def names_from_text(labels: Iterable[Any], name: str) -> tuple[str, ...]:
+    """Class names from a column of text, in the order of class folders, whatever the order of the rows.
+
+    Raises:
+        LearngeneError: two of them are one text in two Unicode forms.
+    """
+    names = tuple(sorted({label for label in labels if isinstance(label, str) and label}, key=natural))
+    check_forms(names, name)
+    return names
 
 
 def count_from(labels: Sequence[Any], name: str) -> int:

@@ -28,6 +28,7 @@ from learngene.data.labels import Labels
 from learngene.data.sources import Source
 from learngene.data.stream import Shards, Stream
 from learngene.errors import LearngeneError
+from learngene.limits import printable
 from learngene.recipe import DataOptions, Recipe
 
 log = logging.getLogger(__name__)
@@ -155,16 +156,26 @@ class _Fill:
 
 
 class _Loader(DataLoader[Any]):
-    """torch's loader. An error of ours that ends a worker arrives as the sentence it is, without the worker's traceback around it."""
+    """torch's loader. An error of ours that ends a worker arrives as the sentence it is, without the worker's traceback around it.
+
+    Attributes:
+        all_of: name of the images, where this is all of them and it is an error that none can be read.
+    """
+
+    all_of: str | None = None
 
     def __iter__(self) -> Any:
-        return _in_one_sentence(super().__iter__())
+        return _in_one_sentence(super().__iter__(), self.all_of)
 
 
-def _in_one_sentence(batches: Iterator[Batch]) -> Iterator[Batch]:
-    sentence = None
+def _in_one_sentence(batches: Iterator[Batch], all_of: str | None) -> Iterator[Batch]:
+    sentence, bad, good = None, False, False
     try:
-        yield from batches
+        for batch in batches:
+            bad, good = bad or bool(batch["bad"]), good or batch["image"] is not None
+            yield batch
+        if all_of is not None and bad and not good:
+            sentence = f"none of the images of {all_of} can be read; check the data set and the disk"
     except LearngeneError as error:
         name = f"{LearngeneError.__module__}.{LearngeneError.__qualname__}: "  # what torch has put the sentence behind
         sentence = str(error).rpartition(name)[2].strip()
@@ -322,12 +333,15 @@ class ImageData(L.LightningDataModule):
     def val_dataloader(self) -> DataLoader[Any]:
         """Batches of the validation images, each once over all ranks."""
         transform = eval_transform(self.config)
-        if self.val.stream is not None:
-            return self._stream(self.val, transform, fill=False)
         rank, world = self._world
-        return self._loader(Views(self.val, transform), fill=False, sampler=range(rank, len(self.val), world))
+        if self.val.stream is not None:
+            loader = self._stream(self.val, transform, fill=False)
+        else:
+            loader = self._loader(Views(self.val, transform), fill=False, sampler=range(rank, len(self.val), world))
+        loader.all_of = self.val.name if world == 1 else None
+        return loader
 
-    def _loader(self, views: Views, *, fill: bool, sampler: Any) -> DataLoader[Any]:
+    def _loader(self, views: Views, *, fill: bool, sampler: Any) -> _Loader:
         workers = self._workers()
         return _Loader(
             views,
@@ -342,7 +356,7 @@ class ImageData(L.LightningDataModule):
             pin_memory=torch.cuda.is_available(),
         )
 
-    def _stream(self, source: Source, transform: Any, *, fill: bool) -> DataLoader[Any]:
+    def _stream(self, source: Source, transform: Any, *, fill: bool) -> _Loader:
         rank, world = self._world
         recipe, workers = self.recipe, min(self._workers(), 4)
         data: Any = source.stream
@@ -387,7 +401,7 @@ class ImageData(L.LightningDataModule):
         for name in batch["bad"]:
             if name not in self._bad:
                 self._bad.add(name)
-                log.warning("skipped an image that cannot be read: %s", name)
+                log.warning("skipped an image that cannot be read: %s", printable(name))
         limit = self.options.max_bad_images
         if limit is None:
             limit = max(10, (len(self.train or ()) + len(self.val)) // 100)

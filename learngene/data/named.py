@@ -6,6 +6,8 @@ is opened that has random access, those of a stream as they are read.
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Set
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
@@ -13,11 +15,11 @@ from PIL import Image
 from timm.data import create_dataset
 
 from learngene.data.columns import decode_cell
-from learngene.data.folders import shards_on_disk
+from learngene.data.folders import SPLIT_FOLDERS, shards_on_disk
 from learngene.data.images import Mode
 from learngene.data.labels import check_count
-from learngene.data.sources import Source
-from learngene.data.stream import Shards, hugging_face_shards, open_table, webdataset_shards
+from learngene.data.sources import Source, is_same_split
+from learngene.data.stream import Shards, builder_of, data_files, hugging_face_shards, open_table, webdataset_shards
 from learngene.errors import LearngeneError
 from learngene.recipe import DataOptions
 
@@ -33,12 +35,14 @@ def open_named(data: str, options: DataOptions, role: str, split: str, mode: Mod
     streamed = data.startswith(STREAMS)
     name = f"{data} ({split})"
     total = options.num_samples if streamed and role == "train" else None
-    try:
+    with _in_one_sentence(name, options):
         if data.startswith("hfds/"):
             return _hugging_face(data, split, name, mode, options)
         if data.startswith("hfids/"):
-            shards, names = hugging_face_shards(data, split, name, mode, options, total)
-            return _streamed(shards, names, options)
+            builder = builder_of(data, options)
+            shards, names = hugging_face_shards(builder, split, name, mode, options, total)
+            files, version = data_files(builder, split)
+            return replace(_streamed(shards, names, options), files=files, version=version)
         dataset = create_dataset(
             data,
             options.data_root,
@@ -53,13 +57,43 @@ def open_named(data: str, options: DataOptions, role: str, split: str, mode: Mod
         if data.startswith("wds/"):
             found = _streamed(webdataset_shards(dataset.reader, name, mode, options, ahead=role != "train"), None, options)
             return replace(found, files=shards_on_disk([f"{dataset.reader.root}/{f}" for f in dataset.reader.split_info.filenames]))
+    classes = getattr(dataset.reader, "class_to_idx", None)
+    return _streamed(dataset, tuple(sorted(classes, key=classes.get)) if classes else None, options, name)
+
+
+@contextmanager
+def _in_one_sentence(name: str, options: DataOptions) -> Iterator[None]:
+    try:
+        yield
     except LearngeneError:
         raise
     except Exception as error:  # readers raise anything: ImportError, HTTP errors, RuntimeError, ...
         root = f" under '{options.data_root}'" if options.data_root else "; name its folder with --data-root"
         raise LearngeneError(f"{name} cannot be opened{root} ({type(error).__name__}: {error})") from error
-    classes = getattr(dataset.reader, "class_to_idx", None)
-    return _streamed(dataset, tuple(sorted(classes, key=classes.get)) if classes else None, options, name)
+
+
+def present_split(data: str, role: str, options: DataOptions) -> str | None:
+    """A split of a usual name that the data set has, and whose images are not trained on.
+
+    Raises:
+        LearngeneError: its splits cannot be listed.
+    """
+    with _in_one_sentence(data, options):
+        there = _splits(data, options)
+    return next((name for name in SPLIT_FOLDERS[role] if name in there and not is_same_split(name, options.train_split)), None)
+
+
+def _splits(data: str, options: DataOptions) -> Set[str]:
+    if data.startswith("wds/"):
+        from timm.data.readers.reader_wds import _load_info  # the file may be at an address
+
+        return set(_load_info(options.data_root or "").get("splits", ()))
+    if data.startswith("tfds/"):
+        import tensorflow_datasets as tfds  # type: ignore[import-not-found, unused-ignore]
+
+        return set(tfds.builder(data.partition("/")[2], data_dir=options.data_root).info.splits)
+    builder = builder_of(data, options)
+    return set(map(str, builder.info.splits or builder.config.data_files or ()))
 
 
 def _reader_options(data: str, options: DataOptions) -> dict[str, Any]:
@@ -71,10 +105,7 @@ def _reader_options(data: str, options: DataOptions) -> dict[str, Any]:
 
 
 def _hugging_face(data: str, split: str, name: str, mode: Mode, options: DataOptions) -> Source:
-    import datasets
-
-    builder = datasets.load_dataset_builder(data.partition("/")[2], cache_dir=options.data_root)
-    table = open_table(builder, split, name, options)
+    table = open_table(builder_of(data, options), split, name, options)
     rows, column = table.rows, table.columns.image
     images = rows.select_columns([column])
     names, count = (None, None) if table.labels is None else (table.labels.names, table.labels.count)

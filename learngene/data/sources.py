@@ -22,7 +22,7 @@ from PIL import Image
 from learngene import fingerprints
 from learngene.data import torch_sets
 from learngene.data.embedded import EMBEDDED, load_embedded
-from learngene.data.folders import SPLIT_FOLDERS, Files, list_all, list_classes, natural
+from learngene.data.folders import SPLIT_FOLDERS, Files, list_all, list_classes, natural, twin
 from learngene.data.images import BROKEN_IMAGE, Mode, decode, to_mode
 from learngene.data.labels import Labels, check_count
 from learngene.data.stream import Shards
@@ -103,9 +103,13 @@ class Source:
         used = range(len(place)) if self.stream is not None or self.targets is None else np.unique(self.targets)
         for label in used:
             if 0 <= label < len(place) and place[label] < 0:
-                also = "twice" if self.classes[label] in classes else "not"
+                name = self.classes[label]
+                also = "twice" if name in classes else "not"
+                other = twin(name, classes)  # which prints alike
+                shown = f"'{name}'" if other is None else ascii(name)
+                form = "" if other is None else f" ({other!a}, the same text in another Unicode form, is)"
                 raise LearngeneError(
-                    f"'{self.name}' has a class '{self.classes[label]}' that is {also} among the {len(classes)} classes trained on; "
+                    f"'{self.name}' has a class {shown} that is {also} among the {len(classes)} classes trained on{form}; "
                     f"use the same classes in all splits, or a model that was trained on these"
                 )
         targets = None if self.targets is None else np.array([_relabel(place, label) for label in self.targets], dtype=np.int64)
@@ -203,9 +207,9 @@ def open_training(data: str, options: DataOptions, mode: Mode) -> tuple[Source, 
     Raises:
         LearngeneError: missing, empty, one class only, a stream without a validation split, or training images among the others.
     """
+    name = options.val_split or _present_split(data, "val", options)
     train = _open(data, options, "train", options.train_split, mode)
     _check_classes(train, options)
-    name = options.val_split or _present_split(data, "val", options)
     if name:
         val = _aligned(_open(data, options, "val", name, mode), train)
         check_apart(train, val)
@@ -224,7 +228,7 @@ def _aligned(source: Source, train: Source) -> Source:
 
 def _without_copies(train: Source, kept: np.ndarray, held: np.ndarray) -> np.ndarray:
     """Indices to train on, without those that are links to an image that is held out."""
-    if train.files is None or not train.files.real:
+    if train.files is None:
         return kept
     places = train.files.places()
     out = {places[i] for i in held}
@@ -359,13 +363,14 @@ def _root(data: str, options: DataOptions) -> Path:
 
 
 def _open(data: str, options: DataOptions, role: str, split: str, mode: Mode, *, quiet: bool = False) -> Source:
-    if role != "train" and _same_split(split, options.train_split):
+    if role != "train" and is_same_split(split, options.train_split):
         raise LearngeneError(
             f"the {role} split '{split}' is the one that is trained on, or has images of it ('{options.train_split}'); "
             f"name another with --{role}-split, or none"
         )
+    _check_columns(data, options)
     if data == EMBEDDED:
-        return _embedded(role, split, mode)
+        return _embedded(options, role, split, mode)
     if _is_named(data) and not _is_torch_folder(data):
         if data.startswith("torch/"):
             return _torch(data, options, role, split, mode)
@@ -375,7 +380,7 @@ def _open(data: str, options: DataOptions, role: str, split: str, mode: Mode, *,
     return _folder(data, options, role, split, mode, quiet=quiet)
 
 
-def _same_split(one: str, other: str) -> bool:
+def is_same_split(one: str, other: str) -> bool:
     """Whether two splits have images in common by their names: 'train' and 'train[:80%]', 'train+extra' and 'extra'."""
 
     def overlap(a: str, b: str) -> bool:
@@ -385,10 +390,24 @@ def _same_split(one: str, other: str) -> bool:
     return any(overlap(a.strip(), b.strip()) for a in one.split("+") for b in other.split("+"))
 
 
-def _embedded(role: str, split: str, mode: Mode) -> Source:
+def _check_columns(data: str, options: DataOptions) -> None:
+    """Raise if a column is named of what has none."""
+    for option in ("image_column", "label_column"):
+        column = getattr(options, option)
+        if column is not None and (not _is_named(data) or data.startswith("torch/")):
+            raise LearngeneError(f"{option} '{column}': '{data}' has no columns; drop --{option.replace('_', '-')}")
+
+
+def _embedded(options: DataOptions, role: str, split: str, mode: Mode) -> Source:
+    if Path(EMBEDDED).is_dir():
+        raise LearngeneError(
+            f"'{EMBEDDED}' is a folder here and also the data set inside the package; write ./{EMBEDDED} for the folder, or rename it"
+        )
     if split not in ("train", "test"):
         raise LearngeneError(f"{EMBEDDED} has no split '{split}'; it has train and test (drop --{role}-split)")
     images, targets, classes = load_embedded("test" if split == "test" else "train")
+    if not options.unlabeled:
+        check_count(EMBEDDED, classes, options.num_classes)
     return Source(
         f"{EMBEDDED} ({role})",
         len(images),
@@ -416,6 +435,8 @@ def _folder(data: str, options: DataOptions, role: str, split: str, mode: Mode, 
         files, targets, classes = list_all(root), None, None
     else:
         files, targets, classes = list_classes(root, quiet=quiet, order=str if _is_torch_folder(data) else natural)
+        if role == "train":  # other splits may lack some
+            check_count(f"'{root}'", classes, options.num_classes)
     return Source(str(root), len(files.names), lambda i: files.read(i, mode), files.describe, targets, classes, files=files)
 
 
@@ -459,8 +480,12 @@ def _present_split(data: str, role: str, options: DataOptions) -> str | None:
     """A split that is there without being named: a folder by one of its usual names, or a part of a named set."""
     if data == EMBEDDED:
         return "test" if role == "test" else None
-    if _is_named(data) and data.startswith("torch/") and not _is_torch_folder(data):
-        return torch_sets.usual_split(data, role, options)
+    if _is_named(data) and not _is_torch_folder(data):
+        if data.startswith("torch/"):
+            return torch_sets.usual_split(data, role, options)
+        from learngene.data.named import present_split  # which makes sources itself
+
+        return present_split(data, role, options)
     return _find_folder(_root(data, options), SPLIT_FOLDERS[role])
 
 

@@ -12,11 +12,15 @@ started the processes, so that every rank would see all images; and they fill up
 
 from __future__ import annotations
 
+import hashlib
 import json
+import logging
+import multiprocessing
 import random
+import re
 import tarfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from io import BytesIO
 from itertools import islice
@@ -28,12 +32,26 @@ from PIL import Image
 from torch.utils.data import IterableDataset, get_worker_info
 
 from learngene.data.columns import Columns, decode_cell, find_columns, labels_of, undecoded
-from learngene.data.images import BROKEN_IMAGE, Mode, decode, is_image
+from learngene.data.folders import Files, LeftOut, check_end, shards_on_disk
+from learngene.data.images import BROKEN_IMAGE, Mode, decode, is_image, is_passed_over
 from learngene.data.labels import Labels
 from learngene.errors import LearngeneError
 from learngene.recipe import DataOptions
 
+log = logging.getLogger(__name__)
 BUFFER = 2048  # undecoded images that a worker shuffles
+
+
+class Once:
+    """Warns the first time only, over all epochs and the worker processes of a loader, which are new ones in each epoch."""
+
+    def __init__(self) -> None:
+        self._said = multiprocessing.RawValue("b", 0)  # the processes share it
+
+    def __call__(self, text: str) -> None:
+        if not self._said.value:
+            self._said.value = 1
+            log.warning(text)
 
 
 @dataclass(frozen=True)
@@ -45,15 +63,22 @@ class Shards:
         lengths: number of images in each shard.
         read: the undecoded samples of a shard, from a number on, in order.
         decode: image (PIL) and class of a sample.
+        say: warn.
+        places: names of the shards, for messages.
     """
 
     name: str
     lengths: tuple[int, ...]
     read: Callable[[int, int], Iterable[Any]]
     decode: Callable[[Any], tuple[Image.Image, int]]
+    say: Callable[[str], None] = field(default_factory=Once)
+    places: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return sum(self.lengths)
+
+    def _place(self, shard: int) -> str:
+        return f"'{self.places[shard]}'" if self.places else f"shard {shard}"
 
     def walk(self, order: Sequence[int], start: int, stop: int) -> Iterator[tuple[int, Any]]:
         """The samples from place ``start`` to ``stop`` of the row of shards, with their places.
@@ -66,13 +91,19 @@ class Shards:
             first, last = max(start - front, 0), min(stop - front, self.lengths[shard])
             if first < last:
                 found = front + first
-                for sample in islice(self.read(shard, first), last - first):
+                samples = iter(self.read(shard, first))
+                for sample in islice(samples, last - first):
                     yield found, sample
                     found += 1
                 if found < front + last:
                     raise LearngeneError(
-                        f"{self.name}: shard {shard} holds {found - front} images, not {self.lengths[shard]}; mend the data set's "
-                        f"info file, or --num-samples"
+                        f"{self.name}: {self._place(shard)} holds {found - front} images, not {self.lengths[shard]}; make it again if it "
+                        f"was cut, or mend the data set's info file, or --num-samples"
+                    )
+                if last == self.lengths[shard] and next(samples, None) is not None:
+                    self.say(
+                        f"{self.name}: {self._place(shard)} holds more images than the {last} that are read; mend the data set's info file, "
+                        f"or --num-samples"
                     )
             front += self.lengths[shard]
 
@@ -183,6 +214,9 @@ def webdataset_shards(reader: Any, name: str, mode: Mode, options: DataOptions, 
     info = reader.split_info
     files = [f"{reader.root}/{file}" for file in info.filenames]
     lengths = tuple(info.shard_lengths)
+    missing = [file for file in files if not re.match(r"\w\w+:", file) and not Path(file).exists()]
+    if missing:
+        raise _unreadable(name, missing[0], FileNotFoundError(f"{len(missing)} of {len(files)} shards are not there"))
     groups = [[file] for file in files]
     if len(lengths) != len(files):
         lengths, groups = (reader.num_samples,), [files]
@@ -191,19 +225,44 @@ def webdataset_shards(reader: Any, name: str, mode: Mode, options: DataOptions, 
             f"{name} does not say how many images it has; write the number behind the split, e.g. '{{split}}|1000'"
         )
 
+    say, places = [Once() for _ in groups], tuple(", ".join(group[:3]) + (", ..." if group[3:] else "") for group in groups)
+
     def read(shard: int, first: int) -> Iterator[Any]:
         import webdataset
 
-        return islice(
-            webdataset.DataPipeline(webdataset.SimpleShardList(groups[shard]), webdataset.tarfile_to_samples()), first, None
-        )
+        left = LeftOut(places[shard])
+        wanted = webdataset.tarfile_to_samples(select_files=partial(_is_wanted, left))
+        try:
+            yield from islice(webdataset.DataPipeline(webdataset.SimpleShardList(groups[shard]), wanted), first, None)
+        except Exception as error:  # its readers raise anything: ReadError, OSError, EOFError, errors of HTTP and gzip, ...
+            raise _unreadable(name, places[shard], error) from error
+        if left:
+            say[shard](left.text())
 
     labels = None if options.unlabeled else Labels(name, options.num_classes)
     files_of = _Sample(name, mode, labels, options.label_column or info.alt_label, options.image_column)
     if ahead and labels is not None and labels.count is not None:
         for file in files:
             files_of.check_shard(Path(file))
-    return Shards(name, lengths, read, files_of)
+    return Shards(name, lengths, read, files_of, places=places)
+
+
+def _is_wanted(left: LeftOut, name: str) -> bool:
+    """Whether a file of a shard is not hidden; those that are go among what is left out."""
+    if any(is_passed_over(part) for part in name.split("/") if part not in (".", "..")):
+        left.hidden += [name] if is_image(name) else []
+        return False
+    return True
+
+
+def _is_compressed(path: Path) -> bool:
+    with path.open("rb") as file:
+        return file.read(6).startswith((b"\x1f\x8b", b"BZh", b"\xfd7zXZ"))
+
+
+def _unreadable(name: str, shard: str, error: Exception) -> LearngeneError:
+    cause = error.args[0] if error.args and not isinstance(error, OSError) else error  # webdataset puts objects behind it
+    return LearngeneError(f"{name}: '{shard}' is missing, cut or damaged ({cause}); fetch or make it again")
 
 
 @dataclass(frozen=True)
@@ -265,9 +324,14 @@ class _Sample:
         if self.labels is None or not path.is_file():
             return
         unlabelled: dict[str, str] = {}  # the suffixes of the images by their keys
+        left = LeftOut(str(path))
         try:
-            with tarfile.open(path, "r:") as tar:  # compressed ones would have to be read in full
+            if _is_compressed(path):
+                return  # it would have to be read in full
+            with tarfile.open(path, "r:") as tar:
                 for member in tar:
+                    if not _is_wanted(left, member.name):
+                        continue
                     key, suffix = base_plus_ext(member.name)
                     place = f"sample {key} of {path}"
                     content = tar.extractfile(member) if key and suffix.lower() == wanted else None
@@ -276,17 +340,36 @@ class _Sample:
                         unlabelled[key] = ""
                     elif key and is_image(f"image.{suffix}"):
                         unlabelled.setdefault(key, suffix)
-        except (tarfile.TarError, OSError):
-            return  # reading it will say so
+                end = tar.offset
+            check_end(path, end)
+        except (tarfile.TarError, OSError) as error:
+            raise _unreadable(self.name, str(path), error) from error
         for key, suffix in unlabelled.items():
             if suffix:
                 self._label({suffix: b""}, f"sample {key} of {path}")
 
 
+def builder_of(data: str, options: DataOptions) -> Any:
+    """What knows the splits and files of a data set of the Hugging Face hub or a local folder."""
+    import datasets
+
+    return datasets.load_dataset_builder(data.partition("/")[2], cache_dir=options.data_root)
+
+
+def data_files(builder: Any, split: str) -> tuple[Files | None, str | None]:
+    """The files of a split on this machine; of others and of a part of a split, what tells one version of them all from another."""
+    splits = builder.config.data_files or {}
+    files = shards_on_disk(splits.get(split, ()))
+    if files is not None:
+        return files, None
+    known = [[str(name), list(found), getattr(found, "origin_metadata", None)] for name, found in splits.items()]
+    return None, f"{builder.hash} {hashlib.sha256(json.dumps(known).encode()).hexdigest()}"
+
+
 def hugging_face_shards(
-    data: str, split: str, name: str, mode: Mode, options: DataOptions, total: int | None
+    builder: Any, split: str, name: str, mode: Mode, options: DataOptions, total: int | None
 ) -> tuple[Shards, Any]:
-    """A data set of the Hugging Face hub or a local folder, and its class names, where it has them.
+    """A stream of a data set, and its class names, where it has them.
 
     Args:
         total: its number of images, if somebody said it.
@@ -294,9 +377,6 @@ def hugging_face_shards(
     Raises:
         LearngeneError: the number of images is not known, there are no columns for images and labels, or a label is out of range.
     """
-    import datasets
-
-    builder = datasets.load_dataset_builder(data.partition("/")[2], cache_dir=options.data_root)
     if options.download:
         table = open_table(builder, split, name, options)
         lengths, read = _downloaded(table)
@@ -347,6 +427,7 @@ def open_table(builder: Any, split: str, name: str, options: DataOptions) -> Tab
     known = set(builder.info.splits or ())
     training = options.train_split if options.train_split.partition("[")[0] in known else split
     train = rows if training == split else builder.as_dataset(split=training)
+    _check_names(builder, split, columns.label, name, local=True)  # those of a hub may be out of reach by now
     labels = labels_of(rows.features[columns.label], name, options, lambda: _column(train, columns.label))
     return Table(rows, columns, labels, labels.indices(_column(rows, columns.label), "row {}".format))
 
@@ -383,6 +464,7 @@ def _streamed(
         training = _parquet_files(builder, options.train_split) or _parquet_files(builder, split)
         text = partial(_parquet_column, training, columns.label) if training else None
         labels = _stream_labels(_features(rows, builder)[columns.label], name, options, text)
+        _check_names(builder, split, columns.label, name)
         _check_parquet(_parquet_files(builder, split), columns.label, labels)
 
     def read(shard: int, first: int) -> Iterator[Any]:
@@ -439,6 +521,42 @@ def _parquet_column(files: Sequence[str], column: str) -> list[Any]:
         with fsspec.open(file) as opened:
             values += pyarrow.parquet.read_table(opened, columns=[column])[column].to_pylist()
     return values
+
+
+def _check_names(builder: Any, split: str, column: str, name: str, *, local: bool = False) -> None:
+    """Raise if a parquet file names its classes in another order than the first split's first file, which ``datasets`` believes for all.
+
+    Args:
+        local: look at files on this machine only.
+    """
+    first = next(iter(builder.config.data_files or ()), split)
+    files = [*_parquet_files(builder, first)[:1], *_parquet_files(builder, split)]
+    believed: list[str] = []
+    for file in files:
+        own = _names_within(file, column) if not local or Path(file).is_file() else []
+        believed = believed or own
+        if any(one != other for one, other in zip(own, believed, strict=False)):
+            raise LearngeneError(
+                f"{name}: '{file}' has the classes {_listed(own)} in column '{column}', and '{files[0]}' has {_listed(believed)}, so that "
+                f"a number means two classes; write them with the same names in the same order"
+            )
+
+
+def _names_within(file: str, column: str) -> list[str]:
+    """Class names that ``datasets`` has left in a parquet file; nothing where there are none."""
+    import fsspec
+    import pyarrow.parquet
+
+    with fsspec.open(file) as opened:
+        known = (pyarrow.parquet.read_schema(opened).metadata or {}).get(b"huggingface", b"")
+    try:
+        return list(map(str, json.loads(known)["info"]["features"][column]["names"]))
+    except (ValueError, LookupError, TypeError):
+        return []
+
+
+def _listed(names: Sequence[str]) -> str:
+    return ", ".join(names[:8]) + (", ..." if len(names) > 8 else "")
 
 
 def _check_parquet(files: Sequence[str], column: str, labels: Labels) -> None:

@@ -93,6 +93,10 @@ def open_torch(data: str, name: str, options: DataOptions, split: str, mode: Mod
     if known(data) in IN_MEMORY:
         labels = np.asarray(dataset.targets)
         labels = labels[:, 0] if labels.ndim == 2 else labels  # QMNIST: the digit, and who wrote it
+        if len(labels) != len(dataset):
+            raise LearngeneError(
+                f"{name} has {len(dataset)} images and {len(labels)} labels, which are not of one set; fetch its files again"
+            )
         names = tuple(map(str, dataset.classes)) or None
         return TorchSet(len(dataset), lambda i: to_mode(dataset[i][0], mode), labels.astype(np.int64), names, None)
     paths, targets, classes = (_inaturalist if known(data).startswith("inat") else _imagenet_or_places)(dataset)
