@@ -8,7 +8,7 @@ import inspect
 import numbers
 import os
 import types
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
@@ -16,6 +16,7 @@ from learngene.errors import LearngeneError
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 MISFIT = object()
+UNIONS = (Union, types.UnionType)
 WORDS = {int: "a whole number", float: "a number", bool: "True or False", str: "a text", Path: "a path"}
 
 
@@ -56,52 +57,53 @@ def take(name: str, value: Any, hint: Any) -> Any:
 def _as(value: Any, hint: Any) -> Any:
     """The value as a type has it, or `MISFIT`."""
     origin = get_origin(hint)
-    if origin in (Union, types.UnionType):
-        options = [_as(value, option) for option in get_args(hint)]
-        return next((found for found in options if found is not MISFIT and type(found) is type(value)), _first_fit(options))
-    if origin is Literal:
-        return next((known for known in get_args(hint) if known == value and type(known) is type(value)), MISFIT)
     if hint is Any:
         return value
+    if origin in UNIONS:  # of those that fit, the one that changes nothing
+        fits = [found for found in (_as(value, option) for option in get_args(hint)) if found is not MISFIT]
+        return next((found for found in fits if type(found) is type(value)), fits[0] if fits else MISFIT)
+    if origin is Literal:
+        return next((known for known in get_args(hint) if known == value and type(known) is type(value)), MISFIT)
     if hint is bool:
-        return bool(value) if isinstance(value, bool) or type(value).__name__ in ("bool_", "bool") else MISFIT
-    if isinstance(value, bool):
+        return bool(value) if type(value).__name__ in ("bool", "bool_") else MISFIT  # bool_: numpy 1's name of its own
+    if isinstance(value, bool):  # which is a number to Python
         return MISFIT
-    if hint in (int, float):
-        fits = isinstance(value, numbers.Integral if hint is int else numbers.Real)
-        return (
-            value if fits and isinstance(value, (int, float)) and type(value) in (int, float) else hint(value) if fits else MISFIT
-        )
+    if hint is int:
+        return int(value) if isinstance(value, numbers.Integral) else MISFIT
+    if hint is float:
+        fits_float = isinstance(value, numbers.Real)
+        return value if type(value) is int else float(value) if fits_float else MISFIT
     if hint is str:
         return os.fspath(value) if isinstance(value, (str, os.PathLike)) else MISFIT
     if hint is Path:
         return value if isinstance(value, (str, Path)) else Path(value) if isinstance(value, os.PathLike) else MISFIT
-    if origin in (collections.abc.Sequence, Sequence):
-        value = value.tolist() if hasattr(value, "tolist") and getattr(value, "ndim", 0) else value  # arrays and tensors
-        if not isinstance(value, (list, tuple, range)):
-            return MISFIT
-        items = [_as(item, get_args(hint)[0]) for item in value]
-        return MISFIT if any(item is MISFIT for item in items) else type(value)(items) if type(value) in (list, tuple) else value
-    if origin in (collections.abc.Mapping, Mapping):
-        return value if isinstance(value, Mapping) else MISFIT
-    return value if isinstance(value, hint) else MISFIT
+    if origin is collections.abc.Sequence:
+        return _as_list(value, get_args(hint)[0])
+    return value if isinstance(value, origin or hint) else MISFIT
 
 
-def _first_fit(options: Sequence[Any]) -> Any:
-    return next((found for found in options if found is not MISFIT), MISFIT)
+def _as_list(value: Any, hint: Any) -> Any:
+    """A list, tuple, range, array or tensor whose items are of a type, or `MISFIT`."""
+    value = value.tolist() if getattr(value, "ndim", False) else value
+    if not isinstance(value, (list, tuple, range)):
+        return MISFIT
+    items = [_as(item, hint) for item in value]
+    if any(item is MISFIT for item in items):
+        return MISFIT
+    return tuple(items) if isinstance(value, tuple) else items if isinstance(value, list) else value
 
 
 def _words(hint: Any) -> str:
     """A type for people."""
     origin = get_origin(hint)
-    if origin in (Union, types.UnionType):
+    if origin in UNIONS:
         words = list(dict.fromkeys(_words(option) for option in get_args(hint) if option is not type(None)))
         return " or ".join(filter(None, [", ".join(words[:-1]), words[-1]]))
     if origin is Literal:
         return " or ".join(map(str, get_args(hint)))
-    if origin in (collections.abc.Sequence, Sequence):
+    if origin is collections.abc.Sequence:
         return "a list"
-    if origin in (collections.abc.Mapping, Mapping):
+    if origin is collections.abc.Mapping:
         return "a mapping"
     return WORDS.get(hint) or ("None" if hint is type(None) else f"a {hint.__name__}")
 

@@ -82,8 +82,8 @@ def matched(model: nn.Module, name: str, way_out: str, *sources: Source) -> tupl
         raise LearngeneError(f"{name} has {len(theirs)} class names for a head of {count}; mend label_names in its pretrained_cfg")
     if not (theirs and ours):
         if sources[0].num_classes != count:
-            fewer = not ours and (sources[0].num_classes or 0) < (count or 0)  # counted from its labels, of which some may not occur
-            more = f", or say --num-classes {count} if it just has no images of some of them" if fewer else ""
+            counted = not ours and (sources[0].num_classes or 0) < (count or 0)  # from its labels, of which some may not occur
+            more = f", or say --num-classes {count} if it just has no images of some of them" if counted else ""
             raise LearngeneError(
                 f"{name} has a head of {count} classes, the data {sources[0].name} has {sources[0].num_classes}; {way_out}{more}"
             )

@@ -7,6 +7,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import accumulate
+from typing import Any
 
 from learngene.arguments import take
 from learngene.errors import LearngeneError
@@ -43,13 +44,13 @@ class StagePlan:
         """A plan from ``"3,3,4,3,3"``, a sequence of whole numbers, or a plan; one number is one stage."""
         if isinstance(plan, StagePlan):
             return plan
-        plan = take("plan", plan, str | int | Sequence[int])
-        if isinstance(plan, int):
-            return cls((plan,))
-        if not isinstance(plan, str):
-            return cls(tuple(plan))
+        said: Any = take("plan", plan, str | int | Sequence[int])
+        if isinstance(said, int):
+            return cls((said,))
+        if not isinstance(said, str):
+            return cls(tuple(said))
         try:
-            return cls(tuple(int(part) for part in plan.split(",")))
+            return cls(tuple(int(part) for part in said.split(",")))
         except ValueError as error:
             if isinstance(error, LearngeneError):
                 raise

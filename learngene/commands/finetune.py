@@ -89,7 +89,7 @@ def finetune(
 
 def _check_no_terms(terms: DistillOptions, *said: Any) -> None:
     """Raise for what is asked of an ancestor, when there is none."""
-    usual = DistillOptions(**DEFAULTS)
+    usual = DistillOptions(ce=DEFAULTS["ce"])
     asked = [
         f"{field.name} {getattr(terms, field.name)}"
         for field in fields(terms)
