@@ -424,3 +424,8 @@ def test_16_bits_keep_their_range_in_every_reader(tmp_path):
         train, val = open_training(data, DataOptions(workers=0, **more), "L")
         found = [np.asarray(picture) for source in (train, val) for picture in pictures_of(source)]
         assert any((picture == 128).all() for picture in found), name
+
+
+def test_labels_that_are_kept_secret_have_a_way_out():
+    with pytest.raises(LearngeneError, match=r"the label -1; .*use another split where -1 stands for labels that are kept secret"):
+        Labels("imagenet (test)", 3).index(-1, "row 0")

@@ -84,7 +84,12 @@ class Labels:
 
     def _ways(self, found: int | None) -> str:
         more = f", raise --num-classes (to {found + 1} or more)" if found is not None and found >= 0 and not self.names else ""
-        return f"Mend the labels{more}, or pass --unlabeled to distil without them"
+        secret = (
+            ", use another split where -1 stands for labels that are kept secret (--split val, --test-split NAME)"
+            if found == -1
+            else ""
+        )
+        return f"Mend the labels{more}{secret}, or pass --unlabeled to distil without them"
 
 
 def _said(label: Any) -> str:
