@@ -251,14 +251,12 @@ def left_as_it_was(source: Any) -> Iterator[None]:
         return
     wanted = [(parameter, parameter.requires_grad) for parameter in source.parameters()]
     device = vit.device_of(source)
-    modes = [(module, module.training) for module in source.modules()]
     try:
-        yield
+        with vit.modes_kept(source):
+            yield
     finally:
         if vit.device_of(source) != device:
             source.to(device)
-        for module, was in modes:
-            module.training = was
         for parameter, had in wanted:
             if parameter.requires_grad != had:
                 parameter.requires_grad_(had)

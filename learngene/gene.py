@@ -234,11 +234,11 @@ class Learngene:
         if inherit_head and not resize:
             whole = vit.relayer(self.state, plan.stage_of_layer, vit.anatomy(self.architecture.name).blocks)
             model = vit.build_filled(self.architecture, plan.depth, whole, **overrides)
-            self._check_heads(model)
+            self._check_heads(model, overrides)
             vit.set_pretrained_cfg(model, self._pretrained_cfg(model, inherit_head))
             return model
         model = self.architecture.build(plan.depth, **overrides, **resize)
-        self._check_heads(model)
+        self._check_heads(model, overrides)
         state: vit.State = vit.relayer(self.state, plan.stage_of_layer, vit.find_blocks(model))
         if resize:
             state = vit.adapt_state(self.architecture, state, model, self._input_size())
@@ -247,10 +247,13 @@ class Learngene:
         vit.set_pretrained_cfg(model, self._pretrained_cfg(model, inherit_head))
         return model
 
-    def _check_heads(self, model: nn.Module) -> None:
+    def _check_heads(self, model: nn.Module, overrides: Mapping[str, Any]) -> None:
         """Raise if the weights, which would fit, were learned with another number of attention heads."""
+        if not set(overrides) - {"num_classes"}:
+            return
         with torch.device("meta"):
-            own, found = (vit.attention_heads(net) for net in (self.architecture.build(1), model))
+            own = vit.attention_heads(self.architecture.build(1))
+        found = vit.attention_heads(model)
         if own != found:
             raise LearngeneError(f"num_heads {found}: the weights are of layers with {own} heads; drop num_heads")
 
@@ -354,7 +357,7 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
             raise LearngeneError(f"'{path}' is a pickle, which could run code when opened; {_instead(path)}") from None
         # after the header's length a safetensors file has its JSON
         if path.suffix.lower() not in ("", ".safetensors") and first[8:] != b"{":
-            raise LearngeneError(f"{vit._what_file(path).rpartition('; ')[0]}; {_instead(path)}") from None
+            raise LearngeneError(f"{vit.what_file(path)}; {_instead(path)}") from None
         raise LearngeneError(f"'{path}' is damaged or not a learngene ({error}); fetch or distil it again") from None
 
 

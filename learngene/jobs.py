@@ -150,7 +150,9 @@ def run_distillation(
         vit.anatomy(arch)
     cached = None if cache is None else open_cache(cache, terms)
     teacher = open_ancestor(ancestor, said, arch, arch_args or {})
-    run.check_settled("ancestor", ancestor_digest(teacher))
+    name = model_name(ancestor)
+    record = _ancestor_record(teacher, name)
+    run.check_settled("ancestor", ancestor_digest(teacher, record["digest"]))
     begin_with = (start or "random", dict(start_args or {}))
     auxnet, architecture = _build_student(teacher, arch, arch_args or {}, plan, begin_with, share_norms, recipe, terms)
     model_data = student_images(teacher, arch, auxnet, loading)
@@ -158,7 +160,6 @@ def run_distillation(
         _begin_from(teacher, auxnet, architecture, plan)
     train, val = open_training(data, loading, image_mode(auxnet))
     run.check_images(train=train, val=val)
-    name = model_name(ancestor)
     if not loading.unlabeled:
         check_names(train.classes, train.name)
         train, val = matched(teacher, name, IGNORE_LABELS, train, val)
@@ -195,7 +196,7 @@ def run_distillation(
             plan,
             class_names=tuple(names) if names else None,
             data_config=model_data,
-            ancestor=_ancestor_record(teacher, name),
+            ancestor=record,
             metrics={**val_metrics(result), "cost": cost},
             versions=versions(),
         )
@@ -336,9 +337,9 @@ def _ancestor_record(teacher: nn.Module, name: str) -> dict[str, Any]:
     }
 
 
-def ancestor_digest(teacher: nn.Module) -> str:
-    """Of its weights, of how it wants its images, and of its classes."""
-    said = {"images": own_data(teacher), "classes": vit.label_names(teacher), "weights": vit.digest(teacher.state_dict())}
+def ancestor_digest(teacher: nn.Module, weights: str) -> str:
+    """Of its weights (their digest), of how it wants its images, and of its classes."""
+    said = {"images": own_data(teacher), "classes": vit.label_names(teacher), "weights": weights}
     return hashlib.sha256(json.dumps(said, sort_keys=True, default=str).encode()).hexdigest()
 
 
@@ -397,7 +398,7 @@ def run_finetuning(
     train, val = opener.matched(train, val)
     teacher = None if ancestor is None else open_ancestor(ancestor, said, *opener.architecture)
     if teacher is not None:
-        run.check_settled("ancestor", ancestor_digest(teacher))
+        run.check_settled("ancestor", ancestor_digest(teacher, vit.digest(teacher.state_dict())))
         train, val = _matched_to_both(teacher, model_name(ancestor), opener, train, val)
     torch.manual_seed(recipe.seed)
     student = opener.build(train)

@@ -404,7 +404,7 @@ def open_model(source: str | Path | nn.Module, **kwargs: Any) -> nn.Module:
         name = f"local-dir:{directory}"
     elif not name.startswith(("hf-hub:", "hf_hub:")):
         if directory.is_file():
-            raise LearngeneError(_what_file(directory))
+            raise LearngeneError(f"{what_file(directory)}; {_WAYS}")
         if "/" in name or directory.suffix in (".safetensors", ".pth", ".pt", ".bin"):
             raise LearngeneError(
                 f"there is no model directory at '{name}'; give a directory with config.json and model.safetensors, "
@@ -435,9 +435,11 @@ def open_model(source: str | Path | nn.Module, **kwargs: Any) -> nn.Module:
             ) from error
 
 
-def _what_file(path: Path) -> str:
-    """Why a file is no model, and the way out."""
-    ways = "build the model in Python and pass the module, or write it as a timm directory (timm.models.save_for_hf)"
+_WAYS = "build the model in Python and pass the module, or write it as a timm directory (timm.models.save_for_hf)"
+
+
+def what_file(path: Path) -> str:
+    """Why a file is no model."""
     kinds = {
         ".safetensors": "holds weights, but does not say of which architecture",
         ".onnx": "is an ONNX graph, which cannot be run as a torch model",
@@ -445,7 +447,7 @@ def _what_file(path: Path) -> str:
     kinds |= dict.fromkeys(
         (".pth", ".pt", ".bin", ".tar", ".ckpt"), "is a torch checkpoint, which does not say of which architecture"
     )
-    return f"'{path}' {kinds.get(path.suffix.lower(), 'is a file, and a model is a directory with config.json')}; {ways}"
+    return f"'{path}' {kinds.get(path.suffix.lower(), 'is a file, and a model is a directory with config.json')}"
 
 
 def misfit(expected: Mapping[str, tuple[int, ...]], found: Mapping[str, tuple[int, ...]]) -> str | None:
@@ -634,8 +636,15 @@ _COUNTING = threading.Lock()  # stdout is one for all threads
 @contextlib.contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
     """In eval mode while the block runs; afterwards each of its modules is in the mode that it was in."""
+    with modes_kept(model):
+        model.eval()
+        yield
+
+
+@contextlib.contextmanager
+def modes_kept(model: nn.Module) -> Iterator[None]:
+    """Afterwards each of a model's modules is in the mode, training or eval, that it was in before."""
     modes = [(module, module.training) for module in model.modules()]
-    model.eval()
     try:
         yield
     finally:

@@ -265,9 +265,23 @@ class Unmeasured(Net):
 
 
 @pytest.mark.parametrize("net", [Unmeasured(), nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten())], ids=["lock", "no tensors"])
-def test_counting_flops_stops_no_job(folder, tmp_path, net, monkeypatch):
+def test_counting_flops_stops_no_job(folder, tmp_path, net, caplog):
     options = {"arch": ARCH, "arch_args": ARGS, "plan": "1,1", **FAST, **OWN}
-    assert distill(net, str(folder), out=tmp_path / "run", **options).metrics["cost"]["flops"] > 0
+    distill(net, str(folder), out=tmp_path / "run", **options)
+    assert "cannot be counted" not in caplog.text
+
+
+def test_flops_that_cannot_be_counted_are_left_out_aloud(folder, tmp_path, caplog):
+    class Pairs(Net):
+        def forward(self, images):
+            assert len(images) > 1
+            return super().forward(images)
+
+    options = {"arch": ARCH, "arch_args": ARGS, "plan": "1,1", **FAST, **OWN}
+    gene = distill(Pairs(), str(folder), out=tmp_path / "run", **options)
+    assert "the FLOPs of Pairs cannot be counted" in caplog.text
+    student = vit.flops(gene.architecture.build(2).to("meta"))
+    assert gene.metrics["cost"]["flops"] == gene.metrics["cost"]["images"] * 3 * student
 
 
 def test_the_users_module_is_left_as_it_was(folder, tmp_path):

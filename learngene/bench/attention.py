@@ -47,6 +47,7 @@ def _is_start(name: str) -> bool:
     return True
 
 
+@torch.random.fork_rng(devices=[])
 def _begun_like(model: nn.Module, start: str, seed: int) -> nn.Module:
     torch.manual_seed(seed)
     twin = vit.architecture_of(model).build(len(vit.get_blocks(model)))

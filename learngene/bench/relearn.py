@@ -15,6 +15,7 @@ from typing import Any, Literal
 import lightning as L
 import torch
 from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.utilities.seed import isolate_rng
 from torch import nn
 
 from learngene import vit
@@ -151,14 +152,12 @@ class RecoveryWatch(Callback):
         step = trainer.global_step
         if step < self.next or (self.points and self.points[-1][0] == step):
             return
-        modes = {module: module.training for module in pl_module.modules()}
         self.points.append((step, self.evaluate()))
-        for module, training in modes.items():
-            module.training = training
         self.next = min(self.last, step + max(1, step // 2))
         trainer.should_stop = self.points[-1][1] >= self.target
 
 
+@isolate_rng()
 def run_cell(
     cell: Cell,
     trained: nn.Module,

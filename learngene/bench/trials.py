@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from lightning.pytorch.utilities.seed import isolate_rng
 from torch import nn
 
 from learngene import vit
@@ -44,15 +45,11 @@ class Images:
             train, val, tested = train.in_memory(), val.in_memory(), tested and tested.in_memory()
         return cls(train, val, tested, loading)
 
-    @property
-    def by_role(self) -> dict[str, Source]:
-        """train, val, and test where there is one."""
-        return {"train": self.train, "val": self.val, **({"test": self.test} if self.test is not None else {})}
-
     @cached_property
     def fingerprints(self) -> dict[str, Any]:
-        """What tells them from others, by role."""
-        return {role: fingerprint(source) for role, source in self.by_role.items()}
+        """What tells them from others, by role: train, val, and test where there is one."""
+        sources = {"train": self.train, "val": self.val, "test": self.test}
+        return {role: fingerprint(source) for role, source in sources.items() if source is not None}
 
 
 def build(
@@ -72,6 +69,7 @@ def build(
     return begin(model, spec.start, class_names=images.train.classes, **options)
 
 
+@isolate_rng()
 def run_trial(
     trial: Trial,
     spec: StartSpec,
@@ -104,7 +102,7 @@ def run_trial(
     run = RunDirectory(out, {**dataclasses.asdict(recipe), **{f"trial_{k}": v for k, v in plain.items()}}, resume=True)
     if run.finished:
         return run.results
-    run.check_images(**images.by_role)
+    run.check_fingerprints(images.fingerprints)
     data = ImageData(images.train, images.val, config, recipe, images.loading)
     before = evaluate_model(model, data)
     result = fit(

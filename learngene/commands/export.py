@@ -27,18 +27,14 @@ def export(model: str | Path | nn.Module, *, out: str | Path, tolerance: float =
     Raises:
         LearngeneError: the model cannot be opened or exported, the numbers differ, or the file exists.
     """
-    from learngene.errors import LearngeneError
-
-    path = Path(out)
-    if path.is_dir():
-        raise LearngeneError(f"'{path}' is a directory; --out is the file to write, e.g. {path / 'model.onnx'}")
-    if path.exists() and not overwrite:
-        raise LearngeneError(f"'{path}' exists; choose another --out, or pass --overwrite")
     import logging
 
+    from learngene.files import check_new_file
     from learngene.formats import export_onnx
     from learngene.vit import open_model
 
+    path = Path(out)
+    check_new_file(path, overwrite=overwrite)
     difference = export_onnx(open_model(model), path, tolerance=tolerance)
     logging.getLogger("learngene").info(
         "wrote %s (%.2f MB); largest difference from torch %.2g", path, path.stat().st_size / 1e6, difference

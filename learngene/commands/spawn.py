@@ -87,8 +87,9 @@ def spawn(
         check_storable(learned.architecture.name, target.depth)
         check_free(directory, overwrite=overwrite, own=FILES, reads=(gene,))
     for target, directory in zip(plans, targets, strict=True):
-        torch.manual_seed(seed)
-        model = learned.spawn(plan=target, **changes)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            model = learned.spawn(plan=target, **changes)
         names = learned.class_names if learned.has_classes(model.num_classes) else None  # type: ignore[arg-type]
         save_timm_directory(model, directory, class_names=names, overwrite=overwrite)
         log.info("wrote %s", directory)

@@ -134,9 +134,12 @@ class RunDirectory:
         Raises:
             LearngeneError: files were added, removed, replaced or written again, or the labels are others.
         """
-        if is_follower():
-            return
-        self._images = {role: fingerprint(source) for role, source in sources.items()}
+        if not is_follower():
+            self.check_fingerprints({role: fingerprint(source) for role, source in sources.items()})
+
+    def check_fingerprints(self, now: Mapping[str, Any]) -> None:
+        """`check_images` of images whose fingerprints, by role, are known."""
+        self._images = dict(now)
         old = None if self._discard else (self._read() or {}).get("images")  # versions before 0.2 kept no such record
         check_same_images(self.path, old, self._images)
 
