@@ -24,9 +24,9 @@ COMMANDS = (
 _HOMES = {
     "StagePlan": "plan",
     "LearngeneError": "errors",
-    "Architecture": "vit",
-    "build_auxnet": "auxnet",
-    "tie": "auxnet",
+    "Architecture": "families.architecture",
+    "build_auxnet": "sharing",
+    "tie": "sharing",
     "Learngene": "gene",
     **dict.fromkeys(("Recipe", "DataOptions", "DistillOptions"), "recipe"),
     **dict.fromkeys(COMMANDS, "commands"),
@@ -34,8 +34,6 @@ _HOMES = {
 __all__ = [*_HOMES, "__version__"]
 
 if TYPE_CHECKING:
-    from learngene.auxnet import build_auxnet as build_auxnet
-    from learngene.auxnet import tie as tie
     from learngene.commands import (  # type: ignore[no-redef]  # noqa: F401
         archs,
         attention,
@@ -53,12 +51,13 @@ if TYPE_CHECKING:
         spawn,
     )
     from learngene.errors import LearngeneError as LearngeneError
+    from learngene.families.architecture import Architecture
     from learngene.gene import Learngene as Learngene
     from learngene.plan import StagePlan as StagePlan
     from learngene.recipe import DataOptions as DataOptions
     from learngene.recipe import DistillOptions as DistillOptions
     from learngene.recipe import Recipe as Recipe
-    from learngene.vit import Architecture as Architecture
+    from learngene.sharing import build_auxnet, tie
 
 
 def __getattr__(name: str) -> Any:

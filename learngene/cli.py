@@ -22,8 +22,8 @@ from pathlib import Path
 from typing import Any
 
 from learngene.errors import LearngeneError
-from learngene.limits import MAX_CONFIG, MAX_NESTING, MAX_NODES, printable
 from learngene.recipe import GROUPS, group_of, own_parameters
+from learngene.trust.limits import MAX_CONFIG, MAX_NESTING, MAX_NODES, printable
 
 # first line of each command's docstring, here so that 'learngene --help' need not import the commands
 COMMANDS = {

@@ -74,3 +74,14 @@ def _newest(then: Mapping[str, Any], now: Mapping[str, Any]) -> str:
     except (KeyError, TypeError, ValueError, OverflowError):
         pass
     return ""
+
+
+def first_change(then: Any, now: Any, name: str = "") -> tuple[str, Any, Any]:
+    """What differs first between two plain values: its dotted name, within mappings and lists of one length, and both values."""
+    if isinstance(then, list) and isinstance(now, list) and len(then) == len(now) and any(isinstance(v, dict) for v in then):
+        then, now = ({str(place): v for place, v in enumerate(values, start=1)} for values in (then, now))
+    if isinstance(then, dict) and isinstance(now, dict):
+        for key in sorted(then.keys() | now.keys()):
+            if then.get(key) != now.get(key):
+                return first_change(then.get(key), now.get(key), f"{name}.{key}".removeprefix("."))
+    return name, then, now

@@ -18,14 +18,21 @@ from safetensors.torch import save_file
 from timm.models import get_model_input_config
 from torch import Tensor, nn
 
-from learngene import vit
 from learngene.arguments import typed
-from learngene.auxnet import tie
 from learngene.errors import LearngeneError
+from learngene.families.anatomy import anatomy, attention_heads, find_blocks, get_blocks
+from learngene.families.architecture import Architecture, architecture_of
+from learngene.families.heads import head_keys, same_classes
+from learngene.families.records import UNTRAINED, image_config, set_pretrained_cfg
+from learngene.families.timm import open_model, what_file
+from learngene.families.weights import State, adapt_state, build_filled, digest_of, load_strict
 from learngene.files import atomic_file
-from learngene.limits import MAX_JSON, TABLES_FREE, TABLES_PER_WEIGHT, check_images, check_names, parse_json
+from learngene.mix import relayer
 from learngene.plan import StagePlan
-from learngene.vit import Architecture
+from learngene.sharing import tie
+from learngene.trust.limits import MAX_JSON, TABLES_FREE, TABLES_PER_WEIGHT, parse_json
+from learngene.trust.models import check_loading
+from learngene.trust.records import check_class_names, check_data_config
 
 FORMAT_VERSION = 1
 HEADER_KEY = "learngene"
@@ -113,9 +120,9 @@ class Learngene:
         for name in ("data_config", "ancestor", "metrics", "versions"):
             if not isinstance(getattr(self, name), Mapping):
                 raise LearngeneError(f"{name} {getattr(self, name)!r:.60} must be a mapping")
-        check_images(dict(self.data_config), "data_config")
-        check_images({"license": self.ancestor.get("license")}, "ancestor")
-        check_names(self.class_names, "the header")
+        check_data_config(dict(self.data_config), "data_config")
+        check_data_config({"license": self.ancestor.get("license")}, "ancestor")
+        check_class_names(self.class_names, "the header")
         if self.class_names is not None and len(self.class_names) != self.num_classes:
             raise LearngeneError(f"{len(self.class_names)} class names for a head of {self.num_classes} classes; give one each")
 
@@ -129,13 +136,13 @@ class Learngene:
             LearngeneError: the plan has not as many layers as the model, or a stage without any.
         """
         plan = StagePlan.parse(plan)
-        auxnet = vit.open_model(auxnet)
-        blocks = vit.find_blocks(auxnet)
-        layers = len(vit.get_blocks(auxnet))
+        auxnet = open_model(auxnet)
+        blocks = find_blocks(auxnet)
+        layers = len(get_blocks(auxnet))
         if plan.depth != layers:
             raise LearngeneError(f"plan {plan} has {plan.depth} layers, but the model has {layers}; make the two agree")
         full = auxnet.state_dict()
-        state = {name: tensor.detach().cpu().clone() for name, tensor in vit.relayer(full, plan.first_layers, blocks).items()}
+        state = {name: tensor.detach().cpu().clone() for name, tensor in relayer(full, plan.first_layers, blocks).items()}
         for name, tensor in state.items():
             layer, _, rest = name.removeprefix(f"{blocks}.").partition(".")
             if name.startswith(f"{blocks}.") and tensor.is_floating_point():
@@ -143,7 +150,7 @@ class Learngene:
                 mates = [full[f"{blocks}.{i}.{rest}"] for i in range(first, first + plan.repeats[int(layer)])]
                 if not all(torch.equal(mates[0], mate) for mate in mates):
                     tensor.copy_(torch.stack(mates).mean(0))
-        return cls(vit.architecture_of(auxnet), plan, state, **provenance)
+        return cls(architecture_of(auxnet), plan, state, **provenance)
 
     @property
     def num_classes(self) -> int:
@@ -208,7 +215,7 @@ class Learngene:
         target = self.plan_for(depth, plan)
         if "pretrained" in overrides:
             raise LearngeneError("pretrained: a descendant's weights are those of the learngene; drop it")
-        vit.check_loading(overrides)
+        check_loading(overrides)
         if class_names is not None:
             if num_classes not in (None, len(class_names)):
                 raise LearngeneError(f"{len(class_names)} class names for {num_classes} classes; give one name each")
@@ -227,24 +234,24 @@ class Learngene:
 
     def has_classes(self, num_classes: int, class_names: Sequence[str] | None = None) -> bool:
         """Whether the stored head is for these classes: the same names where both are known, else the same number."""
-        return vit.same_classes(num_classes, class_names, self.num_classes, self.class_names)
+        return same_classes(num_classes, class_names, self.num_classes, self.class_names)
 
     def _expand(self, plan: StagePlan, *, inherit_head: bool = True, **overrides: Any) -> nn.Module:
         resize = {k: overrides.pop(k) for k in ("img_size", "in_chans") if k in overrides}
         if inherit_head and not resize:
-            whole = vit.relayer(self.state, plan.stage_of_layer, vit.anatomy(self.architecture.name).blocks)
-            model = vit.build_filled(self.architecture, plan.depth, whole, **overrides)
+            whole = relayer(self.state, plan.stage_of_layer, anatomy(self.architecture.name).blocks)
+            model = build_filled(self.architecture, plan.depth, whole, **overrides)
             self._check_heads(model, overrides)
-            vit.set_pretrained_cfg(model, self._pretrained_cfg(model, inherit_head))
+            set_pretrained_cfg(model, self._pretrained_cfg(model, inherit_head))
             return model
         model = self.architecture.build(plan.depth, **overrides, **resize)
         self._check_heads(model, overrides)
-        state: vit.State = vit.relayer(self.state, plan.stage_of_layer, vit.find_blocks(model))
+        state: State = relayer(self.state, plan.stage_of_layer, find_blocks(model))
         if resize:
-            state = vit.adapt_state(self.architecture, state, model, self._input_size())
-        fresh = set() if inherit_head else vit.head_keys(model)
-        vit.load_strict(model, {k: v for k, v in state.items() if k not in fresh}, fresh)
-        vit.set_pretrained_cfg(model, self._pretrained_cfg(model, inherit_head))
+            state = adapt_state(self.architecture, state, model, self._input_size())
+        fresh = set() if inherit_head else head_keys(model)
+        load_strict(model, {k: v for k, v in state.items() if k not in fresh}, fresh)
+        set_pretrained_cfg(model, self._pretrained_cfg(model, inherit_head))
         return model
 
     def _check_heads(self, model: nn.Module, overrides: Mapping[str, Any]) -> None:
@@ -252,8 +259,8 @@ class Learngene:
         if not set(overrides) - {"num_classes"}:
             return
         with torch.device("meta"):
-            own = vit.attention_heads(self.architecture.build(1))
-        found = vit.attention_heads(model)
+            own = attention_heads(self.architecture.build(1))
+        found = attention_heads(model)
         if own != found:
             raise LearngeneError(f"num_heads {found}: the weights are of layers with {own} heads; drop num_heads")
 
@@ -263,10 +270,10 @@ class Learngene:
 
     def _pretrained_cfg(self, model: nn.Module, inherit_head: bool) -> dict[str, Any]:
         size = get_model_input_config(model)["input_size"]
-        cfg = vit.image_config(self.data_config, size[0])
+        cfg = image_config(self.data_config, size[0])
         names = list(self.class_names) if inherit_head and self.class_names else None
         cfg |= {"input_size": tuple(size), "num_classes": getattr(model, "num_classes", None), "label_names": names}
-        return vit.UNTRAINED | cfg | {"license": self.ancestor.get("license")}
+        return UNTRAINED | cfg | {"license": self.ancestor.get("license")}
 
     @typed
     def save(self, path: str | Path) -> Path:
@@ -320,15 +327,15 @@ class Learngene:
             architecture = Architecture(header["architecture"]["name"], header["architecture"]["args"])
             names = header["class_names"]
             known = {k: header[k] for k in ("data_config", "ancestor", "metrics", "versions")}
-            check_names(names, "the header")
+            check_class_names(names, "the header")
             return cls(architecture, StagePlan.parse(header["plan"]), state, tuple(names) if names else None, **known)
         except (LearngeneError, KeyError, TypeError, AttributeError) as error:
             reason = str(error) if isinstance(error, LearngeneError) else f"its header lacks or garbles {error}"
             raise LearngeneError(f"'{path}' cannot be used: {reason}") from None
 
 
-def _digest(header: Mapping[str, Any], state: vit.State) -> str:
-    return vit.digest({**state, "": torch.frombuffer(bytearray(json.dumps(header, sort_keys=True).encode()), dtype=torch.uint8)})
+def _digest(header: Mapping[str, Any], state: State) -> str:
+    return digest_of({**state, "": torch.frombuffer(bytearray(json.dumps(header, sort_keys=True).encode()), dtype=torch.uint8)})
 
 
 def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
@@ -357,7 +364,7 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
             raise LearngeneError(f"'{path}' is a pickle, which could run code when opened; {_instead(path)}") from None
         # after the header's length a safetensors file has its JSON
         if path.suffix.lower() not in ("", ".safetensors") and first[8:] != b"{":
-            raise LearngeneError(f"{vit.what_file(path)}; {_instead(path)}") from None
+            raise LearngeneError(f"{what_file(path)}; {_instead(path)}") from None
         raise LearngeneError(f"'{path}' is damaged or not a learngene ({error}); fetch or distil it again") from None
 
 

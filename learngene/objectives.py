@@ -13,10 +13,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision.transforms.v2.functional import InterpolationMode, resize
 
-from learngene.ancestors import logits_of
-from learngene.ancestors import own_data as ancestor_data
 from learngene.errors import LearngeneError
-from learngene.vit import architecture_name, data_config, evaluating
+from learngene.families.foreign import logits_of
+from learngene.families.foreign import own_data_config as ancestor_data
+from learngene.families.modes import evaluating
+from learngene.families.records import architecture_name, data_config_of
 
 FeatureLoss = Literal["mse", "cosine"]
 Losses = dict[str, Tensor]
@@ -229,7 +230,7 @@ def match_layers(layers: Sequence[int], student_depth: int, ancestor_depth: int)
 
 def _projections(student: nn.Module, ancestor: Ancestor, layers: Sequence[int], guides: Sequence[int]) -> nn.ModuleList:
     """A linear map per stage where the widths differ, nothing where they agree. Widths are found by one dry run."""
-    size = data_config(student)["input_size"]
+    size = data_config_of(student)["input_size"]
     images = torch.zeros(1, *size, device=next(student.parameters()).device)
     with evaluating(student), torch.no_grad():
         _, ours = forward_features(student, images, layers)

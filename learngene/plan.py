@@ -11,7 +11,7 @@ from typing import Any
 
 from learngene.arguments import take
 from learngene.errors import LearngeneError
-from learngene.limits import MAX_LAYERS
+from learngene.trust.limits import MAX_LAYERS
 
 
 @dataclass(frozen=True)

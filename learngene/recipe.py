@@ -3,14 +3,34 @@
 from __future__ import annotations
 
 import inspect
+import math
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass, fields
 from difflib import get_close_matches
+from pathlib import Path
 from typing import Any, Literal, TypeVar, get_type_hints
+
+from torch import nn
 
 from learngene.arguments import take
 from learngene.errors import LearngeneError
+from learngene.plan import StagePlan
+
+
+def train_config(arguments: Mapping[str, Any], *options: Any) -> dict[str, Any]:
+    """The resolved arguments of a command as plain values, in the order of its help."""
+    plain = {k: str(v) if isinstance(v, (Path, StagePlan)) else v for k, v in arguments.items()}
+    plain = {k: type(v).__name__ if isinstance(v, nn.Module) else v for k, v in plain.items()}
+    for group in options:
+        plain |= asdict(group)
+    return plain
+
+
+def evaluation_config(config: Mapping[str, Any], loading: DataOptions) -> dict[str, Any]:
+    """A model's data config with what the data options change in it."""
+    return dict(config) | ({} if loading.crop_pct is None else {"crop_pct": loading.crop_pct})
+
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -314,3 +334,8 @@ def _between(options: object, name: str, low: float, high: float, *, below: bool
     value = getattr(options, name)
     if not (low <= value < high if below else low <= value <= high):
         raise LearngeneError(f"{name} {value}: it must be from {low} to {'below ' if below else ''}{high}")
+
+
+def epochs_of(recipe: Recipe, batches: int) -> int:
+    """How many epochs of so many batches a recipe begins; the last, incomplete accumulation of an epoch is a step as well."""
+    return recipe.epochs if recipe.steps is None else math.ceil(recipe.steps / math.ceil(batches / recipe.accumulate))

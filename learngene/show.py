@@ -12,7 +12,7 @@ from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
-from learngene.limits import printable
+from learngene.trust.limits import printable
 
 MOST_REASONS = 20
 REDIRECTED = 160  # columns of a file or pipe: the widest tables fit
@@ -156,7 +156,7 @@ def _costs(console: Console, rows: Sequence[Mapping[str, Any]], latency: Mapping
     cells = [{column: columns[column](row) for column in shown} for row in rows]
     _print_table(console, None, cells, less=("bytes", "top5", "loss", "images", "plan", "gflops", "latency_ms"))
     if latency is not None:
-        from learngene.sizes import condition_words
+        from learngene.latency import condition_words
 
         console.print(printable(f"latency: {condition_words(latency)}"), highlight=False, markup=False)
 

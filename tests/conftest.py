@@ -1,10 +1,6 @@
 """Small models and real images (from the embedded data set) for all tests. Everything runs offline, on one thread."""
 
 import os
-
-os.environ.setdefault("OMP_NUM_THREADS", "1")
-os.environ.setdefault("HF_HUB_OFFLINE", "1")
-
 from pathlib import Path
 
 import numpy as np
@@ -12,12 +8,16 @@ import pytest
 import torch
 from PIL import Image
 
-from learngene.auxnet import build_auxnet
 from learngene.data.embedded import load_embedded
-from learngene.formats import save_timm_directory
+from learngene.export.timm_directory import save_timm_directory
+from learngene.families.architecture import Architecture
+from learngene.families.records import data_config_of
 from learngene.gene import Learngene
 from learngene.plan import StagePlan
-from learngene.vit import Architecture, data_config
+from learngene.sharing import build_auxnet
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 torch.set_num_threads(1)
 
@@ -73,7 +73,7 @@ def architecture() -> Architecture:
 def gene(architecture: Architecture) -> Learngene:
     plan = StagePlan((2, 1, 2))
     auxnet = randomize(build_auxnet(architecture, plan))
-    config = data_config(auxnet)
+    config = data_config_of(auxnet)
     return Learngene.extract(auxnet, plan, class_names=CLASSES, data_config=config, ancestor={"name": "test", "license": "mit"})
 
 

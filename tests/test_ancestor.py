@@ -13,14 +13,21 @@ import torch
 from conftest import CLASSES, FAST, TINY_ARGS, write_folder
 from torch import nn
 
-from learngene import LearngeneError, cache, distill, evaluate, finetune, vit
-from learngene.ancestors import AncestorImages, Foreign, logits_of, open_ancestor
+from learngene import LearngeneError, cache, distill, evaluate, finetune
+from learngene.costs import count_flops
 from learngene.data import open_training
-from learngene.formats import save_timm_directory
-from learngene.jobs import matched
+from learngene.data.classes import matched
+from learngene.export.timm_directory import save_timm_directory
+from learngene.families.anatomy import find_blocks, get_blocks
+from learngene.families.ancestors import AncestorImages, open_ancestor
+from learngene.families.architecture import Architecture
+from learngene.families.foreign import Foreign, logits_of
+from learngene.families.records import data_config_of, label_names_of, set_pretrained_cfg
+from learngene.families.timm import open_model
+from learngene.families.weights import digest_of
 from learngene.objectives import Ancestor
 from learngene.recipe import DataOptions
-from learngene.training.module import embeddings, freeze
+from learngene.training.freezing import embeddings, freeze
 
 ARCH = "vit_tiny_patch16_224"
 ARGS = {k: v for k, v in TINY_ARGS.items() if k not in ("num_classes", "in_chans")}
@@ -79,11 +86,11 @@ def test_its_logits_are_those_of_the_module_on_its_own_images():
     pixels = torch.rand(4, 3, 40, 40)
     mean, std = (torch.tensor(OWN[f"ancestor_{key}"]).view(1, 3, 1, 1) for key in ("mean", "std"))
     assert torch.allclose(guide((pixels - 0.5) / 0.25), net((pixels - mean) / std), atol=1e-5)
-    assert vit.label_names(guide.model) == list(CLASSES)
+    assert label_names_of(guide.model) == list(CLASSES)
 
 
 def test_what_is_not_said_is_assumed_aloud(caplog):
-    student = vit.data_config(vit.Architecture(ARCH, ARGS).build(1))
+    student = data_config_of(Architecture(ARCH, ARGS).build(1))
     with caplog.at_level(logging.WARNING):
         found = open_ancestor(nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten()), AncestorImages(), ARCH, ARGS)
     assert found.num_classes == 3
@@ -136,7 +143,7 @@ def test_a_module_needs_an_architecture_for_the_student(folder, tmp_path):
 def test_a_file_that_is_there_is_not_said_to_be_missing(tmp_path, name, message):
     (tmp_path / name).write_bytes(b"PK")
     with pytest.raises(LearngeneError, match=message):
-        vit.open_model(tmp_path / name)
+        open_model(tmp_path / name)
 
 
 # whose order of classes counts ------------------------------------------------------------------------------------------
@@ -144,14 +151,14 @@ def test_a_file_that_is_there_is_not_said_to_be_missing(tmp_path, name, message)
 
 def trained(place, names, seed=0):
     torch.manual_seed(seed)
-    model = vit.Architecture(ARCH, {**TINY_ARGS, "num_classes": len(names)}).build(3)
+    model = Architecture(ARCH, {**TINY_ARGS, "num_classes": len(names)}).build(3)
     return save_timm_directory(model, place, class_names=names)
 
 
 def test_labels_follow_the_models_own_order(folder, tmp_path, caplog):
     """The same weights, the head's outputs in another order: the same accuracy, to the image."""
     first = trained(tmp_path / "a", CLASSES)
-    model = vit.open_model(first)
+    model = open_model(first)
     order = [2, 0, 1]
     for tensor in (model.head.weight, model.head.bias):
         tensor.data = tensor.data[order]
@@ -177,8 +184,8 @@ def test_a_class_that_the_model_lacks_is_named(folder, tmp_path):
 
 def test_numbers_have_to_agree_where_names_are_unknown(folder, ancestor):
     train, val = open_training(str(folder), OPTIONS, "L")
-    unnamed = vit.Architecture(ARCH, TINY_ARGS).build(2)
-    vit.set_pretrained_cfg(unnamed, {"label_names": None})
+    unnamed = Architecture(ARCH, TINY_ARGS).build(2)
+    set_pretrained_cfg(unnamed, {"label_names": None})
     assert matched(unnamed, "it", "or else", train, val) == (train, val)
     unnamed.reset_classifier(5)
     with pytest.raises(LearngeneError, match=r"it has a head of 5 classes, the data .* has 3; or else"):
@@ -214,7 +221,7 @@ def test_class_names_that_cannot_be_stored_are_refused_before_training(ancestor,
 
 
 def test_a_module_is_named_by_its_architecture(folder, tmp_path):
-    model = vit.open_model(trained(tmp_path / "a", CLASSES))
+    model = open_model(trained(tmp_path / "a", CLASSES))
     assert evaluate(model, str(folder), workers=0, device="cpu")["model"] == ARCH
 
 
@@ -236,11 +243,11 @@ def test_only_what_comes_before_the_layers_is_frozen(name):
     args = {k: v for k, v in SMALL.items() if not (name.startswith("xcit") and k in ("patch_size", "img_size"))}
     model = timm.create_model(name, depth=3, **args)
     freeze(model, 1)
-    blocks = vit.find_blocks(model)
+    blocks = find_blocks(model)
     outside = {n for n, p in model.named_parameters() if not n.startswith(f"{blocks}.")}
     still = {n.split(".")[0] for n, p in model.named_parameters() if n in outside and not p.requires_grad}
     assert still == BEFORE[name]
-    layers = [{p.requires_grad for p in layer.parameters()} for layer in vit.get_blocks(model)]
+    layers = [{p.requires_grad for p in layer.parameters()} for layer in get_blocks(model)]
     assert layers == [{False}, {True}, {True}]
     assert embeddings(model) == []  # all of them are frozen now
 
@@ -280,7 +287,7 @@ def test_flops_that_cannot_be_counted_are_left_out_aloud(folder, tmp_path, caplo
     options = {"arch": ARCH, "arch_args": ARGS, "plan": "1,1", **FAST, **OWN}
     gene = distill(Pairs(), str(folder), out=tmp_path / "run", **options)
     assert "the FLOPs of Pairs cannot be counted" in caplog.text
-    student = vit.flops(gene.architecture.build(2).to("meta"))
+    student = count_flops(gene.architecture.build(2).to("meta"))
     assert gene.metrics["cost"]["flops"] == gene.metrics["cost"]["images"] * 3 * student
 
 
@@ -288,7 +295,7 @@ def test_the_users_module_is_left_as_it_was(folder, tmp_path):
     net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 3)).train()
     net[1].eval()
     net[4].requires_grad_(False)
-    state, generators = vit.digest(net.state_dict()), (torch.get_rng_state(), random.getstate())
+    state, generators = digest_of(net.state_dict()), (torch.get_rng_state(), random.getstate())
     distill(net, str(folder), out=tmp_path / "run", arch=ARCH, arch_args=ARGS, plan="1,1", **FAST, **OWN)
     with pytest.raises(LearngeneError, match="2 ancestor_classes"):
         cache(
@@ -296,10 +303,10 @@ def test_the_users_module_is_left_as_it_was(folder, tmp_path):
         )
     assert [m.training for m in net] == [True, False, True, True, True]
     assert [p.requires_grad for p in net.parameters()] == [True, True, True, True, False, False]
-    assert vit.digest(net.state_dict()) == state
+    assert digest_of(net.state_dict()) == state
     assert torch.equal(torch.get_rng_state(), generators[0])
     assert random.getstate() == generators[1]
-    whole = vit.Architecture(ARCH, {**ARGS, "num_classes": 3}).build(1).train()
+    whole = Architecture(ARCH, {**ARGS, "num_classes": 3}).build(1).train()
     evaluate(whole, str(folder), workers=0)
     assert whole.training
     assert whole.blocks[0].training
@@ -310,7 +317,7 @@ def test_what_a_foreign_module_says_itself_is_believed_and_the_rest_assumed_alou
     net.pretrained_cfg = {"mean": (0.2, 0.4, 0.6), "std": (0.1, 0.2, 0.3), "label_names": ["shirt", "boot", "bag"]}
     found = open_ancestor(net, AncestorImages(), ARCH, ARGS)
     assert (found.pretrained_cfg["mean"], found.num_classes) == ([0.2, 0.4, 0.6], 3)
-    assert vit.label_names(found) == ["shirt", "boot", "bag"]
+    assert label_names_of(found) == ["shirt", "boot", "bag"]
     assert "input_size [3, 28, 28] assumed" in caplog.text
     assert "mean [" not in caplog.text
     net.pretrained_cfg = {"std": (0, 0, 0), "mean": (0, 0, 0)}
@@ -330,18 +337,18 @@ def test_what_a_foreign_module_says_itself_is_believed_and_the_rest_assumed_alou
     ],
 )
 def test_what_is_said_of_a_timm_ancestor_holds_or_is_refused(said, message):
-    model = vit.Architecture(ARCH, {**ARGS, "num_classes": 3}).build(1)
+    model = Architecture(ARCH, {**ARGS, "num_classes": 3}).build(1)
     with pytest.raises(LearngeneError, match=message):
         open_ancestor(model, AncestorImages(**said), None, {})
 
 
 def test_heads_that_are_not_what_the_model_says(folder, tmp_path):
-    model = vit.Architecture(ARCH, {**ARGS, "num_classes": 3}).build(1)
+    model = Architecture(ARCH, {**ARGS, "num_classes": 3}).build(1)
     model.head = nn.Linear(16, 5)
     with pytest.raises(LearngeneError, match="says num_classes 3 and gives 5 outputs"):
         distill(model, str(folder), out=tmp_path / "run", plan="1", **FAST)
-    named = vit.Architecture(ARCH, {**ARGS, "num_classes": 3}).build(1)
-    vit.set_pretrained_cfg(named, {"label_names": ["bag", "boot", "shirt", "hat"]})
+    named = Architecture(ARCH, {**ARGS, "num_classes": 3}).build(1)
+    set_pretrained_cfg(named, {"label_names": ["bag", "boot", "shirt", "hat"]})
     with pytest.raises(LearngeneError, match=r"4 label_names in its pretrained_cfg, but .* has 3 outputs"):
         distill(named, str(folder), out=tmp_path / "run", plan="1", **FAST)
     with pytest.raises(LearngeneError, match="has 4 class names for a head of 3"):
@@ -364,8 +371,8 @@ def test_a_run_is_not_resumed_with_another_ancestor(folder, tmp_path, monkeypatc
 
 
 def test_a_compiled_model_is_the_model(folder):
-    model = vit.Architecture(ARCH, {**ARGS, "num_classes": 3}).build(1)
-    assert vit.open_model(torch.compile(model)) is model
+    model = Architecture(ARCH, {**ARGS, "num_classes": 3}).build(1)
+    assert open_model(torch.compile(model)) is model
     assert evaluate(torch.compile(model), str(folder), workers=0)["images"] > 0
 
 

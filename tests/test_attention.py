@@ -4,10 +4,11 @@ import pytest
 import torch
 
 from learngene import LearngeneError, attention
-from learngene.bench.attention import attention_maps
 from learngene.cli import main
+from learngene.families.architecture import Architecture
+from learngene.families.timm import open_model
 from learngene.starts import begin
-from learngene.vit import Architecture, open_model
+from learngene.studies.attention import attention_maps
 
 
 def test_maps_are_averages_of_probabilities(ancestor):

@@ -6,12 +6,15 @@ import pytest
 import torch
 from conftest import TINY_ARGS, randomize
 
-from learngene import vit
-from learngene.auxnet import build_auxnet, tie
 from learngene.errors import LearngeneError
+from learngene.families.anatomy import count_parameters, get_blocks
+from learngene.families.architecture import Architecture
+from learngene.families.records import data_config_of
+from learngene.families.weights import digest_of
 from learngene.gene import Learngene
+from learngene.mix import relayer
 from learngene.plan import StagePlan
-from learngene.vit import Architecture
+from learngene.sharing import build_auxnet, tie
 
 PLAN = StagePlan((2, 1, 2))
 SMALL = {"embed_dim": 32, "num_heads": 2, "num_classes": 3}
@@ -37,7 +40,7 @@ def family(request) -> Architecture:
 
 
 def images_for(model: torch.nn.Module) -> torch.Tensor:
-    size = vit.data_config(model)["input_size"]
+    size = data_config_of(model)["input_size"]
     return torch.randn(2, *size, generator=torch.Generator().manual_seed(1))
 
 
@@ -56,23 +59,23 @@ def test_extract_undoes_spawn(family):
     gene = Learngene.extract(randomize(build_auxnet(family, PLAN)), PLAN)
     plan = StagePlan((3, 2, 1))
     again = Learngene.extract(gene.spawn(plan=plan), plan)
-    assert vit.digest(again.state) == vit.digest(gene.state)
+    assert digest_of(again.state) == digest_of(gene.state)
 
 
 def test_stages_share_and_the_rest_does_not(architecture):
     auxnet = build_auxnet(architecture, PLAN, drop_path_rate=0.5)
-    blocks = vit.get_blocks(auxnet)
+    blocks = get_blocks(auxnet)
     assert blocks[0].attn is blocks[1].attn
     assert blocks[1].attn is not blocks[2].attn
     assert len({id(block) for block in blocks}) == PLAN.depth
     rates = [getattr(block.drop_path1, "drop_prob", 0.0) for block in blocks]
     assert rates == sorted(rates)
     assert len(set(rates)) == PLAN.depth
-    assert vit.parameters(auxnet) == vit.parameters(architecture.build(PLAN.stages))
+    assert count_parameters(auxnet) == count_parameters(architecture.build(PLAN.stages))
 
 
 def shared(model: torch.nn.Module) -> bool:
-    blocks = vit.get_blocks(model)
+    blocks = get_blocks(model)
     return blocks[0].attn.qkv.weight is blocks[1].attn.qkv.weight and blocks[3].norm1.weight is blocks[4].norm1.weight
 
 
@@ -88,7 +91,7 @@ def test_sharing_survives_deepcopy_dtype_and_loading(architecture):
 
 def test_layer_scale_and_bare_parameters_are_shared():
     auxnet = build_auxnet(FAMILIES["cait"], PLAN)
-    blocks = vit.get_blocks(auxnet)
+    blocks = get_blocks(auxnet)
     assert blocks[0].gamma_1 is blocks[1].gamma_1
     assert blocks[0].gamma_1 is not blocks[2].gamma_1
 
@@ -107,11 +110,11 @@ def test_gradient_checkpointing_gives_the_same_gradients(architecture):
 
 def test_a_step_moves_all_stage_mates_once(architecture):
     auxnet = randomize(build_auxnet(architecture, PLAN))
-    weight = vit.get_blocks(auxnet)[1].attn.qkv.weight
+    weight = get_blocks(auxnet)[1].attn.qkv.weight
     auxnet(images_for(auxnet)).sum().backward()
     before, gradient = weight.detach().clone(), weight.grad.clone()
     torch.optim.SGD(auxnet.parameters(), lr=0.1).step()
-    assert torch.allclose(vit.get_blocks(auxnet)[0].attn.qkv.weight, before - 0.1 * gradient)
+    assert torch.allclose(get_blocks(auxnet)[0].attn.qkv.weight, before - 0.1 * gradient)
 
 
 def test_depth_must_agree(architecture):
@@ -122,8 +125,8 @@ def test_depth_must_agree(architecture):
 def test_relayer_composes(architecture):
     state = randomize(architecture.build(5)).state_dict()
     a, b = (4, 2, 0, 1), (1, 1, 3, 0, 2)
-    twice = vit.relayer(vit.relayer(state, a, "blocks"), b, "blocks")
-    once = vit.relayer(state, [a[i] for i in b], "blocks")
-    assert vit.digest(twice) == vit.digest(once)
+    twice = relayer(relayer(state, a, "blocks"), b, "blocks")
+    once = relayer(state, [a[i] for i in b], "blocks")
+    assert digest_of(twice) == digest_of(once)
     with pytest.raises(LearngeneError, match=r"layer 9 was asked for, but there are only 5 layers"):
-        vit.relayer(state, (9,), "blocks")
+        relayer(state, (9,), "blocks")

@@ -12,7 +12,8 @@ from conftest import FAST, TINY_ARGS
 
 from learngene import LearngeneError, benchmark, distill, finetune, report
 from learngene.bench import Experiment, Preparation, StartSpec, plots, summarize
-from learngene.bench.experiment import _OWN, PLAN
+from learngene.bench.lines import break_even, compare, equal_accuracy, lines, t_quantile
+from learngene.bench.preparation import _OWN, PLAN
 from learngene.bench.report import (
     at_equal_accuracy,
     comparable,
@@ -23,13 +24,11 @@ from learngene.bench.report import (
     markdown_table,
     write_report,
 )
-from learngene.bench.table import break_even, compare, equal_accuracy, lines, t_quantile
 from learngene.cli import main
 from learngene.files import locked
 from learngene.recipe import own_parameters
 
 OPTIONS = {**FAST, "depths": [3, 4], "seeds": [0, 1], "scratch_epochs": [2], "in_memory": True}
-
 
 COST = {"images": 400, "steps": 9, "seconds": 10.0, "flops": 5e12, "joules": None}
 GENE = {"out/gene": {**COST, "stored_parameters": 700, "name": "gene", "each": []}}

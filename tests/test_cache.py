@@ -9,11 +9,13 @@ import pytest
 import torch
 from conftest import CLASSES, FAST, TINY_ARGS, write_folder
 
-from learngene import LearngeneError, cache, distill, logits, vit
-from learngene.formats import save_timm_directory
-from learngene.logits import LogitCache, spread
+from learngene import LearngeneError, cache, distill
+from learngene.data.teacher import LogitCache, spread
+from learngene.export.timm_directory import save_timm_directory
+from learngene.families.anatomy import count_parameters
+from learngene.families.architecture import Architecture
+from learngene.families.weights import digest_of
 from learngene.objectives import Ancestor, soft_kl
-from learngene.vit import Architecture
 
 STRONG = {"mixup": 0.5, "cutmix": 0.5, "auto_augment": "rand-m5-inc1", "repeats": 2, "accumulate": 2, "drop_path": 0.2}
 LOOKS = {k: v for k, v in FAST.items() if k != "epochs"}
@@ -21,7 +23,7 @@ LOOKS = {k: v for k, v in FAST.items() if k != "epochs"}
 
 @pytest.fixture
 def small_shards(monkeypatch):
-    monkeypatch.setattr(logits, "SHARD", 20)  # two batches
+    monkeypatch.setattr("learngene.data.teacher.SHARD", 20)  # two batches
 
 
 def losses(out):
@@ -188,7 +190,7 @@ def test_steps_and_resuming_with_a_cache(folder, ancestor, tmp_path, monkeypatch
             power_goes_out(patch, *moment)
             with pytest.raises(Stop):
                 distill(ancestor, str(folder), out=out, **options)
-        assert vit.digest(distill(ancestor, str(folder), out=out, resume=True, **options).state) == vit.digest(whole.state)
+        assert digest_of(distill(ancestor, str(folder), out=out, resume=True, **options).state) == digest_of(whole.state)
     with pytest.raises(LearngeneError, match="holds 2 of 3 epochs"):
         distill(ancestor, str(folder), out=tmp_path / "long", **{**options, "steps": 5})
 
@@ -207,7 +209,7 @@ def test_the_architecture_may_be_another(folder, ancestor, tmp_path):
     gene = distill(ancestor, str(folder), out=tmp_path / "cached", plan="2,1", cache=tmp_path / "cache", **common)
     distill(ancestor, str(folder), out=tmp_path / "live", plan="2,1", **common)
     assert losses(tmp_path / "cached") == pytest.approx(losses(tmp_path / "live"), rel=1e-5)
-    assert vit.parameters(gene.spawn(3)) > 0
+    assert count_parameters(gene.spawn(3)) > 0
 
 
 def test_the_difference_is_named(folder, ancestor, tmp_path):

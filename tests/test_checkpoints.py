@@ -5,11 +5,15 @@ import json
 import numpy as np
 import pytest
 
-from learngene import Learngene, evaluate, vit
+from learngene import Learngene, evaluate
 from learngene.assets import ancestor_directory, learngene_file
 from learngene.bench import Preparation
 from learngene.commands.demo import DEPTHS, DISTILL, FINETUNE
 from learngene.data.embedded import load_embedded
+from learngene.families.anatomy import count_parameters
+from learngene.families.records import label_names_of
+from learngene.families.timm import open_model
+from learngene.families.weights import digest_of
 from learngene.plan import StagePlan
 from learngene.recipe import DataOptions, Recipe, divide
 
@@ -22,9 +26,9 @@ def test_ancestor_knows_the_embedded_images():
 
 def test_learngene_belongs_to_the_ancestor():
     gene = Learngene.load(learngene_file())
-    ancestor = vit.open_model(ancestor_directory())
-    assert gene.ancestor["digest"] == vit.digest(ancestor.state_dict())
-    assert gene.class_names == tuple(vit.label_names(ancestor)) == load_embedded("train")[2]
+    ancestor = open_model(ancestor_directory())
+    assert gene.ancestor["digest"] == digest_of(ancestor.state_dict())
+    assert gene.class_names == tuple(label_names_of(ancestor)) == load_embedded("train")[2]
     assert gene.ancestor["license"] == "mit"
 
 
@@ -40,7 +44,7 @@ def test_cards_state_what_is_there():
     card = (root / "README.md").read_text()
     config = json.loads((ancestor_directory() / "config.json").read_text())
     assert config["model_args"]["depth"] == 8
-    assert f"{vit.parameters(vit.open_model(ancestor_directory())):,} parameters" in card
+    assert f"{count_parameters(open_model(ancestor_directory())):,} parameters" in card
     assert f"{Learngene.load(learngene_file()).parameters:,} parameters" in card
 
 

@@ -6,13 +6,14 @@ import pytest
 import torch
 import yaml
 
-from learngene import commands, vit
-from learngene.auxnet import build_auxnet
+from learngene import commands
 from learngene.cli import build_parser, main
+from learngene.families.anatomy import count_parameters, get_blocks
+from learngene.families.architecture import Architecture
 from learngene.gene import Learngene
 from learngene.plan import StagePlan
 from learngene.recipe import Recipe
-from learngene.vit import Architecture
+from learngene.sharing import build_auxnet
 
 ROOT = Path(__file__).parent.parent
 CONFIGS = sorted((ROOT / "configs").glob("*.yaml"))
@@ -44,8 +45,8 @@ def test_published_settings(name):
         auxnet = build_auxnet(architecture, plan)
         descendant = architecture.build(12)
     stored = {"sws_deit_small": 9.63e6, "sws_deit_base": 36.95e6}[name]
-    assert vit.parameters(auxnet) == pytest.approx(stored, rel=1e-3)
-    blocks, own = vit.get_blocks(auxnet), vit.get_blocks(descendant)
+    assert count_parameters(auxnet) == pytest.approx(stored, rel=1e-3)
+    blocks, own = get_blocks(auxnet), get_blocks(descendant)
     assert len(blocks) == 16
     assert blocks[0].attn.num_heads == own[0].attn.num_heads
     assert blocks[0].norm1.eps == own[0].norm1.eps == 1e-6

@@ -13,8 +13,8 @@ from conftest import IMAGES_28 as CONFIG
 from PIL import Image
 
 from learngene.data import EMBEDDED, ImageData, open_split, open_training
-from learngene.data.module import Views, ViewSampler, train_transform
-from learngene.data.sources import stratified_cut
+from learngene.data.splits import stratified_cut
+from learngene.data.views import Views, ViewSampler, train_transform
 from learngene.errors import LearngeneError
 from learngene.recipe import DataOptions, Recipe
 

@@ -14,13 +14,14 @@ import torch.distributed as dist
 from conftest import TINY_ARGS
 
 from learngene import Learngene
-from learngene.auxnet import build_auxnet
+from learngene.families.architecture import Architecture
 from learngene.objectives import Supervised
 from learngene.plan import StagePlan
+from learngene.processes import is_follower
 from learngene.recipe import Recipe
+from learngene.sharing import build_auxnet
 from learngene.training import TrainingModule
-from learngene.training.distributed import gather, is_follower, shard
-from learngene.vit import Architecture
+from learngene.training.distributed import gather, shard
 
 TWO = ["--batch-size", "16", "--devices", "2"]
 SGD = [

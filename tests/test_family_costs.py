@@ -10,15 +10,17 @@ import torch
 from conftest import CLASSES, TINY_ARGS, write_folder
 from rich.console import Console
 
-from learngene import show, sizes, vit
-from learngene.auxnet import build_auxnet
+from learngene import show
 from learngene.cli import main
 from learngene.commands import archs, evaluate, info, plan_costs, spawn
+from learngene.costs import Sizes, count_flops
 from learngene.errors import LearngeneError
+from learngene.families.anatomy import count_parameters, get_blocks, why_unsupported
+from learngene.families.architecture import Architecture
 from learngene.gene import Learngene
+from learngene.latency import Latency
 from learngene.plan import StagePlan
-from learngene.sizes import Latency, Sizes
-from learngene.vit import Architecture
+from learngene.sharing import build_auxnet
 
 
 @pytest.fixture
@@ -28,7 +30,7 @@ def file(gene, tmp_path):
 
 @pytest.fixture(autouse=True)
 def short_turns(monkeypatch):
-    monkeypatch.setattr(sizes, "MOST_ROUNDS", 2)
+    monkeypatch.setattr("learngene.latency.MOST_ROUNDS", 2)
 
 
 def fails(capsys, *words):
@@ -46,18 +48,18 @@ def test_plan_tells_what_will_be_stored_and_spawned(architecture):
     auxnet = build_auxnet(architecture, plan)
     gene = Learngene.extract(auxnet, plan)
     assert told["parameters"] == gene.parameters
-    assert told["auxnet"]["parameters"] == vit.parameters(auxnet)
+    assert told["auxnet"]["parameters"] == count_parameters(auxnet)
     assert (told["auxnet"]["depth"], told["auxnet"]["plan"]) == (5, "2,1,2")
-    assert told["auxnet"]["gflops"] == vit.flops(architecture.build(5).requires_grad_(False).to("meta")) / 1e9
+    assert told["auxnet"]["gflops"] == count_flops(architecture.build(5).requires_grad_(False).to("meta")) / 1e9
     assert [row["depth"] for row in told["depths"]] == [3, 4, 5, 6]
     for row in told["depths"]:
         model = gene.spawn(row["depth"])
-        assert row["parameters"] == vit.parameters(model)
+        assert row["parameters"] == count_parameters(model)
         assert row["bytes"] == 4 * row["parameters"]
-        assert row["gflops"] == vit.flops(model.requires_grad_(False).to("meta")) / 1e9
+        assert row["gflops"] == count_flops(model.requires_grad_(False).to("meta")) / 1e9
         assert row["plan"] == str(gene.plan_for(row["depth"]))
         assert "latency_ms" not in row
-    ten = sum(vit.parameters(gene.spawn(d)) for d in range(6, 16))
+    ten = sum(count_parameters(gene.spawn(d)) for d in range(6, 16))
     assert told["ten_models_parameters"] == ten
     assert told["times_smaller_than_ten_models"] == ten / gene.parameters
 
@@ -107,7 +109,7 @@ def test_bad_plans_end_in_a_sentence(capsys):
 def test_classes_are_those_that_are_counted(arch, args, classes):
     told = plan_costs(arch, plan="2,2", arch_args=args, depth=4)
     assert told["classes"] == classes
-    assert told["depths"][0]["parameters"] == vit.parameters(Architecture(arch, args).build(4))
+    assert told["depths"][0]["parameters"] == count_parameters(Architecture(arch, args).build(4))
 
 
 def test_fewer_classes_than_none(architecture):
@@ -152,7 +154,9 @@ def test_a_learngene_of_many_stages_has_a_row_all_the_same(architecture):
 
 def test_all_depths_are_measured_in_turns(monkeypatch, architecture):
     order = []
-    monkeypatch.setattr(sizes, "_timed", lambda model, images, passes: order.append(len(vit.get_blocks(model))) or [1.0] * passes)
+    monkeypatch.setattr(
+        "learngene.latency._timed", lambda model, images, passes: order.append(len(get_blocks(model))) or [1.0] * passes
+    )
     measured = Sizes(architecture).latencies([9, 4, 6])
     assert order == [4, 6, 9] * 3  # one round to warm up
     assert {depth: m.median for depth, m in measured.items()} == {4: 1.0, 6: 1.0, 9: 1.0}
@@ -160,23 +164,25 @@ def test_all_depths_are_measured_in_turns(monkeypatch, architecture):
 
 def test_a_disturbance_meets_all_depths_alike(monkeypatch, architecture):
     """A third of the time everything takes ten times as long: the medians do not move, the order of depths stays."""
-    monkeypatch.setattr(sizes, "MOST_ROUNDS", 9)
-    monkeypatch.setattr(sizes, "SECONDS", 60.0)
+    monkeypatch.setattr("learngene.latency.MOST_ROUNDS", 9)
+    monkeypatch.setattr("learngene.latency.SECONDS", 60.0)
     turns = []
 
     def timed(model, images, passes):
-        turns.append(depth := len(vit.get_blocks(model)))
+        turns.append(depth := len(get_blocks(model)))
         slow = (len(turns) - 1) // 3 % 3 == 0
         return [depth * (10.0 if slow else 1.0)] * passes
 
-    monkeypatch.setattr(sizes, "_timed", timed)
+    monkeypatch.setattr("learngene.latency._timed", timed)
     measured = Sizes(architecture).latencies([4, 6, 12])
     assert [m.median for m in measured.values()] == [4.0, 6.0, 12.0]
 
 
 def test_a_deeper_model_that_is_clearly_faster_is_told(monkeypatch, architecture, caplog):
     caplog.set_level("WARNING", logger="learngene")
-    monkeypatch.setattr(sizes, "_timed", lambda model, images, passes: [{8: 9.8, 12: 8.0}[len(vit.get_blocks(model))]] * passes)
+    monkeypatch.setattr(
+        "learngene.latency._timed", lambda model, images, passes: [{8: 9.8, 12: 8.0}[len(get_blocks(model))]] * passes
+    )
     Sizes(architecture).latencies([8, 12])
     assert "8 layers took 9.8 ms and 12 layers 8 ms, so something else was running" in caplog.text
 
@@ -451,18 +457,20 @@ def test_archs_without_a_pattern_is_quick(capsys):
 
 
 def test_unsupported_architectures_are_asked_about_once(monkeypatch):
-    vit.why_unsupported.cache_clear()
+    why_unsupported.cache_clear()
     asked = []
-    monkeypatch.setattr(vit, "anatomy", lambda name: asked.append(name) or (_ for _ in ()).throw(LearngeneError("no")))
-    assert [vit.why_unsupported("x"), vit.why_unsupported("x")] == ["no", "no"]
+    monkeypatch.setattr(
+        "learngene.families.anatomy.anatomy", lambda name: asked.append(name) or (_ for _ in ()).throw(LearngeneError("no"))
+    )
+    assert [why_unsupported("x"), why_unsupported("x")] == ["no", "no"]
     assert asked == ["x"]
-    vit.why_unsupported.cache_clear()
+    why_unsupported.cache_clear()
 
 
 def test_sizes_of_any_depth_by_what_is_built():
     architecture = Architecture("vit_tiny_patch16_224", TINY_ARGS)
     for depth in (1, 7, 40):
-        assert Sizes(architecture).parameters(depth) == vit.parameters(architecture.build(depth))
+        assert Sizes(architecture).parameters(depth) == count_parameters(architecture.build(depth))
 
 
 def test_overwriting_a_descendant_deletes_nothing_else(gene, tmp_path):

@@ -15,9 +15,10 @@ import torch
 from PIL import Image, PngImagePlugin
 
 from learngene.data import ImageData, Source, fingerprint, open_split, open_training
-from learngene.data.folders import list_classes, natural
+from learngene.data.folders import list_classes
 from learngene.data.images import BROKEN_IMAGE, decode
-from learngene.data.sources import check_apart, is_same_split
+from learngene.data.names import is_same_split, natural
+from learngene.data.splits import check_apart
 from learngene.data.stream import Shards
 from learngene.errors import LearngeneError
 from learngene.recipe import DataOptions, Recipe

@@ -2,8 +2,10 @@ import pytest
 import torch
 from conftest import CLASSES
 
-from learngene import LearngeneError, export, vit
-from learngene.formats import save_timm_directory
+from learngene import LearngeneError, export
+from learngene.export.timm_directory import save_timm_directory
+from learngene.families.records import label_names_of
+from learngene.families.timm import open_model
 
 
 def test_onnx_gives_the_same_numbers_at_any_batch_size(ancestor, tmp_path):
@@ -13,7 +15,7 @@ def test_onnx_gives_the_same_numbers_at_any_batch_size(ancestor, tmp_path):
     images = torch.randn(5, 1, 28, 28)
     found = torch.from_numpy(session.run(None, {"images": images.numpy()})[0])
     with torch.no_grad():
-        assert torch.allclose(found, vit.open_model(ancestor).eval()(images), atol=1e-4)
+        assert torch.allclose(found, open_model(ancestor).eval()(images), atol=1e-4)
     with pytest.raises(LearngeneError, match="exists; choose another --out"):
         export(ancestor, out=path)
     with pytest.raises(LearngeneError, match="differs from torch by"):
@@ -34,7 +36,7 @@ def test_directory_is_written_whole_or_not_at_all(architecture, tmp_path, monkey
     monkeypatch.setattr("learngene.formats.save_for_hf", full_disk)
     with pytest.raises(LearngeneError, match=r"/d' cannot be written \(No space left on device\); free some space"):
         save_timm_directory(model, tmp_path / "d", overwrite=True)
-    assert vit.label_names(vit.open_model(tmp_path / "d")) == list(CLASSES)
+    assert label_names_of(open_model(tmp_path / "d")) == list(CLASSES)
     (tmp_path / "d" / "config.json").rename(tmp_path / "d" / "mine.json")
     with pytest.raises(LearngeneError, match="is never overwritten"):
         save_timm_directory(model, tmp_path / "d", overwrite=True)
@@ -56,11 +58,11 @@ def test_damaged_directories(architecture, tmp_path, damage, message):
     directory = save_timm_directory(architecture.build(2), tmp_path / "d")
     damage(directory)
     with pytest.raises(LearngeneError, match=message):
-        vit.open_model(directory)
+        open_model(directory)
 
 
 def test_a_hub_that_cannot_be_reached():
     with pytest.raises(LearngeneError, match=r"cannot be loaded .*give a timm directory"):
-        vit.open_model("vit_tiny_patch16_224")
+        open_model("vit_tiny_patch16_224")
     with pytest.raises(LearngeneError, match="cannot be loaded"):
-        vit.open_model("hf-hub:nobody/nothing")
+        open_model("hf-hub:nobody/nothing")

@@ -24,17 +24,21 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
-from learngene import LearngeneError, vit
-from learngene.auxnet import build_auxnet
+from learngene import LearngeneError
 from learngene.cli import COMMANDS, main
 from learngene.commands import info, report
-from learngene.formats import save_timm_directory
+from learngene.data.teacher import LogitCache
+from learngene.export.timm_directory import save_timm_directory
+from learngene.families.anatomy import get_blocks
+from learngene.families.architecture import Architecture
+from learngene.families.records import data_config_of, image_config, label_names_of
+from learngene.families.timm import open_model
+from learngene.families.weights import digest_of
 from learngene.gene import HEADER_KEY, Learngene, _digest
-from learngene.logits import LogitCache
 from learngene.plan import StagePlan
+from learngene.runs import newest_checkpoint, previous_checkpoint
+from learngene.sharing import build_auxnet
 from learngene.training import RunDirectory
-from learngene.training.callbacks import newest_checkpoint, previous_checkpoint
-from learngene.vit import Architecture, data_config
 
 EXAMPLES = int(os.environ.get("LEARNGENE_FUZZ_EXAMPLES", "0"))
 SECONDS, MEGABYTES = 20, 400  # of one case, at most
@@ -85,7 +89,7 @@ def place(tmp_path_factory):
     architecture = Architecture("vit_tiny_patch16_224", TINY_ARGS)
     plan = StagePlan((2, 1, 2))
     auxnet = randomize(build_auxnet(architecture, plan))
-    about = {"class_names": CLASSES, "data_config": data_config(auxnet), "ancestor": {"name": "test", "license": "mit"}}
+    about = {"class_names": CLASSES, "data_config": data_config_of(auxnet), "ancestor": {"name": "test", "license": "mit"}}
     Learngene.extract(auxnet, plan, **about, metrics={"val_top1": 0.5}).save(root / "learngene.safetensors")
     save_timm_directory(Learngene.load(root / "learngene.safetensors").spawn(3), root / "model", class_names=CLASSES)
     return root
@@ -177,9 +181,9 @@ def write_gene(path: Path, header: dict, tensors: dict) -> Path:
 def use(gene: Learngene, folder: Path) -> None:
     """What loads can be spawned from, described and stored."""
     model = gene.spawn(gene.plan.stages)
-    assert len(vit.get_blocks(model)) == gene.plan.stages
+    assert len(get_blocks(model)) == gene.plan.stages
     with torch.no_grad():
-        assert model.eval()(torch.zeros(1, *vit.data_config(model)["input_size"])).shape == (1, gene.num_classes)
+        assert model.eval()(torch.zeros(1, *data_config_of(model)["input_size"])).shape == (1, gene.num_classes)
     again = gene.save(folder / "again.safetensors")
     json.dumps(info(again, depth=[gene.plan.stages])).encode()
 
@@ -192,7 +196,7 @@ def test_learngene_bytes(place, data):
     (place / "x.safetensors").write_bytes(content)
     with clean("learngene.safetensors, bytes"):
         gene = Learngene.load(place / "x.safetensors")
-        assert vit.digest(gene.state) == vit.digest(Learngene.load(original).state)
+        assert digest_of(gene.state) == digest_of(Learngene.load(original).state)
         assert header_of(place / "x.safetensors") == header_of(original)
 
 
@@ -243,9 +247,9 @@ def test_timm_directory_config(place, data):
     (forged / "config.json").write_text(json.dumps(config))
     (forged / "model.safetensors").write_bytes((place / "model" / "model.safetensors").read_bytes())
     with clean("timm directory, config.json"):
-        model = vit.open_model(forged)
-        json.dumps([vit.data_config(model), vit.label_names(model)]).encode()
-        vit.image_config(vit.data_config(model), 3)
+        model = open_model(forged)
+        json.dumps([data_config_of(model), label_names_of(model)]).encode()
+        image_config(data_config_of(model), 3)
 
 
 @cases(40)
@@ -258,7 +262,7 @@ def test_timm_directory_bytes(place, data, of_config):
         (forged / file.name).write_bytes(file.read_bytes())
     (forged / name).write_bytes(data.draw(damaged((place / "model" / name).read_bytes())))
     with clean("timm directory, bytes"):
-        vit.label_names(vit.open_model(forged))
+        label_names_of(open_model(forged))
 
 
 RUN = {

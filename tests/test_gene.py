@@ -11,13 +11,16 @@ from conftest import CLASSES, TINY_ARGS, randomize
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from learngene import vit
 from learngene.commands import spawn
+from learngene.costs import count_flops
 from learngene.errors import LearngeneError
-from learngene.formats import save_timm_directory
+from learngene.export.timm_directory import save_timm_directory
+from learngene.families.anatomy import count_parameters
+from learngene.families.architecture import Architecture
+from learngene.families.records import data_config_of
+from learngene.families.weights import _is_all_state, build_filled, digest_of, load_strict
 from learngene.gene import FORMAT_VERSION, HEADER_KEY, Learngene
 from learngene.plan import StagePlan
-from learngene.vit import Architecture
 
 
 @pytest.fixture
@@ -27,7 +30,7 @@ def file(gene, tmp_path):
 
 def test_save_and_load_are_bit_exact(gene, file):
     again = Learngene.load(file)
-    assert vit.digest(again.state) == vit.digest(gene.state)
+    assert digest_of(again.state) == digest_of(gene.state)
     assert (again.architecture, again.plan, again.class_names) == (gene.architecture, gene.plan, gene.class_names)
     assert again.data_config == gene.data_config
     assert again.ancestor == gene.ancestor
@@ -38,7 +41,7 @@ def test_holds_one_layer_per_stage(gene, file):
     with safe_open(file, "pt") as opened:
         layers = {name.split(".")[1] for name in opened.keys() if name.startswith("blocks.")}  # noqa: SIM118
     assert layers == {"0", "1", "2"}
-    assert gene.parameters == vit.parameters(gene.architecture.build(3))
+    assert gene.parameters == count_parameters(gene.architecture.build(3))
 
 
 def rewrite(file: Path, change) -> Path:
@@ -291,11 +294,11 @@ def test_spawn_command(file, tmp_path, caplog):
 
 
 def test_spawn_by_budget(gene, file, tmp_path):
-    budget = vit.parameters(gene.architecture.build(7)) + 5
+    budget = count_parameters(gene.architecture.build(7)) + 5
     (path,) = spawn(file, max_params=budget, out=tmp_path / "a")
     assert path.name == "depth-07"
     (path,) = spawn(
-        file, max_params=budget, max_gflops=vit.flops(gene.architecture.build(5).to("meta")) / 1e9 + 1e-9, out=tmp_path / "b"
+        file, max_params=budget, max_gflops=count_flops(gene.architecture.build(5).to("meta")) / 1e9 + 1e-9, out=tmp_path / "b"
     )
     assert path.name == "depth-05"
     with pytest.raises(LearngeneError, match=r"max_params 10: 3 layers have \d+ parameters, the shallowest"):
@@ -328,15 +331,15 @@ def test_filling_a_model_is_loading_into_a_built_one(name, args):
     architecture = Architecture(name, args)
     built = randomize(architecture.build(3))
     state = {k: v.clone() for k, v in built.state_dict().items()}
-    filled = vit.build_filled(architecture, 3, state)
-    vit.load_strict(built, state, set())
+    filled = build_filled(architecture, 3, state)
+    load_strict(built, state, set())
     assert {n: (p.requires_grad, p.dtype, p.stride()) for n, p in filled.named_parameters()} == {
         n: (p.requires_grad, p.dtype, p.stride()) for n, p in built.named_parameters()
     }
     for (name_filled, one), (name_built, other) in zip(filled.named_buffers(), built.named_buffers(), strict=True):
         assert name_filled == name_built
         assert torch.equal(one, other)
-    images = torch.randn(2, *vit.data_config(built)["input_size"])
+    images = torch.randn(2, *data_config_of(built)["input_size"])
     with torch.no_grad():
         assert torch.equal(filled.eval()(images), built.eval()(images))
     assert not {p.data_ptr() for p in filled.parameters()} & {t.data_ptr() for t in state.values()}
@@ -345,7 +348,7 @@ def test_filling_a_model_is_loading_into_a_built_one(name, args):
 def test_tables_that_no_state_tells_are_computed():
     for name, whole in [("vit_tiny_patch16_224", True), ("beit_base_patch16_224", False), ("eva02_tiny_patch14_224", False)]:
         with torch.device("meta"):
-            assert vit._is_all_state(Architecture(name).build(1)) is whole
+            assert _is_all_state(Architecture(name).build(1)) is whole
 
 
 def test_spawning_draws_no_random_numbers_but_for_a_fresh_head(gene):

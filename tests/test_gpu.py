@@ -9,12 +9,14 @@ import torch
 from conftest import FAST, TINY_ARGS
 from lightning.pytorch.callbacks import Callback
 
-from learngene import distill, finetune, vit
-from learngene.auxnet import build_auxnet
+from learngene import distill, finetune
 from learngene.data import ImageData, open_training
+from learngene.families.architecture import Architecture
+from learngene.families.records import data_config_of
 from learngene.objectives import Ancestor, Distillation
 from learngene.plan import StagePlan
 from learngene.recipe import DataOptions, Recipe
+from learngene.sharing import build_auxnet
 from learngene.training import RunDirectory, TrainingModule, fit
 from learngene.training.speed import compiles
 
@@ -49,8 +51,8 @@ def test_no_step_waits_for_the_device(architecture, tmp_path, on_device, options
     loading = DataOptions(on_device=on_device, workers=0)
     train, val = open_training("fashion-mnist", loading, "L")
     model = build_auxnet(architecture, StagePlan((2, 2)), drop_path_rate=recipe.drop_path, num_classes=10)
-    config = vit.data_config(model)
-    teacher = vit.Architecture(architecture.name, {**architecture.args, "num_classes": 10}).build(2)
+    config = data_config_of(model)
+    teacher = Architecture(architecture.name, {**architecture.args, "num_classes": 10}).build(2)
     module = TrainingModule(model, Distillation(Ancestor(teacher, config)), recipe, num_classes=10)
     waits = Waits()
     fit(

@@ -16,9 +16,9 @@ from learngene.cli import main
 from learngene.data import ImageData, has_test_split, open_split, open_training
 from learngene.data.columns import decode_cell
 from learngene.data.embedded import load_embedded
-from learngene.data.folders import natural
 from learngene.data.images import BROKEN_IMAGE
 from learngene.data.labels import Labels, count_from, names_from_text, whole_number
+from learngene.data.names import natural
 from learngene.errors import LearngeneError
 from learngene.recipe import DataOptions, Recipe
 

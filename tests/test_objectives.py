@@ -6,8 +6,9 @@ import torch.nn.functional as F
 from conftest import TINY_ARGS, randomize
 
 from learngene.errors import LearngeneError
+from learngene.families.architecture import Architecture
+from learngene.families.records import data_config_of
 from learngene.objectives import Ancestor, Distillation, Supervised, match_layers, soft_kl
-from learngene.vit import Architecture, data_config
 
 
 def test_soft_kl_is_the_formula_per_image():
@@ -31,7 +32,7 @@ def teacher():
 
 
 def test_every_term_is_computed_and_named(student, teacher):
-    config = data_config(student)
+    config = data_config_of(student)
     guide = Ancestor(teacher, config)
     objective = Distillation(guide, kl=1, hard=0.5, ce=0.25, feature=2, temperature=2, student=student, layers=[1, 2, 4])
     images, targets = torch.randn(4, 1, 28, 28), torch.tensor([0, 1, 2, 0])
@@ -48,7 +49,7 @@ def test_every_term_is_computed_and_named(student, teacher):
 
 @pytest.mark.parametrize("kind", ["mse", "cosine"])
 def test_features_of_the_same_net_are_at_distance_zero_by_cosine(student, kind):
-    guide = Ancestor(student, data_config(student))
+    guide = Ancestor(student, data_config_of(student))
     objective = Distillation(guide, kl=0, feature=1, feature_loss=kind, student=student, layers=[1, 4])
     student.requires_grad_(True)
     distance = float(objective(student.eval(), torch.randn(2, 1, 28, 28), torch.zeros(2))["feature"])
@@ -56,7 +57,7 @@ def test_features_of_the_same_net_are_at_distance_zero_by_cosine(student, kind):
 
 
 def test_weight_zero_costs_nothing_and_needs_no_labels(student, teacher):
-    guide = Ancestor(teacher, data_config(student))
+    guide = Ancestor(teacher, data_config_of(student))
     losses = Distillation(guide, kl=1)(student, torch.randn(2, 1, 28, 28), torch.full((2,), -1))
     assert set(losses) == {"kl"}
 
@@ -64,7 +65,7 @@ def test_weight_zero_costs_nothing_and_needs_no_labels(student, teacher):
 def test_ancestor_is_in_no_state_and_no_copy(student, teacher):
     import copy
 
-    objective = Distillation(Ancestor(teacher, data_config(student)), kl=1)
+    objective = Distillation(Ancestor(teacher, data_config_of(student)), kl=1)
     assert not objective.state_dict()
     assert not list(objective.parameters())
     assert copy.deepcopy(objective).ancestor is objective.ancestor
@@ -83,11 +84,11 @@ def test_ancestor_sees_the_images_its_own_way(teacher):
 
 def test_same_normalisation_leaves_images_untouched(student):
     images = torch.randn(2, 1, 28, 28)
-    assert torch.equal(Ancestor(student, data_config(student)).view(images), images)
+    assert torch.equal(Ancestor(student, data_config_of(student)).view(images), images)
 
 
 def test_ancestor_stays_in_eval(student, teacher):
-    guide = Ancestor(teacher, data_config(student)).train()
+    guide = Ancestor(teacher, data_config_of(student)).train()
     assert not guide.training
     assert not any(m.training for m in guide.modules())
 
@@ -110,10 +111,10 @@ def test_supervised_smoothing_only_for_plain_labels():
 
 
 def test_bad_weights(student, teacher):
-    guide = Ancestor(teacher, data_config(student))
+    guide = Ancestor(teacher, data_config_of(student))
     with pytest.raises(LearngeneError, match="at least one must be above 0"):
         Distillation(guide, kl=0)
     with pytest.raises(LearngeneError, match="temperature 0"):
         Distillation(guide, temperature=0)
     with pytest.raises(LearngeneError, match="set the feature weight to 0"):
-        Distillation(Ancestor(torch.nn.Flatten(), data_config(student)), feature=1, student=student, layers=[0])
+        Distillation(Ancestor(torch.nn.Flatten(), data_config_of(student)), feature=1, student=student, layers=[0])

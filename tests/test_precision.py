@@ -10,10 +10,12 @@ import pytest
 import torch
 from conftest import FAST, TINY_ARGS
 
-from learngene import distill, finetune, openmp, vit
+from learngene import distill, finetune, openmp
+from learngene.families.timm import open_model
+from learngene.families.weights import digest_of
 from learngene.recipe import Recipe
+from learngene.runs import RunDirectory
 from learngene.training import precision
-from learngene.training.directory import RunDirectory
 from learngene.training.precision import FULL, HALF, choose_precision, settle_precision, time_steps
 
 ARGS = {k: v for k, v in TINY_ARGS.items() if k != "num_classes"}
@@ -93,7 +95,7 @@ def test_what_was_chosen_is_trained_in(with_bf16, monkeypatch, folder, tmp_path)
     monkeypatch.setattr(precision, "GAIN", 0.0)  # bf16 whatever the clock says
     for name, out in (("auto", "chosen"), ("bf16-mixed", "named")):
         finetune("vit_tiny_patch16_224", str(folder), out=tmp_path / out, depth=2, arch_args=ARGS, **AUTO, precision=name)
-    chosen, named = (vit.digest(vit.open_model(tmp_path / out / "model").state_dict()) for out in ("chosen", "named"))
+    chosen, named = (digest_of(open_model(tmp_path / out / "model").state_dict()) for out in ("chosen", "named"))
     assert chosen == named
 
 

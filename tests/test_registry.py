@@ -10,12 +10,13 @@ import pytest
 import timm
 import torch
 
-from learngene import vit
-from learngene.auxnet import tie
 from learngene.errors import LearngeneError
+from learngene.families.anatomy import anatomy, find_blocks
+from learngene.families.architecture import Architecture
 from learngene.files import write_text
+from learngene.mix import relayer
 from learngene.plan import StagePlan
-from learngene.vit import Architecture
+from learngene.sharing import tie
 
 CHUNKS = 12
 MINIMUM = {"all": 380, "kinds": 100}  # supported ones
@@ -34,10 +35,10 @@ def round_trip(name: str) -> None:
     architecture, plan, target = Architecture(name), StagePlan((2, 1)), StagePlan((1, 3))
     with torch.device("meta"):
         auxnet = tie(architecture.build(plan.depth), plan)
-        blocks = vit.find_blocks(auxnet)
-        state = vit.relayer(auxnet.state_dict(), plan.first_layers, blocks)
+        blocks = find_blocks(auxnet)
+        state = relayer(auxnet.state_dict(), plan.first_layers, blocks)
         descendant = architecture.build(target.depth)
-        descendant.load_state_dict(vit.relayer(state, target.stage_of_layer, blocks), strict=True)
+        descendant.load_state_dict(relayer(state, target.stage_of_layer, blocks), strict=True)
     stage = len({id(p) for p in auxnet.parameters()})
     assert stage < len({id(p) for p in descendant.parameters()})
 
@@ -85,4 +86,4 @@ def test_every_architecture_works_or_says_why_not(chunk, counts, pytestconfig):
 )
 def test_reasons(name, reason):
     with pytest.raises(LearngeneError, match=reason):
-        vit.anatomy(name)
+        anatomy(name)

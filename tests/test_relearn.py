@@ -7,11 +7,13 @@ import pytest
 import torch
 from conftest import FAST
 
-from learngene import LearngeneError, relearn, vit
+from learngene import LearngeneError, relearn
 from learngene.bench.plots import relearning
-from learngene.bench.relearn import Cell, cells, freeze_all_but, reset_layers
-from learngene.bench.relearn_report import answers, cell_table, spans
 from learngene.cli import main
+from learngene.families.timm import open_model
+from learngene.families.weights import digest_of
+from learngene.studies.relearn import Cell, cells, freeze_all_but, reset_layers
+from learngene.studies.relearn_report import answers, cell_table, spans
 
 
 def changed(before, after):
@@ -72,8 +74,8 @@ def lossy(ancestor, monkeypatch):
     """The random ancestor is as good as it can be, and any other weights are worse."""
     import learngene.bench.relearn as bench
 
-    best = vit.digest(vit.open_model(ancestor).state_dict())
-    monkeypatch.setattr(bench, "accuracy", lambda model, data: 0.9 if vit.digest(model.state_dict()) == best else 0.5)
+    best = digest_of(open_model(ancestor).state_dict())
+    monkeypatch.setattr(bench, "accuracy", lambda model, data: 0.9 if digest_of(model.state_dict()) == best else 0.5)
 
 
 def test_end_to_end_is_resumed_and_never_run_twice(folder, ancestor, tmp_path, monkeypatch, lossy):
@@ -206,4 +208,4 @@ def test_views_of_the_original_training_are_read_beside_the_model(folder, tmp_pa
     finetune("vit_tiny_patch16_224", str(folder), out=tmp_path / "run", **args, **FAST)
     relearn([str(tmp_path / "run" / "model")], str(folder), out=tmp_path / "x", **{**OPTIONS, "shares": [1.0], "modes": ["free"]})
     assert "run-model: 48 views" in (tmp_path / "x" / "relearn.md").read_text()
-    assert vit.open_model(tmp_path / "run" / "model").num_classes == 3
+    assert open_model(tmp_path / "run" / "model").num_classes == 3

@@ -13,9 +13,12 @@ import pytest
 import torch
 from conftest import FAST, TINY_ARGS
 
-from learngene import LearngeneError, finetune, vit
+from learngene import LearngeneError, finetune
+from learngene.families.timm import open_model
+from learngene.families.weights import digest_of
+from learngene.runs import newest_checkpoint, previous_checkpoint
 from learngene.training import RunDirectory
-from learngene.training.callbacks import AtomicCheckpointIO, newest_checkpoint, previous_checkpoint
+from learngene.training.checkpoints import AtomicCheckpointIO
 from learngene.training.module import TrainingModule
 
 ARGS = {k: v for k, v in TINY_ARGS.items() if k != "num_classes"}
@@ -32,7 +35,7 @@ def scratch(folder, out, **options):
 
 
 def weights(out):
-    return vit.digest(vit.open_model(out / "model").state_dict())
+    return digest_of(open_model(out / "model").state_dict())
 
 
 def rows(out):

@@ -7,8 +7,8 @@ from pathlib import Path
 
 PACKAGE = Path(__file__).parent.parent / "learngene"
 ROOMS = [
-    "errors", "openmp", "log", "limits", "arguments", "plan", "files", "fingerprints", "provenance", "recipe", "vit", "auxnet", "gene", "sizes", "starts", "formats", "logits", "ancestors", "objectives",
-    "assets", "data", "training", "jobs", "caching", "bench", "show", "commands", "help", "cli",
+    "errors", "openmp", "log", "trust", "arguments", "processes", "plan", "files", "fingerprints", "provenance", "recipe", "devices", "mix", "families", "costs", "latency", "sharing", "gene", "starts", "export", "objectives",
+    "assets", "data", "runs", "training", "bench", "studies", "jobs", "show", "commands", "help", "cli",
 ]  # fmt: skip
 HEAVY = {"torch", "timm", "lightning", "torchvision", "matplotlib", "torchmetrics", "numpy"}
 

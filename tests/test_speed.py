@@ -7,12 +7,14 @@ from conftest import FAST, TINY_ARGS, write_folder
 from timm.models.vision_transformer import VisionTransformer
 from torch._dynamo.utils import counters
 
-from learngene import LearngeneError, distill, finetune, vit
-from learngene.auxnet import build_auxnet
+from learngene import LearngeneError, distill, finetune
 from learngene.data.device import crop, random_boxes, uniforms
 from learngene.data.embedded import load_embedded
+from learngene.families.timm import open_model
+from learngene.families.weights import digest_of
 from learngene.plan import StagePlan
 from learngene.recipe import Recipe
+from learngene.sharing import build_auxnet
 from learngene.training.speed import at_speed, compiled_parts, compiles
 
 ARGS = {k: v for k, v in TINY_ARGS.items() if k != "num_classes"}
@@ -79,7 +81,7 @@ def test_gradient_checkpointing_trains_to_the_same_weights(folder, tmp_path, mon
     for name, options in runs.items():
         options = {**FAST, "drop_path": 0.2, **options}
         finetune("vit_tiny_patch16_224", str(folder), out=tmp_path / name, depth=3, arch_args=ARGS, **options)
-    plain, small = (vit.digest(vit.open_model(tmp_path / name / "model").state_dict()) for name in runs)
+    plain, small = (digest_of(open_model(tmp_path / name / "model").state_dict()) for name in runs)
     assert plain == small
     assert asked == [True, False]
 
@@ -144,9 +146,9 @@ def test_training_from_images_on_the_device(folder, tmp_path, monkeypatch, ances
         with pytest.raises(Stop):
             distill(ancestor, str(folder), out=tmp_path / "cut", checkpoint_minutes=0.0, **common)
     resumed = distill(ancestor, str(folder), out=tmp_path / "cut", checkpoint_minutes=0.0, resume=True, **common)
-    assert vit.digest(resumed.state) == vit.digest(whole.state)
+    assert digest_of(resumed.state) == digest_of(whole.state)
     usual = distill(ancestor, str(folder), out=tmp_path / "usual", **common | {"on_device": False})
-    assert vit.digest(usual.state) != vit.digest(whole.state)
+    assert digest_of(usual.state) != digest_of(whole.state)
 
 
 @pytest.mark.parametrize(

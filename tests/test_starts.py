@@ -9,14 +9,16 @@ import pytest
 import torch
 from conftest import CLASSES, FAST, TINY_ARGS
 
-from learngene import LearngeneError, distill, finetune, vit
+from learngene import LearngeneError, distill, finetune
+from learngene.families.architecture import Architecture
+from learngene.families.records import data_config_of
+from learngene.families.timm import open_model
 from learngene.gene import Learngene
 from learngene.plan import StagePlan
 from learngene.starts import STARTS, begin, branch_variances, parse
 from learngene.starts.learngene import arrange
 from learngene.starts.mimetic import split
 from learngene.starts.selection import choose_layers, selected_indices
-from learngene.vit import Architecture
 
 SQUARE = {**TINY_ARGS, "embed_dim": 32, "num_heads": 1}
 
@@ -179,13 +181,13 @@ def test_depth_selection_keeps_layers_and_the_function_of_all_of_them():
 
 
 def test_pretrained_brings_the_head_only_for_the_same_classes(ancestor):
-    trained = vit.open_model(ancestor)
+    trained = open_model(ancestor)
     torch.nn.init.normal_(trained.head.weight)
     trained.pretrained_cfg = trained.pretrained_cfg | {"label_names": CLASSES}
     fresh = build(depth=4).head.weight
     model = begin(build(depth=4), "pretrained", source=trained, class_names=CLASSES)
     assert torch.equal(model.head.weight, trained.head.weight)
-    assert vit.data_config(model)["mean"] == vit.data_config(trained)["mean"] == [0.3]
+    assert data_config_of(model)["mean"] == data_config_of(trained)["mean"] == [0.3]
     other = begin(build(depth=4), "pretrained", source=trained, class_names=("a", "b", "c"))
     assert torch.equal(other.head.weight, fresh)
     assert torch.equal(other.blocks[3].mlp.fc1.weight, trained.blocks[3].mlp.fc1.weight)
@@ -226,7 +228,7 @@ def test_other_orders_keep_the_repeats():
 
 
 def test_norms_of_their_own_are_averaged_over_the_stage(architecture):
-    from learngene.auxnet import tie
+    from learngene.sharing import tie
 
     plan = StagePlan((2, 1))
     auxnet = tie(architecture.build(3), plan, share_norms=False)
@@ -286,7 +288,7 @@ def test_commands_really_begin_with_the_start_they_are_given(folder, ancestor, t
     tiny = {"depth": 2, "arch_args": args, **idle}
     chosen = {"start": "xavier+mimetic", "start_args": {"b2": 0.3}}
     finetune("vit_tiny_patch16_224", str(folder), out=tmp_path / "a", **chosen, **tiny)
-    for block in vit.open_model(tmp_path / "a" / "model").blocks:
+    for block in open_model(tmp_path / "a" / "model").blocks:
         assert products(block)[1].diagonal().mean().item() == pytest.approx(-0.3, abs=0.05)
         assert block.mlp.fc1.weight.std().item() == pytest.approx((2 / (64 + 256)) ** 0.5, rel=0.05)
     gene = distill(
@@ -297,7 +299,7 @@ def test_commands_really_begin_with_the_start_they_are_given(folder, ancestor, t
     select = {"start": "weight-selection", "start_args": {"ancestor": str(ancestor)}}
     small = {**tiny, "arch_args": {**args, "embed_dim": 8}}
     finetune("vit_tiny_patch16_224", str(folder), out=tmp_path / "c", **select, **small)
-    large, small = (vit.open_model(path).blocks[0].mlp.fc1.weight for path in (ancestor, tmp_path / "c" / "model"))
+    large, small = (open_model(path).blocks[0].mlp.fc1.weight for path in (ancestor, tmp_path / "c" / "model"))
     rows, columns = selected_indices(64, 32), selected_indices(16, 8)
     assert torch.allclose(small, large[rows][:, columns], atol=1e-5)
 

@@ -15,7 +15,7 @@ from PIL import Image
 
 from learngene.data import ImageData, open_training
 from learngene.data.embedded import load_embedded
-from learngene.data.stream import builder_of, hugging_face_shards
+from learngene.data.hugging_face import builder_of, hugging_face_shards
 from learngene.errors import LearngeneError
 from learngene.recipe import DataOptions, Recipe
 

@@ -9,15 +9,20 @@ import pytest
 import torch
 from conftest import FAST, TINY_ARGS
 
-from learngene import Learngene, LearngeneError, distill, evaluate, finetune, vit
-from learngene.auxnet import build_auxnet
+from learngene import Learngene, LearngeneError, distill, evaluate, finetune
+from learngene.costs import count_flops
 from learngene.data import ImageData, open_training
+from learngene.families.anatomy import count_parameters
+from learngene.families.building import create
+from learngene.families.records import data_config_of
+from learngene.families.timm import open_model
+from learngene.families.weights import digest_of
 from learngene.objectives import Supervised
 from learngene.plan import StagePlan
 from learngene.recipe import DataOptions, Recipe
+from learngene.sharing import build_auxnet
 from learngene.training import RunDirectory, TrainingModule, evaluate_model, fit
 from learngene.training.callbacks import MetricsFile
-from learngene.vit import data_config
 
 ARGS = {k: v for k, v in TINY_ARGS.items() if k != "num_classes"}
 LOADING = DataOptions(workers=0)
@@ -31,7 +36,7 @@ def scratch(folder, out, **options):
 
 
 def weights(out):
-    return vit.digest(vit.open_model(out / "model").state_dict())
+    return digest_of(open_model(out / "model").state_dict())
 
 
 class Stop(Exception):
@@ -75,7 +80,7 @@ def test_distillation_resumes_exactly_and_keeps_the_ancestor_out(folder, ancesto
     checkpoint = torch.load(tmp_path / "cut" / "last.ckpt", weights_only=True)
     assert not [name for name in checkpoint["state_dict"] if "ancestor" in name or "teacher" in name]
     resumed = distill(ancestor, str(folder), out=tmp_path / "cut", resume=True, **options)
-    assert vit.digest(resumed.state) == vit.digest(whole.state)
+    assert digest_of(resumed.state) == digest_of(whole.state)
 
 
 def test_resuming_after_the_last_epoch_keeps_the_average(folder, tmp_path, monkeypatch):
@@ -100,7 +105,7 @@ def test_overwriting_never_deletes_the_input(folder, tmp_path):
 
 
 def test_ancestor_without_a_head_teaches_its_layers(folder, ancestor, tmp_path):
-    teacher = vit.open_model(ancestor)
+    teacher = open_model(ancestor)
     teacher.reset_classifier(0)
     common = {**FAST, "plan": "2,1", "unlabeled": True}
     with pytest.raises(LearngeneError, match="the ancestor has no classes"):
@@ -130,11 +135,11 @@ def test_run_directory(folder, ancestor, tmp_path):
     assert record["status"] == "finished"
     assert record["results"]["images"] == gene.metrics["cost"]["images"] == 48
     assert gene.class_names == ("bag", "boot", "shirt")
-    assert gene.ancestor["digest"] == vit.digest(vit.open_model(ancestor).state_dict())
+    assert gene.ancestor["digest"] == digest_of(open_model(ancestor).state_dict())
     assert gene.data_config["mean"] == [0.3]  # the ancestor's own, as the architecture is its own
     assert Learngene.load(tmp_path / "run" / "learngene.safetensors").metrics == gene.metrics
-    auxnet_flops = vit.flops(gene.architecture.build(3).to("meta"))
-    teacher_flops = vit.flops(vit.open_model(ancestor).to("meta"))
+    auxnet_flops = count_flops(gene.architecture.build(3).to("meta"))
+    teacher_flops = count_flops(open_model(ancestor).to("meta"))
     assert gene.metrics["cost"]["flops"] == 48 * (3 * auxnet_flops + teacher_flops)
 
 
@@ -164,7 +169,7 @@ def test_a_directory_that_is_no_run_is_never_deleted(folder, tmp_path):
 
 def module_and_data(folder, recipe, model, objective=None):
     train, val = open_training(str(folder), LOADING, "L")
-    data = ImageData(train, val, data_config(model), recipe, LOADING)
+    data = ImageData(train, val, data_config_of(model), recipe, LOADING)
     return TrainingModule(model, objective or Supervised(), recipe, num_classes=3), data
 
 
@@ -290,7 +295,7 @@ def test_steps_that_are_not_finite_are_left_out_on_request(folder, tmp_path, mon
     break_gradients(monkeypatch, steps=[1])
     states = []
     monkeypatch.setattr(
-        TrainingModule, "on_train_batch_end", lambda self, *args: states.append(vit.digest(self.model.state_dict())), raising=False
+        TrainingModule, "on_train_batch_end", lambda self, *args: states.append(digest_of(self.model.state_dict())), raising=False
     )
     result, module = trained(folder, tmp_path / "run", recipe, architecture.build(2))
     assert states[0] == states[1] != states[2]
@@ -325,7 +330,7 @@ def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_checkpoint(folder, t
 
 def test_finetune_from_each_kind_of_model(folder, ancestor, gene, tmp_path):
     file = gene.save(tmp_path / "gene.safetensors")
-    assert finetune(file, str(folder), out=tmp_path / "a", depth=4, **FAST)["parameters"] == vit.parameters(
+    assert finetune(file, str(folder), out=tmp_path / "a", depth=4, **FAST)["parameters"] == count_parameters(
         gene.architecture.build(4)
     )
     finetune(ancestor, str(folder), out=tmp_path / "b", **FAST)
@@ -338,7 +343,7 @@ def test_finetune_from_each_kind_of_model(folder, ancestor, gene, tmp_path):
 
 def test_finetune_changes(folder, ancestor, gene, tmp_path):
     finetune(gene.save(tmp_path / "g"), str(folder), out=tmp_path / "a", plan="1,2,1", arch_args={"img_size": 56}, **FAST)
-    assert vit.data_config(vit.open_model(tmp_path / "a" / "model"))["input_size"] == [1, 56, 56]
+    assert data_config_of(open_model(tmp_path / "a" / "model"))["input_size"] == [1, 56, 56]
 
 
 def test_rifle_begins_the_head_anew_in_each_cycle(folder, tmp_path, architecture):
@@ -381,12 +386,12 @@ def test_starts_by_name(folder, ancestor, tmp_path):
     assert begun["images"] == 48
     select = {"start": "weight-selection", "start_args": {"ancestor": str(ancestor)}}
     finetune("vit_tiny_patch16_224", str(folder), out=tmp_path / "b", ancestor=str(ancestor), kl=1.0, **select, **tiny)
-    assert vit.data_config(vit.open_model(tmp_path / "b" / "model"))["mean"] == [0.3]
+    assert data_config_of(open_model(tmp_path / "b" / "model"))["mean"] == [0.3]
     with pytest.raises(LearngeneError, match="brings weights; drop one"):
         finetune(str(ancestor), str(folder), out=tmp_path / "c", start="mimetic", **FAST)
     chosen = {"start": "depth-selection", "start_args": {"ancestor": str(ancestor), "layers": "last"}}
     gene = distill(ancestor, str(folder), out=tmp_path / "d", plan="1,1", **chosen, **{**FAST, "lr": 1e-9, "min_lr": 0.0})
-    last = vit.open_model(ancestor).state_dict()["blocks.3.mlp.fc1.weight"]
+    last = open_model(ancestor).state_dict()["blocks.3.mlp.fc1.weight"]
     assert torch.allclose(gene.state["blocks.1.mlp.fc1.weight"], last, atol=1e-5)
 
 
@@ -476,7 +481,7 @@ def test_classes_must_fit_or_labels_be_ignored(folder, ancestor, tmp_path):
 def test_begin_from_the_ancestor(folder, ancestor, tmp_path):
     recipe = {**FAST, "lr": 1e-12, "min_lr": 0.0, "weight_decay": 0.0}
     gene = distill(ancestor, str(folder), out=tmp_path / "run", plan="2,2", from_ancestor=True, **recipe)
-    teacher = vit.open_model(ancestor).state_dict()
+    teacher = open_model(ancestor).state_dict()
     assert torch.allclose(gene.state["blocks.0.attn.qkv.weight"], teacher["blocks.0.attn.qkv.weight"], atol=1e-5)
     assert torch.allclose(gene.state["blocks.1.attn.qkv.weight"], teacher["blocks.2.attn.qkv.weight"], atol=1e-5)
 
@@ -487,7 +492,7 @@ def test_ancestor_as_a_module_of_another_family(folder, tmp_path):
     teacher.num_classes = 3
     gene = distill(teacher, str(folder), out=tmp_path / "run", arch="vit_tiny_patch16_224", arch_args=ARGS, plan="1,1", **FAST)
     assert gene.ancestor["name"] == "Sequential"
-    levit = vit._create("levit_128s", num_classes=3)
+    levit = create("levit_128s", num_classes=3)
     gene = distill(
         levit, str(folder), out=tmp_path / "levit", arch="vit_tiny_patch16_224", arch_args=ARGS, plan="1,1", feature=0.1, **FAST
     )
@@ -495,13 +500,13 @@ def test_ancestor_as_a_module_of_another_family(folder, tmp_path):
 
 
 def test_evaluate_is_exact(folder, ancestor):
-    model = vit.open_model(ancestor)
+    model = open_model(ancestor)
     from learngene.data import open_split
 
     source = open_split(str(folder), LOADING, "test", "L")
-    data = ImageData(None, source, data_config(model), Recipe(batch_size=7), LOADING)
+    data = ImageData(None, source, data_config_of(model), Recipe(batch_size=7), LOADING)
     found = evaluate_model(model, data, device="cpu")
-    batch = next(iter(ImageData(None, source, data_config(model), Recipe(batch_size=99), LOADING).val_dataloader()))
+    batch = next(iter(ImageData(None, source, data_config_of(model), Recipe(batch_size=99), LOADING).val_dataloader()))
     with torch.no_grad():
         logits = model(batch["image"])
     assert found["top1"] == pytest.approx(float((logits.argmax(-1) == batch["target"]).float().mean()))

@@ -5,6 +5,7 @@ import os
 import struct
 import time
 import zlib
+from pathlib import Path
 
 import pytest
 import torch
@@ -12,14 +13,15 @@ from conftest import CLASSES
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from learngene import Architecture, LearngeneError, vit
+from learngene import Architecture, LearngeneError
 from learngene.cli import main
 from learngene.commands import report, spawn
 from learngene.data.images import BROKEN_IMAGE, decode
-from learngene.formats import save_timm_directory
+from learngene.export.timm_directory import save_timm_directory
+from learngene.families.timm import open_model
 from learngene.gene import HEADER_KEY, Learngene, _digest
-from learngene.limits import MAX_LAYERS
 from learngene.plan import StagePlan
+from learngene.trust.limits import MAX_LAYERS
 
 
 @pytest.fixture(autouse=True)
@@ -124,7 +126,7 @@ def test_brackets_in_brackets(gene, tmp_path):
     directory = save_timm_directory(gene.spawn(3), tmp_path / "d")
     (directory / "config.json").write_text('{"a":' * 100_000)
     with pytest.raises(LearngeneError, match="nested too deep"):
-        vit.open_model(directory)
+        open_model(directory)
 
 
 def test_shapes_that_promise_terabytes(tmp_path):
@@ -140,7 +142,7 @@ def test_a_pickle_in_a_timm_directory_is_not_run(gene, tmp_path, name):
     (directory / "model.safetensors").unlink()
     torch.save({"state_dict": Bomb(tmp_path / "exploded")}, directory / name)
     with pytest.raises(LearngeneError, match="cannot be loaded"):
-        vit.open_model(directory)
+        open_model(directory)
     assert not (tmp_path / "exploded").exists()
 
 
@@ -162,7 +164,7 @@ def test_forged_timm_configs(gene, tmp_path, model_args, message):
     config["model_args"] = config["model_args"] | model_args if isinstance(model_args, dict) else model_args
     (directory / "config.json").write_text(json.dumps(config))
     with pytest.raises(LearngeneError, match=message):
-        vit.open_model(directory)
+        open_model(directory)
 
 
 def test_arguments_from_the_command_line_are_held_to_the_same(tmp_path):
@@ -244,7 +246,7 @@ def test_postscript_under_the_name_of_an_image_is_not_run(tmp_path):
 
 
 def test_results_with_markup_make_no_page(tmp_path):
-    row = json.loads((vit.Path(__file__).parent.parent / "docs/results/starts/results.jsonl").read_text().splitlines()[0])
+    row = json.loads((Path(__file__).parent.parent / "docs/results/starts/results.jsonl").read_text().splitlines()[0])
     for change in (
         {"start": "<script>"},
         {"start": "![x](../../secret.png)"},

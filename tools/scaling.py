@@ -13,10 +13,12 @@ from pathlib import Path
 
 import torch
 
-from learngene import vit
-from learngene.auxnet import build_auxnet
+from learngene.costs import count_flops
+from learngene.families.anatomy import count_parameters
+from learngene.families.architecture import Architecture
+from learngene.families.building import create
 from learngene.plan import StagePlan
-from learngene.vit import Architecture
+from learngene.sharing import build_auxnet
 
 GPUS, PEAK, MFU = 8, 989e12, 0.45  # H100 or H200: bf16, dense, FLOP/s; the share of it that training is assumed to use
 PLAN = StagePlan((3, 3, 4, 3, 3))
@@ -77,7 +79,7 @@ def model_parameters(width: int, layers: int, tokens: int = TOKENS) -> int:
 def ancestor_flops(name: str) -> int:
     """Counted by torch, 224 pixels."""
     with torch.device("meta"):
-        return vit.flops(vit._create(name), (3, 224, 224))
+        return count_flops(create(name), (3, 224, 224))
 
 
 def hours(flops: float) -> float:
@@ -163,10 +165,10 @@ def check() -> None:
         for depth in (12, 16):
             with torch.device("meta"):
                 model = pair.architecture.build(depth)
-            assert vit.flops(model) == model_flops(pair.width, depth)
-            assert vit.parameters(model) == model_parameters(pair.width, depth)
+            assert count_flops(model) == model_flops(pair.width, depth)
+            assert count_parameters(model) == model_parameters(pair.width, depth)
         with torch.device("meta"):
-            assert vit.parameters(build_auxnet(pair.architecture, PLAN)) == model_parameters(pair.width, PLAN.stages)
+            assert count_parameters(build_auxnet(pair.architecture, PLAN)) == model_parameters(pair.width, PLAN.stages)
 
 
 if __name__ == "__main__":

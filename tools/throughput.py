@@ -28,7 +28,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import learngene  # noqa: F401  before torch, as it says how threads wait
+from learngene.families.records import data_config_of
 
 VARIANTS: dict[str, dict[str, Any]] = {
     "plain loop": {"plain": True, "precision": "32-true"},
@@ -118,13 +118,13 @@ def measure(case: dict[str, Any], steps: int, warmup: int, sws: str | None = Non
     import timm
     import torch
 
-    from learngene import vit
-    from learngene.auxnet import tie
-    from learngene.jobs import forward_flops
+    from learngene.costs import forward_flops
+    from learngene.families.architecture import Architecture
+    from learngene.families.weights import _plain
     from learngene.plan import StagePlan
     from learngene.recipe import Recipe
+    from learngene.sharing import tie
     from learngene.training.devices import training_device
-    from learngene.vit import Architecture
 
     torch.manual_seed(0)
     began = time.perf_counter()
@@ -138,7 +138,7 @@ def measure(case: dict[str, Any], steps: int, warmup: int, sws: str | None = Non
     if case["task"] == "distill":
         tie(model, StagePlan.balanced(case["depth"], min(5, case["depth"])))
         ancestor = timm.create_model(case["ancestor"], **case["ancestor_args"])
-    size = vit.data_config(model)["input_size"]
+    size = data_config_of(model)["input_size"]
     flops = 3 * forward_flops(model, size)
     if ancestor is not None and case["data"] != "cached":
         flops += forward_flops(ancestor, size)
@@ -221,7 +221,6 @@ def _ours(model: Any, ancestor: Any, case: dict[str, Any], recipe: Any, size: An
     """The loop of `learngene distill` and `finetune`, with everything it does in a step."""
     from lightning.pytorch.callbacks import Callback
 
-    from learngene import vit
     from learngene.objectives import Ancestor, Distillation, Supervised
     from learngene.training import RunDirectory, TrainingModule, fit
 
@@ -235,7 +234,7 @@ def _ours(model: Any, ancestor: Any, case: dict[str, Any], recipe: Any, size: An
             if trainer.global_step in (1, warmup, recipe.steps):
                 times.append(_now(device))
 
-    config = vit.data_config(model)
+    config = data_config_of(model)
     objective = Supervised() if ancestor is None else Distillation(Ancestor(ancestor, config))
     data, cache = _images(case, recipe, config, model.num_classes, device)
     module = TrainingModule(model, objective, recipe, num_classes=model.num_classes, cache=cache)
@@ -254,7 +253,7 @@ def _images(case: dict[str, Any], recipe: Any, config: dict[str, Any], classes: 
     import torch
 
     from learngene.data import ImageData, open_training
-    from learngene.logits import LogitCache
+    from learngene.data.teacher import LogitCache
     from learngene.recipe import DataOptions
 
     class OneBatch:

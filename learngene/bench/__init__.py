@@ -1,8 +1,10 @@
 """Compare ways to begin a family of models: what is compared, trials, what they cost, tables, plots and a report."""
 
-from learngene.bench.experiment import Experiment, Preparation, StartSpec, Trial
+from learngene.bench.experiment import Experiment
+from learngene.bench.preparation import Preparation
 from learngene.bench.report import write_report
-from learngene.bench.table import Summary, summarize
+from learngene.bench.specs import StartSpec, Trial
+from learngene.bench.summary import Summary, summarize
 from learngene.bench.trials import Images, build, run_trial
 
 __all__ = [

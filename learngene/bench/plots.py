@@ -13,7 +13,8 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from learngene.bench.table import Line, Row, budget_order, one_measure
+from learngene.bench.lines import Line
+from learngene.bench.summary import Row, budget_order, one_measure
 from learngene.files import atomic_file
 
 COLORS = (

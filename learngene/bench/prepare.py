@@ -11,17 +11,21 @@ from typing import Any
 
 import torch
 
-from learngene import vit
-from learngene.bench.experiment import EACH, Experiment, Need, Trial
+from learngene.bench.experiment import Experiment
+from learngene.bench.preparation import EACH, Need
+from learngene.bench.specs import Trial
+from learngene.costs import ancestor_flops, forward_flops
 from learngene.errors import LearngeneError
+from learngene.families.anatomy import count_parameters
+from learngene.families.architecture import Architecture
+from learngene.families.records import data_config_of
+from learngene.families.timm import open_model
 from learngene.files import locked
 from learngene.gene import Learngene
-from learngene.jobs import forward_flops, teacher_flops
-from learngene.limits import read_json
 from learngene.objectives import Ancestor
 from learngene.recipe import DataOptions, Recipe
 from learngene.starts import SOURCES
-from learngene.vit import Architecture
+from learngene.trust.limits import read_json
 
 log = logging.getLogger("learngene")
 Command = Callable[..., Any]
@@ -156,14 +160,14 @@ def _for_depth(arguments: dict[str, Any], family: Architecture, need: Need) -> d
 
 def steps_for(budget: float, arguments: Mapping[str, Any], depth: int) -> int:
     """Optimizer steps of ``finetune`` with these arguments that cost about ``budget`` FLOPs."""
-    teacher = vit.open_model(arguments["ancestor"]) if arguments.get("ancestor") else None
+    teacher = open_model(arguments["ancestor"]) if arguments.get("ancestor") else None
     classes = {} if teacher is None else {"num_classes": teacher.num_classes}
     with torch.device("meta"):
         student = Architecture(arguments["model"], arguments.get("arch_args") or {}).build(arguments.get("depth", depth), **classes)
-    config = vit.data_config(student)
+    config = data_config_of(student)
     image = 3 * forward_flops(student, config["input_size"])
     if teacher is not None:
-        image += teacher_flops(Ancestor(teacher, config), config)
+        image += ancestor_flops(Ancestor(teacher, config), config)
     return max(1, round(budget / (image * arguments.get("batch_size", 128) * arguments.get("accumulate", 1))))
 
 
@@ -205,7 +209,7 @@ def outside(source: str, option: str, template: str) -> Prepared:
     if option != "ancestor":
         with contextlib.suppress(OSError, ValueError, KeyError):
             record = read_json(path.parent / "run.json")["results"]
-    return Prepared(path, _cost(record), vit.parameters(vit.open_model(source)), template, each)
+    return Prepared(path, _cost(record), count_parameters(open_model(source)), template, each)
 
 
 def _cost(record: Mapping[str, Any]) -> dict[str, Any]:

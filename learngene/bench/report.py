@@ -12,22 +12,20 @@ from pathlib import Path
 from typing import Any
 
 from learngene.bench import plots
-from learngene.bench.table import (
+from learngene.bench.lines import (
     FEW,
     TOLERANCE,
     Difference,
     EqualAccuracy,
     Line,
-    Row,
-    Summary,
     break_even,
     compare,
     difference,
     equal_accuracy,
     lines,
     reaches,
-    summarize,
 )
+from learngene.bench.summary import Row, Summary, summarize
 from learngene.errors import LearngeneError
 from learngene.files import write_text
 

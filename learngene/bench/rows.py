@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from learngene.bench.table import budget_order
+from learngene.bench.summary import budget_order
 from learngene.errors import LearngeneError
-from learngene.limits import parse_json, read_json
+from learngene.trust.limits import parse_json, read_json
 
 FILE = "results.jsonl"
 NUMBER = (int, float)

@@ -12,24 +12,26 @@ from typing import Any
 
 import torch
 
-from learngene import vit
-from learngene.bench.experiment import Experiment, Trial
+from learngene.bench.experiment import Experiment
 from learngene.bench.prepare import Prepared
 from learngene.bench.report import rerun, write_report
 from learngene.bench.rows import FILE, gather_rows
-from learngene.bench.table import summarize
+from learngene.bench.specs import Trial
+from learngene.bench.summary import summarize
 from learngene.bench.trials import Images, build, run_trial, trial_recipe
 from learngene.errors import LearngeneError
+from learngene.families.anatomy import anatomy
+from learngene.families.architecture import Architecture, architecture_of
+from learngene.families.records import data_config_of, image_mode
+from learngene.families.timm import open_model
 from learngene.files import locked, write_text
 from learngene.gene import Learngene
-from learngene.jobs import image_mode
-from learngene.limits import read_json
 from learngene.objectives import Supervised
 from learngene.recipe import DataOptions, Recipe, divide
+from learngene.runs import check_same_images
 from learngene.training import RunDirectory, TrainingModule
-from learngene.training.directory import check_same_images
 from learngene.training.precision import Step
-from learngene.vit import Architecture
+from learngene.trust.limits import read_json
 
 log = logging.getLogger("learngene")
 
@@ -47,7 +49,7 @@ def find_family(
 ) -> Architecture:
     """The architecture that is given, that of the learngene, or what the first distillation will make."""
     if arch is not None:
-        vit.anatomy(arch)
+        anatomy(arch)
         return Architecture(arch, arch_args or {})
     if arch_args:
         raise LearngeneError("arch_args are those of an architecture; name it with arch")
@@ -56,8 +58,8 @@ def find_family(
     first = next((p.arguments for p in experiment.prepare.values() if p.kind == "distill"), None)
     if first is None:
         raise LearngeneError("name the family's architecture with arch, or a learngene to take it from")
-    own = Architecture(first["arch"], {}) if first.get("arch") else vit.architecture_of(vit.open_model(first["ancestor"]))
-    vit.anatomy(own.name)
+    own = Architecture(first["arch"], {}) if first.get("arch") else architecture_of(open_model(first["ancestor"]))
+    anatomy(own.name)
     return Architecture(own.name, {**own.args, **(first.get("arch_args") or {})})
 
 
@@ -78,7 +80,7 @@ def step_of(family: Architecture, depths: Sequence[int], recipe: Recipe) -> Step
     """A training step of the family's middle depth, for `choose_precision`: all trials have the same precision."""
     model = family.build(sorted(depths)[len(depths) // 2])
     module = TrainingModule(model, Supervised(), recipe, num_classes=getattr(model, "num_classes", 0))
-    return module.step_on_noise(vit.data_config(model)["input_size"])
+    return module.step_on_noise(data_config_of(model)["input_size"])
 
 
 @dataclass(frozen=True)

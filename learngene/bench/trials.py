@@ -13,18 +13,19 @@ import torch
 from lightning.pytorch.utilities.seed import isolate_rng
 from torch import nn
 
-from learngene import vit
-from learngene.bench.experiment import StartSpec, Trial
 from learngene.bench.prepare import Prepared
+from learngene.bench.specs import StartSpec, Trial
+from learngene.costs import forward_flops, training_cost
 from learngene.data import ImageData, Source, fingerprint, has_test_split, open_split, open_training
 from learngene.data.images import Mode
-from learngene.jobs import evaluation_config, forward_flops, training_cost
+from learngene.families.anatomy import count_parameters
+from learngene.families.architecture import Architecture
+from learngene.families.records import data_config_of
 from learngene.objectives import Supervised
 from learngene.provenance import commit, hardware, versions
-from learngene.recipe import DataOptions, Recipe
+from learngene.recipe import DataOptions, Recipe, evaluation_config
 from learngene.starts import SOURCES, begin
 from learngene.training import RunDirectory, TrainingModule, evaluate_model, fit
-from learngene.vit import Architecture
 
 
 @dataclass(frozen=True)
@@ -88,7 +89,7 @@ def run_trial(
     recipe = trial_recipe(trial, spec, recipe)
     torch.manual_seed(trial.seed)
     model = build(spec, family, trial.depth, images, recipe, sources)
-    config = evaluation_config(vit.data_config(model), images.loading)
+    config = evaluation_config(data_config_of(model), images.loading)
     flops = 3 * forward_flops(model, config["input_size"])
     if trial.tflops is not None:
         recipe = dataclasses.replace(
@@ -121,7 +122,7 @@ def run_trial(
         "val_top1": result["val_top1"],
         "test_top1": tested and tested["top1"],
         "test_images": tested and tested["images"],
-        "parameters": vit.parameters(model),
+        "parameters": count_parameters(model),
         **training_cost(result, flops),
         "prepared": _records(sources),
         "curve": curve,

@@ -6,6 +6,8 @@ from typing import Any
 
 from learngene.arguments import typed
 from learngene.errors import LearngeneError
+from learngene.families.anatomy import anatomy, why_unsupported
+from learngene.families.building import match_names
 
 USUAL = "*patch16_224"  # a few seconds' worth, with most families in it; all of timm takes minutes
 
@@ -30,25 +32,23 @@ def archs(pattern: str | None = None) -> dict[str, Any]:
 
     import timm
 
-    from learngene import vit
-
     log = logging.getLogger("learngene")
     pattern = USUAL if pattern is None else pattern
     if not pattern.strip():  # which is all of timm for timm.list_models
         raise LearngeneError("the pattern is empty; give one such as 'deit3*', '*' for all of timm, or leave it out")
     if "[" in pattern and not timm.list_models(pattern):  # a bracket between stars is no pattern to try
         raise LearngeneError(f"no architecture of timm {timm.__version__} matches '{pattern[:80]}'; try one such as 'deit3*'")
-    names = vit.match_names(pattern)
+    names = match_names(pattern)
     supported: list[dict[str, Any]] = []
     unsupported: list[dict[str, Any]] = []
     for done, name in enumerate(names):
         if done and done % 50 == 0:
             log.info("looked at %d of %d architectures", done, len(names))
-        reason = vit.why_unsupported(name)
+        reason = why_unsupported(name)
         if reason is not None:
             unsupported.append({"name": name, "reason": reason})
             continue
-        known = vit.anatomy(name)
+        known = anatomy(name)
         row = {"name": name, "depth": known.depth, "width": known.width, "parameters": known.parameters}
         supported.append(row | {"any_depth": known.depth_argument is not None})
     return {"timm": timm.__version__, "pattern": pattern, "supported": supported, "unsupported": unsupported}

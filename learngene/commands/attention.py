@@ -54,7 +54,7 @@ def attention(
         raise LearngeneError(f"'{out}': attention maps are written as PNG; name a file that ends in .png")
     check_new_file(out, overwrite=overwrite)
 
-    from learngene.bench.attention import attention_maps, batch, draw, open_named
+    from learngene.studies.attention import attention_maps, batch, draw, open_named
 
     opened = open_named(models, seed=seed)
     maps = [(name, attention_maps(model, batch(model, data, loading, split, images), layers)) for name, model in opened]

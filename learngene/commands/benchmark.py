@@ -88,7 +88,7 @@ def benchmark(
     from learngene.bench.prepare import defaults, outsides
     from learngene.bench.prepare import prepare as train_first
     from learngene.bench.run import Bench, conclude, find_family, open_images, parse_shard, step_of
-    from learngene.jobs import train_config
+    from learngene.recipe import train_config
     from learngene.training import RunDirectory
     from learngene.training.devices import check_devices
     from learngene.training.precision import settle_precision

@@ -60,8 +60,9 @@ def cache(
         LearngeneError: bad input, before the ancestor runs.
     """
     recipe, loading = divide(options, Recipe, DataOptions)
-    from learngene.ancestors import AncestorImages, left_as_it_was
-    from learngene.caching import run_caching
+    from learngene.families.ancestors import AncestorImages
+    from learngene.families.modes import left_as_it_was
+    from learngene.jobs.work.cache import run_caching
 
     said = AncestorImages(mean=ancestor_mean, std=ancestor_std, input_size=ancestor_input_size, classes=ancestor_classes)
     with left_as_it_was(ancestor):

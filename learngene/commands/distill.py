@@ -72,8 +72,10 @@ def distill(
     arguments = {k: v for k, v in locals().items() if k not in ("options", "resume", "overwrite", "out")}
     recipe, loading, terms = divide(options, Recipe, DataOptions, DistillOptions)
     stage_plan = StagePlan.parse(plan)
-    from learngene.ancestors import AncestorImages, left_as_it_was
-    from learngene.jobs import run_distillation, train_config
+    from learngene.families.ancestors import AncestorImages
+    from learngene.families.modes import left_as_it_was
+    from learngene.jobs.work.distill import run_distillation
+    from learngene.recipe import train_config
     from learngene.training import RunDirectory
 
     said = AncestorImages(mean=ancestor_mean, std=ancestor_std, input_size=ancestor_input_size, classes=ancestor_classes)

@@ -8,6 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 from learngene.arguments import typed
 from learngene.errors import LearngeneError
+from learngene.families.anatomy import count_parameters
+from learngene.families.records import data_config_of, label_names_of
+from learngene.families.timm import open_model
 from learngene.plan import StagePlan
 from learngene.recipe import DataOptions, Recipe, divide, takes
 
@@ -58,11 +61,15 @@ def evaluate(
         raise LearngeneError("evaluating needs labels; drop --unlabeled")
     if isinstance(model, (str, Path)) and Path(model).is_file():
         return _evaluate_gene(Path(model), data, depth, plan, out, overwrite, split, batch_size, device, loading)
-    from learngene import vit
-    from learngene.ancestors import check_dtype, left_as_it_was
     from learngene.data import ImageData, open_split
-    from learngene.jobs import check_device, evaluation_config, image_mode, matched, model_name
+    from learngene.data.classes import matched
+    from learngene.devices import check_device
+    from learngene.families.ancestors import check_dtype
+    from learngene.families.modes import left_as_it_was
+    from learngene.families.records import image_mode, model_name
+    from learngene.jobs import check_device
     from learngene.provenance import hardware, versions
+    from learngene.recipe import evaluation_config
     from learngene.training import evaluate_model
 
     given = {"depth": depth, "plan": plan, "out": out}
@@ -71,12 +78,12 @@ def evaluate(
             f"--{extra} is for the depths of a learngene file, and '{model_name(model)}' is none; drop it, or name a learngene"
         )
     check_device(device)
-    trained = vit.open_model(model)
+    trained = open_model(model)
     check_dtype(trained)
-    source = open_split(data, loading, split, image_mode(trained), vit.label_names(trained))
+    source = open_split(data, loading, split, image_mode(trained), label_names_of(trained))
     way_out = "finetune the model on this data first, or use data with its classes"
     (source,) = matched(trained, model_name(model), way_out, source)
-    config = evaluation_config(vit.data_config(trained), loading)
+    config = evaluation_config(data_config_of(trained), loading)
     images = ImageData(None, source, config, Recipe(batch_size=batch_size), loading)
     with left_as_it_was(model):
         result = evaluate_model(trained, images, device=device)
@@ -84,7 +91,7 @@ def evaluate(
         "model": model_name(model),
         "split": source.name,
         **result,
-        "parameters": vit.parameters(trained),
+        "parameters": count_parameters(trained),
         "hardware": hardware(),
         "versions": versions(),
     }
@@ -102,10 +109,10 @@ def _evaluate_gene(
     device: str,
     loading: DataOptions,
 ) -> dict[str, Any]:
-    from learngene.bench.depths import FILES, choose_plans, evaluate_depths, write_depths
+    from learngene.devices import check_device
     from learngene.files import check_free
     from learngene.gene import Learngene
-    from learngene.vit import check_device
+    from learngene.studies.depths import FILES, choose_plans, evaluate_depths, write_depths
 
     check_device(device)
     gene = Learngene.load(path)

@@ -29,9 +29,9 @@ def export(model: str | Path | nn.Module, *, out: str | Path, tolerance: float =
     """
     import logging
 
+    from learngene.export.onnx import export_onnx
+    from learngene.families.timm import open_model
     from learngene.files import check_new_file
-    from learngene.formats import export_onnx
-    from learngene.vit import open_model
 
     path = Path(out)
     check_new_file(path, overwrite=overwrite)

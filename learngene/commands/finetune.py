@@ -74,8 +74,10 @@ def finetune(
     if ancestor is None:
         _check_no_terms(terms, ancestor_mean, ancestor_std, ancestor_input_size, ancestor_classes)
     stage_plan = None if plan is None else StagePlan.parse(plan)
-    from learngene.ancestors import AncestorImages, left_as_it_was
-    from learngene.jobs import run_finetuning, train_config
+    from learngene.families.ancestors import AncestorImages
+    from learngene.families.modes import left_as_it_was
+    from learngene.jobs.work.finetune import run_finetuning
+    from learngene.recipe import train_config
     from learngene.training import RunDirectory
 
     said = AncestorImages(mean=ancestor_mean, std=ancestor_std, input_size=ancestor_input_size, classes=ancestor_classes)

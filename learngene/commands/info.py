@@ -8,6 +8,9 @@ from typing import Any
 
 from learngene.arguments import typed
 from learngene.errors import LearngeneError
+from learngene.families.anatomy import count_parameters, get_blocks, is_supported
+from learngene.families.records import architecture_name, data_config_of, label_names_of
+from learngene.families.timm import open_model
 
 
 @typed
@@ -30,7 +33,7 @@ def info(
     Raises:
         LearngeneError: the file is missing or damaged, or a depth does not fit, or is given for a timm directory.
     """
-    from learngene.vit import check_device
+    from learngene.devices import check_device
 
     path = Path(str(source).removeprefix("local-dir:"))
     if depth is not None and path.is_dir():
@@ -40,9 +43,10 @@ def info(
 
 
 def _gene_info(path: Path, depth: int | str | Sequence[int | str] | None, latency: bool, device: str) -> dict[str, Any]:
+    from learngene.costs import Sizes, usual_depths
     from learngene.gene import Learngene
+    from learngene.latency import conditions
     from learngene.plan import parse_depths
-    from learngene.sizes import Sizes, conditions, usual_depths
 
     gene = Learngene.load(path)
     sizes = Sizes(gene.architecture)
@@ -71,14 +75,13 @@ def _gene_info(path: Path, depth: int | str | Sequence[int | str] | None, latenc
 
 
 def _directory_info(path: Path, latency: bool, device: str) -> dict[str, Any]:
-    from learngene import vit
-    from learngene.jobs import forward_flops
-    from learngene.sizes import conditions, latencies
+    from learngene.costs import forward_flops
+    from learngene.latency import conditions, latencies
 
-    model = vit.open_model(path)
-    layers = len(vit.get_blocks(model)) if vit.is_supported(vit.architecture_name(model)) else None
-    row: dict[str, Any] = {"depth": layers, "parameters": vit.parameters(model), "bytes": 4 * vit.parameters(model)}
-    config = vit.data_config(model)
+    model = open_model(path)
+    layers = len(get_blocks(model)) if is_supported(architecture_name(model)) else None
+    row: dict[str, Any] = {"depth": layers, "parameters": count_parameters(model), "bytes": 4 * count_parameters(model)}
+    config = data_config_of(model)
     row["gflops"] = forward_flops(model, config["input_size"]) / 1e9
     if latency:
         row |= latencies({0: model}, device)[0].plain()
@@ -86,9 +89,9 @@ def _directory_info(path: Path, latency: bool, device: str) -> dict[str, Any]:
         "kind": "timm directory",
         "file": str(path),
         "bytes": sum(f.stat().st_size for f in path.iterdir() if f.is_file()),
-        "architecture": vit.architecture_name(model),
+        "architecture": architecture_name(model),
         "classes": model.num_classes,
-        "class_names": vit.label_names(model),
+        "class_names": label_names_of(model),
         "data_config": config,
         "depths": [row],
         **({"latency": conditions(device)} if latency else {}),

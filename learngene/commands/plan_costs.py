@@ -6,6 +6,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from learngene.arguments import typed
+from learngene.devices import check_device
+from learngene.families.anatomy import anatomy
+from learngene.families.architecture import Architecture
 from learngene.plan import StagePlan, parse_depths
 
 
@@ -41,12 +44,12 @@ def plan_costs(
     stage_plan = StagePlan.parse(plan)
     stage_plan.first_layers  # noqa: B018  refuses a plan with an empty stage
     depths = None if depth is None else parse_depths(depth)
-    from learngene import vit
-    from learngene.sizes import Sizes, conditions, usual_depths
+    from learngene.costs import Sizes, usual_depths
+    from learngene.latency import conditions
 
-    vit.check_device(device)
-    vit.anatomy(arch)
-    architecture = vit.Architecture(arch, arch_args or {})
+    check_device(device)
+    anatomy(arch)
+    architecture = Architecture(arch, arch_args or {})
     sizes = Sizes(architecture)
     plans = [StagePlan.balanced(d, stage_plan.stages) for d in depths or usual_depths(stage_plan)]
     auxnet, *rows = sizes.costs([stage_plan, *plans], latency=latency, device=device)
@@ -55,7 +58,7 @@ def plan_costs(
         "kind": "plan",
         "architecture": architecture.name,
         "arguments": dict(architecture.args),
-        "any_depth": vit.anatomy(arch).depth_argument is not None,
+        "any_depth": anatomy(arch).depth_argument is not None,
         "classes": sizes.classes,
         "plan": str(stage_plan),
         "parameters": stored,

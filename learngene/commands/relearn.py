@@ -66,8 +66,8 @@ def relearn(
     if original_images and len(original_images) != len(models):
         raise LearngeneError(f"{len(original_images)} original_images for {len(models)} models; give one number each, or none")
 
-    from learngene.bench.relearn import all_cells, conclude, open_images, open_models, run_cells, views_of
-    from learngene.jobs import train_config
+    from learngene.recipe import train_config
+    from learngene.studies.relearn import all_cells, conclude, open_images, open_models, run_cells, views_of
     from learngene.training import RunDirectory
     from learngene.training.devices import check_devices
     from learngene.training.precision import settle_precision

@@ -63,11 +63,12 @@ def spawn(
 
     import torch
 
+    from learngene.costs import MAX_DEPTH, Sizes
+    from learngene.devices import check_device
+    from learngene.export.timm_directory import FILES, save_timm_directory
+    from learngene.families.architecture import check_storable
     from learngene.files import check_free
-    from learngene.formats import FILES, save_timm_directory
     from learngene.gene import Learngene
-    from learngene.sizes import MAX_DEPTH, Sizes
-    from learngene.vit import check_device, check_storable
 
     log = logging.getLogger("learngene")
     check_device(device)

@@ -15,9 +15,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from learngene.data.images import BROKEN_IMAGE
-from learngene.data.sources import Source
+from learngene.data.source import Source
+from learngene.devices import to_device
 from learngene.errors import LearngeneError
-from learngene.logits import to_device
 from learngene.recipe import Recipe
 
 ATTEMPTS = 10  # at a crop that fits, as in timm and torchvision

@@ -10,185 +10,23 @@ import io
 import logging
 import math
 import os
-import posixpath
-import re
 import tarfile
-import unicodedata
 from collections import Counter, deque
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
-from typing import Any, Literal, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import numpy as np
 from PIL import Image
 
 from learngene.data.images import Mode, decode, is_image, is_passed_over
+from learngene.data.names import SPLIT_FOLDERS, check_forms, natural, shown_name
+from learngene.data.trees import Disk, Entry, Tar, Tree
 from learngene.errors import LearngeneError
 from learngene.fingerprints import Stamp
 
 log = logging.getLogger(__name__)
-SPLIT_FOLDERS = {
-    "train": ("train", "training"),
-    "val": ("val", "validation", "valid"),
-    "test": ("test", "testing"),
-}
-
-
-def natural(name: str) -> tuple[Any, ...]:
-    """A key for a total order: 2 before 10, a before B, and the name itself where that leaves two equal (Cat, cat; 1, 01).
-
-    timm's ``natural_key`` leaves ties to the order in which names happen to come, and cannot read some digits ('²').
-    """
-    parts = re.split(r"(\d+)", name.lower())
-    numbers = [(len(part.lstrip("0")), part.lstrip("0")) if odd % 2 else part for odd, part in enumerate(parts)]
-    return tuple(numbers), name
-
-
-def printable(name: str) -> str:
-    """A file name for messages; bytes that are no UTF-8 become question marks, since a log could not write them."""
-    return name.encode(errors="replace").decode()
-
-
-def twin(name: str, names: Iterable[str]) -> str | None:
-    """Another name that is the same text in another Unicode form, so that both print alike ('é' as one letter, or as e and an accent)."""
-    text = unicodedata.normalize("NFC", name)
-    return next((other for other in names if other != name and unicodedata.normalize("NFC", other) == text), None)
-
-
-def check_forms(names: Collection[str], where: str) -> None:
-    """Raise if two classes would have names that print alike."""
-    if len({unicodedata.normalize("NFC", name) for name in names}) < len(names):
-        name, other = next((name, other) for name in names if (other := twin(name, names)))
-        raise LearngeneError(
-            f"'{where}' has the classes {name!a} and {other!a}, which are one text in two Unicode forms; give them one name"
-        )
-
-
-class Entry(NamedTuple):
-    """What a folder holds: its name, what it is, where it is without links, whether it is a link."""
-
-    name: str
-    kind: Literal["file", "folder", "nothing"]
-    real: str
-    link: bool
-
-
-class Tree(Protocol):
-    """A disk, or the inside of a .tar."""
-
-    def entries(self, folder: str) -> Iterable[Entry]: ...
-
-
-class Disk:
-    """The file system; folders are named by their real paths."""
-
-    def entries(self, folder: str) -> Iterator[Entry]:
-        with os.scandir(folder) as found:
-            for child in found:
-                link = child.is_symlink()
-                real = os.path.realpath(child.path) if link else child.path
-                at: Any = Path(real) if link else child
-                is_folder, is_file = at.is_dir(), at.is_file()
-                yield Entry(child.name, "folder" if is_folder else "file" if is_file else "nothing", real, link)
-
-
-class Tar:
-    """The members of a .tar as a tree; the root is '', a member '/cat/1.png'. Of members with one name the last counts, as in unpacking.
-
-    Attributes:
-        members: the regular files.
-
-    Raises:
-        tarfile.TarError: it cannot be listed.
-    """
-
-    def __init__(self, path: Path) -> None:
-        self.members: dict[str, tarfile.TarInfo] = {}
-        self._children: dict[str, set[str]] = {"": set()}
-        self._links: dict[str, str | None] = {}
-        with tarfile.open(path, "r:") as tar:
-            for member in tar:
-                self._add(member)
-            end = tar.offset
-        check_end(path, end)
-
-    def _add(self, member: tarfile.TarInfo) -> None:
-        name = posixpath.normpath(f"/{member.name.lstrip('/')}")
-        if name == "/":
-            return
-        if member.isreg() and not member.issparse():
-            self.members[name] = member
-        elif member.isdir():
-            self._children.setdefault(name, set())
-        else:
-            self._links[name] = self._target(name, member)
-        while name:
-            folder, _, last = name.rpartition("/")
-            self._children.setdefault(folder, set()).add(last)
-            name = folder
-
-    @staticmethod
-    def _target(name: str, member: tarfile.TarInfo) -> str | None:
-        """Where a link leads; none: out of the archive, or it is no link."""
-        if member.islnk():
-            return posixpath.normpath(f"/{member.linkname.lstrip('/')}")
-        if not member.issym() or member.linkname.startswith("/"):
-            return None
-        inside = posixpath.normpath(posixpath.join(posixpath.dirname(name)[1:], member.linkname))
-        return None if inside.startswith("..") else "" if inside == "." else f"/{inside}"
-
-    def _real(self, path: str, depth: int = 0) -> str | None:
-        """A path without links; none where a link leads out, to itself, or through too many others."""
-        real: str | None = ""
-        for part in path.split("/")[1:]:
-            step = f"{real}/{part}"
-            if step in self._links:
-                target = self._links[step]
-                real = None if target is None or depth > 40 else self._real(target, depth + 1)
-                self._links[step] = real  # so that each link is followed once
-                if real is None:
-                    return None
-            else:
-                real = step
-        return real
-
-    def entries(self, folder: str) -> Iterator[Entry]:
-        for name in self._children.get(folder, ()):
-            path = f"{folder}/{name}"
-            real = self._real(path)
-            is_file, is_folder = real in self.members, real in self._children
-            yield Entry(name, "file" if is_file else "folder" if is_folder else "nothing", real or "", path in self._links)
-
-    def images(self) -> list[list[str]]:
-        """The paths of images that are not hidden, in parts; what links lead to is elsewhere in the archive as well."""
-        parts = [path.split("/")[1:] for path in self.members if is_image(path)]
-        return [path for path in parts if not any(map(is_passed_over, path))]
-
-    def top(self) -> str:
-        """The folder that holds the class folders: the root, or what lies under folders that only hold one folder with images."""
-        top: list[str] = []
-        parts = self.images()
-        while parts and all(len(p) - len(top) > 2 for p in parts) and len({p[len(top)] for p in parts}) == 1:
-            top.append(parts[0][len(top)])
-        return "".join(f"/{name}" for name in top)
-
-
-def check_end(path: Path, end: int) -> None:
-    """Raise where tarfile stops without a word: at a damaged or cut header, or before a second archive.
-
-    Args:
-        end: the byte behind the last member.
-    """
-    with path.open("rb") as file:
-        file.seek(end)
-        mark = file.read(tarfile.BLOCKSIZE)
-        if not mark:
-            log.warning("'%s' has no end mark; if it was cut, images are missing", path)
-        elif mark.strip(b"\0") or len(mark) < tarfile.BLOCKSIZE:
-            raise tarfile.ReadError(f"it is damaged or cut at byte {end}; make it again")
-        elif any(rest.strip(b"\0") for rest in iter(lambda: file.read(2**20), b"")):
-            raise tarfile.ReadError("another archive follows behind its end; make one .tar of them")
 
 
 @dataclass
@@ -215,7 +53,7 @@ class LeftOut:
             (self.again, "links to folders that are read already"),
             (self.empty, "folders without images of their own, which are no classes"),
         )
-        return [f"{len(names)} {what} (e.g. {printable(min(names))})" for names, what in kinds if names]
+        return [f"{len(names)} {what} (e.g. {shown_name(min(names))})" for names, what in kinds if names]
 
     def __bool__(self) -> bool:
         return any((self.loose, self.other, self.hidden, self.broken, self.again, self.empty))
@@ -348,7 +186,7 @@ def _say_doubles(files: Files, targets: np.ndarray) -> None:
     first: dict[str, int] = {}
     doubles = [index for index, place in enumerate(files.places()) if targets[first.setdefault(place, index)] != targets[index]]
     if doubles:
-        example = printable(files.names[doubles[0]])
+        example = shown_name(files.names[doubles[0]])
         log.warning("%d images of '%s' have two classes, by links (e.g. %s)", len(doubles), files.root, example)
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from learngene.data.folders import check_forms, natural, twin
+from learngene.data.names import check_forms, natural, twin
 from learngene.errors import LearngeneError
 
 

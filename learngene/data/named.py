@@ -15,11 +15,14 @@ from PIL import Image
 from timm.data import create_dataset
 
 from learngene.data.columns import decode_cell
-from learngene.data.folders import SPLIT_FOLDERS, shards_on_disk
+from learngene.data.folders import shards_on_disk
+from learngene.data.hugging_face import builder_of, data_files, hugging_face_shards, open_table
 from learngene.data.images import Mode
 from learngene.data.labels import check_count
-from learngene.data.sources import Source, is_same_split
-from learngene.data.stream import Shards, builder_of, data_files, hugging_face_shards, open_table, webdataset_shards
+from learngene.data.names import SPLIT_FOLDERS, is_same_split
+from learngene.data.source import Source
+from learngene.data.stream import Shards
+from learngene.data.webdataset import webdataset_shards
 from learngene.errors import LearngeneError
 from learngene.recipe import DataOptions
 

@@ -6,7 +6,7 @@ Add a new one to ``STARTS``. Starts compose from left to right: ``begin(model, "
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from torch import nn
@@ -19,6 +19,18 @@ from learngene.starts.pretrained import pretrained
 from learngene.starts.random import branch_variances, random, trunc_normal, xavier
 from learngene.starts.selection import depth_selection, weight_selection
 from learngene.starts.small_embedding import is_post_norm, post_norm, small_embedding
+
+
+def check_start(start: str | None, start_args: Mapping[str, Any] | None, from_ancestor: bool = False) -> None:
+    """Raise for an unknown start, its options without it, or two ways to begin at once."""
+    if start is None:
+        if start_args:
+            raise LearngeneError("start_args are the options of a start; name it with --start")
+        return
+    if from_ancestor:
+        raise LearngeneError(f"--start {start} and --from-ancestor are two ways to begin; drop one")
+    parse(start, list(start_args or {}))
+
 
 Start = Callable[..., nn.Module]
 STARTS: dict[str, Start] = {

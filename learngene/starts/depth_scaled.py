@@ -10,9 +10,9 @@ from __future__ import annotations
 from torch import nn
 
 from learngene.errors import LearngeneError
+from learngene.families.anatomy import get_blocks
 from learngene.starts.parts import matrices
 from learngene.starts.random import xavier
-from learngene.vit import get_blocks
 
 
 def ds_init(model: nn.Module, *, alpha: float = 1.0) -> nn.Module:

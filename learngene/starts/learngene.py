@@ -9,9 +9,10 @@ from typing import Literal
 import torch
 from torch import nn
 
-from learngene import vit
 from learngene.errors import LearngeneError
+from learngene.families.anatomy import find_blocks, get_blocks
 from learngene.gene import Learngene
+from learngene.mix import relayer
 from learngene.starts.loading import load_weights
 
 Order = Literal["stages", "shuffled", "random"]
@@ -38,9 +39,9 @@ def learngene(
         LearngeneError: another family, fewer layers than stages, or an unknown order.
     """
     learned = gene if isinstance(gene, Learngene) else Learngene.load(gene)
-    blocks = vit.find_blocks(model)
-    stages = learned.plan_for(len(vit.get_blocks(model)), plan).stage_of_layer
-    state = vit.relayer(learned.state, arrange(stages, order), blocks)
+    blocks = find_blocks(model)
+    stages = learned.plan_for(len(get_blocks(model)), plan).stage_of_layer
+    state = relayer(learned.state, arrange(stages, order), blocks)
     return load_weights(model, state, data_config=learned.data_config, names=learned.class_names, class_names=class_names)
 
 

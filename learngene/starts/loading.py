@@ -9,7 +9,9 @@ from typing import Any
 
 from torch import nn
 
-from learngene import vit
+from learngene.families.heads import head_keys, same_classes
+from learngene.families.records import data_config_of, image_config, set_pretrained_cfg
+from learngene.families.weights import State, load_strict
 
 log = logging.getLogger("learngene")
 Trained = str | Path | nn.Module
@@ -17,7 +19,7 @@ Trained = str | Path | nn.Module
 
 def load_weights(
     model: nn.Module,
-    state: vit.State,
+    state: State,
     *,
     data_config: Mapping[str, Any],
     names: Sequence[str] | None,
@@ -33,17 +35,17 @@ def load_weights(
     Raises:
         LearngeneError: shapes that do not fit.
     """
-    head = vit.head_keys(model)
+    head = head_keys(model)
     shapes = model.state_dict()
     fits = all(key in state and state[key].shape == shapes[key].shape for key in head)
-    fresh = set() if fits and vit.same_classes(0, names, 0, class_names) else head
+    fresh = set() if fits and same_classes(0, names, 0, class_names) else head
     if fresh and head & state.keys():
         log.warning("the trained head is dropped, as its classes are others; a fresh one is trained")
-    vit.load_strict(model, {k: v for k, v in state.items() if k not in fresh}, fresh)
+    load_strict(model, {k: v for k, v in state.items() if k not in fresh}, fresh)
     inherit_images(model, data_config)
     return model
 
 
 def inherit_images(model: nn.Module, data_config: Mapping[str, Any]) -> None:
     """Write into the model's record how its weights want their images."""
-    vit.set_pretrained_cfg(model, vit.image_config(data_config, vit.data_config(model)["input_size"][0]))
+    set_pretrained_cfg(model, image_config(data_config, data_config_of(model)["input_size"][0]))

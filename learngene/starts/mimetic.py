@@ -7,8 +7,9 @@ from timm.layers import build_sincos2d_pos_embed
 from torch import Tensor, nn
 
 from learngene.errors import LearngeneError
+from learngene.families.anatomy import get_blocks
+from learngene.families.records import architecture_name
 from learngene.starts.parts import attention
-from learngene.vit import architecture_name, get_blocks
 
 
 @torch.no_grad()

@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from learngene.errors import LearngeneError
-from learngene.vit import architecture_name
+from learngene.families.records import architecture_name
 
 EMBEDDINGS = ("pos_embed", "cls_token", "reg_token", "dist_token")
 

@@ -6,8 +6,10 @@ from collections.abc import Sequence
 
 from torch import nn
 
-from learngene import vit
 from learngene.errors import LearngeneError
+from learngene.families.anatomy import get_blocks
+from learngene.families.records import data_config_of, label_names_of
+from learngene.families.timm import open_model
 from learngene.starts.loading import Trained, load_weights
 
 
@@ -21,14 +23,14 @@ def pretrained(model: nn.Module, *, source: Trained, class_names: Sequence[str] 
     Raises:
         LearngeneError: another architecture, width or depth.
     """
-    trained = vit.open_model(source)
-    ours, theirs = (len(vit.get_blocks(m)) for m in (model, trained))
+    trained = open_model(source)
+    ours, theirs = (len(get_blocks(m)) for m in (model, trained))
     if ours != theirs:
         raise LearngeneError(f"the start 'pretrained' needs {ours} layers, '{source}' has {theirs}; use depth-selection")
     return load_weights(
         model,
         trained.state_dict(),
-        data_config=vit.data_config(trained),
-        names=vit.label_names(trained),
+        data_config=data_config_of(trained),
+        names=label_names_of(trained),
         class_names=class_names,
     )

@@ -6,8 +6,8 @@ import torch
 from torch import Tensor, nn
 
 from learngene.errors import LearngeneError
+from learngene.families.anatomy import get_blocks
 from learngene.starts.parts import embeddings, matrices, zero_biases
-from learngene.vit import get_blocks
 
 
 def random(model: nn.Module) -> nn.Module:

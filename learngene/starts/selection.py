@@ -8,8 +8,13 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from learngene import vit
 from learngene.errors import LearngeneError
+from learngene.families.anatomy import find_blocks, get_blocks
+from learngene.families.heads import head_keys
+from learngene.families.records import architecture_name, data_config_of, label_names_of
+from learngene.families.timm import open_model
+from learngene.families.weights import load_strict
+from learngene.mix import relayer
 from learngene.starts.loading import Trained, inherit_images, load_weights
 
 Layers = Literal["first", "last", "even"]
@@ -29,11 +34,11 @@ def depth_selection(
     Raises:
         LearngeneError: another family or width, or too few layers.
     """
-    trained = vit.open_model(ancestor)
+    trained = open_model(ancestor)
     blocks = same_family(model, trained, "depth-selection")
-    chosen = choose_layers(len(vit.get_blocks(trained)), len(vit.get_blocks(model)), layers)
-    state = vit.relayer(trained.state_dict(), chosen, blocks)
-    return load_weights(model, state, data_config=vit.data_config(trained), names=vit.label_names(trained), class_names=class_names)
+    chosen = choose_layers(len(get_blocks(trained)), len(get_blocks(model)), layers)
+    state = relayer(trained.state_dict(), chosen, blocks)
+    return load_weights(model, state, data_config=data_config_of(trained), names=label_names_of(trained), class_names=class_names)
 
 
 def weight_selection(model: nn.Module, *, ancestor: Trained, layers: Layers = "first") -> nn.Module:
@@ -46,18 +51,18 @@ def weight_selection(model: nn.Module, *, ancestor: Trained, layers: Layers = "f
     Raises:
         LearngeneError: another family, or a smaller ancestor.
     """
-    trained = vit.open_model(ancestor)
+    trained = open_model(ancestor)
     blocks = same_family(model, trained, "weight-selection")
-    chosen = choose_layers(len(vit.get_blocks(trained)), len(vit.get_blocks(model)), layers)
-    larger = vit.relayer(trained.state_dict(), chosen, blocks)
+    chosen = choose_layers(len(get_blocks(trained)), len(get_blocks(model)), layers)
+    larger = relayer(trained.state_dict(), chosen, blocks)
     own = model.state_dict()
-    fresh = vit.head_keys(model)
+    fresh = head_keys(model)
     lacking = sorted(k for k in own.keys() - fresh if k not in larger)
     if lacking:
         raise LearngeneError(f"weight-selection: the ancestor has no '{lacking[0]}'; use an ancestor of the same family")
     state = {k: select(larger[k], own[k].shape, k) for k in own if k not in fresh}
-    vit.load_strict(model, state, fresh)
-    inherit_images(model, vit.data_config(trained))
+    load_strict(model, state, fresh)
+    inherit_images(model, data_config_of(trained))
     return model
 
 
@@ -108,10 +113,10 @@ def same_family(model: nn.Module, trained: nn.Module, start: str) -> str:
     Raises:
         LearngeneError: they do not.
     """
-    blocks, theirs = vit.find_blocks(model), vit.find_blocks(trained)
+    blocks, theirs = find_blocks(model), find_blocks(trained)
     if blocks != theirs:
         raise LearngeneError(
-            f"the start '{start}' needs an ancestor of the same family; {vit.architecture_name(trained)} keeps its layers in "
-            f"'{theirs}', {vit.architecture_name(model)} in '{blocks}'"
+            f"the start '{start}' needs an ancestor of the same family; {architecture_name(trained)} keeps its layers in "
+            f"'{theirs}', {architecture_name(model)} in '{blocks}'"
         )
     return blocks

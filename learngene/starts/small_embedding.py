@@ -7,8 +7,9 @@ from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 
 from learngene.errors import LearngeneError
+from learngene.families.anatomy import get_blocks
+from learngene.families.records import architecture_name
 from learngene.starts.parts import embeddings
-from learngene.vit import architecture_name, get_blocks
 
 
 @torch.no_grad()

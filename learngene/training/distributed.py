@@ -18,17 +18,8 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.utils._pytree import tree_map_only
 
 from learngene.errors import LearngeneError
+from learngene.processes import is_follower
 from learngene.recipe import Recipe
-
-
-def is_follower() -> bool:
-    """Whether this is a process of a distributed run other than the first, which does all writing.
-
-    Under torchrun RANK alone decides: inside a SLURM job its rank 0 need not be on the job's first node.
-    """
-    if "TORCHELASTIC_RUN_ID" in os.environ:
-        return os.environ["RANK"] != "0"
-    return any(os.environ.get(name, "0") != "0" for name in ("LOCAL_RANK", "NODE_RANK", "GROUP_RANK", "SLURM_PROCID"))
 
 
 def launched_by_lightning() -> bool:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import logging
 import math
-import random
 from collections.abc import Callable, Sequence
 from inspect import signature
 from typing import Any
@@ -13,52 +12,26 @@ from typing import Any
 import lightning as L
 import numpy as np
 import torch
-from timm.data import Mixup
 from timm.optim import create_optimizer_v2, get_optimizer_info
 from timm.scheduler.cosine_lr import CosineLRScheduler
 from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule
 from torch.distributed.tensor import DTensor
-from torchmetrics.functional.classification import multiclass_accuracy
 
-from learngene.data.module import Batch
+from learngene.data.loaders import Batch
+from learngene.data.teacher import LogitCache
 from learngene.errors import LearngeneError
-from learngene.logits import LogitCache
 from learngene.objectives import Distillation, Supervised, soft_kl
-from learngene.recipe import Recipe
+from learngene.recipe import Recipe, epochs_of
 from learngene.training.distributed import shard
+from learngene.training.evaluate import score
+from learngene.training.finite import NotFinite
+from learngene.training.freezing import freeze
+from learngene.training.randomness import mixing, seed_step
 from learngene.training.speed import plain_attention
-from learngene.vit import data_config, find_blocks, get_blocks
 
 log = logging.getLogger("learngene")
 SKIPS_IN_A_ROW = 20  # of steps that are not finite; more of them is no accident
-
-
-class NotFinite:
-    """Remembers, where the values are, at which step each of them was first infinite or not a number."""
-
-    def __init__(self) -> None:
-        self._steps: dict[str, Tensor] = {}  # 0-d, -1 while all is well
-
-    def look(self, name: str, value: Tensor, step: int) -> None:
-        """``value``: 0-d. Nobody waits for the device."""
-        known = self._steps.get(name)
-        known = torch.full((), -1, device=value.device) if known is None else known.to(value.device)
-        self._steps[name] = torch.where((known < 0) & ~torch.isfinite(value), step, known)
-
-    def first(self) -> tuple[int, list[str]]:
-        """The first such step, and what it was that was not finite; no names if all is well."""
-        steps = {name: int(step) for name, step in self._steps.items() if step >= 0}
-        earliest = min(steps.values(), default=-1)
-        return earliest, [name for name, step in steps.items() if step == earliest]
-
-    def names(self) -> str:
-        """All that was not finite."""
-        return ", ".join(name for name, step in self._steps.items() if step >= 0)
-
-    def forget(self) -> None:
-        """Begin again."""
-        self._steps = {}
 
 
 class TrainingModule(L.LightningModule):
@@ -310,80 +283,3 @@ class TrainingModule(L.LightningModule):
 
     def lr_scheduler_step(self, scheduler: Any, metric: Any) -> None:
         scheduler.step_update(self.global_step)
-
-
-def epochs_of(recipe: Recipe, batches: int) -> int:
-    """How many epochs of so many batches a recipe begins; the last, incomplete accumulation of an epoch is a step as well."""
-    return recipe.epochs if recipe.steps is None else math.ceil(recipe.steps / math.ceil(batches / recipe.accumulate))
-
-
-def seed_step(seed: int, epoch: int, batch: int, rank: int) -> None:
-    """Seed every generator that a training step draws from."""
-    number = int(np.random.SeedSequence((seed, epoch, batch, rank)).generate_state(1)[0])
-    random.seed(number)
-    np.random.seed(number)
-    torch.manual_seed(number)
-
-
-def mixing(recipe: Recipe, num_classes: int) -> Mixup | None:
-    """timm's mixup and CutMix, if the recipe has any."""
-    if not (recipe.mixup or recipe.cutmix):
-        return None
-    return Mixup(recipe.mixup, recipe.cutmix, label_smoothing=recipe.label_smoothing, num_classes=num_classes)
-
-
-def score(logits: Tensor, targets: Tensor) -> dict[str, Tensor]:
-    """Cross-entropy, top-1 and top-5 accuracy (shares, not percent) of a batch of logits (B, K) and labels (B,)."""
-    classes = logits.shape[1]
-    accuracy = {f"top{k}": multiclass_accuracy(logits, targets, classes, average="micro", top_k=min(k, classes)) for k in (1, 5)}
-    return {"loss": nn.functional.cross_entropy(logits, targets), **accuracy}
-
-
-def freeze(model: nn.Module, layers: int) -> list[nn.Module]:
-    """Switch off gradients of the embeddings and the first ``layers`` layers (-1: all but the head); what was frozen.
-
-    Raises:
-        LearngeneError: more layers than there are.
-    """
-    if layers == 0:
-        return []
-    blocks = find_blocks(model)
-    count = len(model.get_submodule(blocks))  # type: ignore[arg-type]
-    if layers > count:
-        raise LearngeneError(f"freeze {layers}: the model has {count} layers; use at most that, or -1 for all but the head")
-    if layers == -1:
-        head = model.get_classifier()  # type: ignore[operator]
-        heads = {p for part in (head if isinstance(head, tuple) else (head,)) for p in part.parameters()}
-        kept = [parameter for parameter in model.parameters() if parameter not in heads]
-    else:
-        first = list(model.get_submodule(blocks).children())[:layers]
-        kept = [*embeddings(model), *(parameter for layer in first for parameter in layer.parameters())]
-    for parameter in kept:
-        parameter.requires_grad_(False)
-    return [m for m in model.modules() if any(True for _ in m.parameters()) and not any(p.requires_grad for p in m.parameters())]
-
-
-def embeddings(model: nn.Module) -> list[nn.Parameter]:
-    """The parameters that what enters the first layer depends on, found by a backward pass from there.
-
-    Patch and position embeddings, tokens and norms before the layers; not what is used behind them, whatever its name is (CaiT's
-    class token and class attention).
-    """
-    entering: list[Tensor] = []
-
-    def look(layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        if not entering:
-            entering.extend(value.sum() for value in (*args, *kwargs.values()) if isinstance(value, Tensor) and value.requires_grad)
-
-    parameters = list(model.parameters())
-    training = model.training
-    handle = get_blocks(model)[0].register_forward_pre_hook(look, with_kwargs=True)  # type: ignore[arg-type]
-    try:
-        model.eval()(torch.zeros(1, *data_config(model)["input_size"], device=parameters[0].device))
-    finally:
-        handle.remove()
-        model.train(training)
-    if not entering:
-        return []
-    gradients = torch.autograd.grad(torch.stack(entering).sum(), parameters, allow_unused=True)
-    return [parameter for parameter, gradient in zip(parameters, gradients, strict=True) if gradient is not None]

@@ -11,10 +11,10 @@ import torch
 from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning.fabric.plugins.environments.torchelastic import TorchElasticEnvironment
 
+from learngene.processes import is_follower
 from learngene.recipe import Recipe
+from learngene.runs import RunDirectory
 from learngene.training.devices import accelerator
-from learngene.training.directory import RunDirectory
-from learngene.training.distributed import is_follower
 
 log = logging.getLogger("learngene")
 FULL, HALF = "32-true", "bf16-mixed"

@@ -13,7 +13,7 @@ from lightning.pytorch.callbacks import ProgressBar, RichProgressBar, TQDMProgre
 from rich.console import Console
 from tqdm.auto import tqdm
 
-from learngene.training.distributed import is_follower
+from learngene.processes import is_follower
 
 log = logging.getLogger("learngene")
 T = TypeVar("T")

@@ -11,8 +11,9 @@ from timm.layers import DropPath
 from torch import nn
 
 from learngene.errors import LearngeneError
+from learngene.families.anatomy import get_blocks
+from learngene.families.records import architecture_name
 from learngene.recipe import Recipe
-from learngene.vit import architecture_name, get_blocks
 
 
 @contextlib.contextmanager

@@ -20,7 +20,8 @@ from pathlib import Path
 import pytest
 from conftest import TINY_ARGS
 
-from learngene import vit
+from learngene.families.timm import open_model
+from learngene.families.weights import digest_of
 from learngene.gene import Learngene
 
 pytestmark = pytest.mark.slow
@@ -56,7 +57,7 @@ def finish(command, **options):
 
 def digest(out):
     gene = out / "learngene.safetensors"
-    return vit.digest(Learngene.load(gene).state if gene.exists() else vit.open_model(out / "model").state_dict())
+    return digest_of(Learngene.load(gene).state if gene.exists() else open_model(out / "model").state_dict())
 
 
 def clean(errors):

@@ -97,7 +97,14 @@ def run(out):
     tuned("finetune", small, depth=4, layer_decay=0.7, freeze=1, drop_path=0.1, label_smoothing=0.1)
     tuned("finetune-rifle", own["arch"], depth=3, arch_args=ARGS, rifle=2, start="trunc-normal+mimetic", random_erasing=0.2)
     tuned("finetune-ancestor", small, plan="1,0,2", ancestor=ancestor, kl=1.0, ce=0.3, clip_grad=None, opt="sgd")
-    tuned("finetune-selected", own["arch"], depth=3, arch_args=ARGS, start="weight-selection+sinusoidal-position", start_args={"ancestor": ancestor})
+    tuned(
+        "finetune-selected",
+        own["arch"],
+        depth=3,
+        arch_args=ARGS,
+        start="weight-selection+sinusoidal-position",
+        start_args={"ancestor": ancestor},
+    )
     for directory in learngene.spawn(gene, out=out / "spawn", depth="5 8 12", seed=3):
         found[f"spawn/{directory.name}"] = digest(read(directory / "model.safetensors"))
     for directory in learngene.spawn(gene, out=out / "spawn-other", plan="2,0,1,1,1", num_classes=7, img_size=56, in_chans=3):
@@ -138,7 +145,9 @@ def stop_and_resume(out, ancestor, own):
 
 def two_processes(out, ancestor, own):
     """DDP with gloo."""
-    subprocess.run([*words(ancestor, own, {**SHORT, "batch_size": 16, "devices": 2, "strategy": "ddp"}), f"--out={out}"], check=True)
+    subprocess.run(
+        [*words(ancestor, own, {**SHORT, "batch_size": 16, "devices": 2, "strategy": "ddp"}), f"--out={out}"], check=True
+    )
 
 
 def main(words):

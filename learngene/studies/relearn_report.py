@@ -1,4 +1,4 @@
-"""What a run of `learngene.bench.relearn` shows: the table, the plot, and the questions answered in words."""
+"""What a run of `learngene.studies.relearn` shows: the table, the plot, and the questions answered in words."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from learngene.bench.plots import relearning
-from learngene.bench.table import Row
+from learngene.bench.summary import Row
 from learngene.files import write_text
 
 

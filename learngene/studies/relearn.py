@@ -18,22 +18,27 @@ from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.utilities.seed import isolate_rng
 from torch import nn
 
-from learngene import vit
-from learngene.auxnet import is_norm
-from learngene.bench.relearn_report import spans, write_relearn_report
-from learngene.bench.table import Row
+from learngene.bench.summary import Row
 from learngene.data import ImageData, Source, open_training
-from learngene.data.sources import training_share
+from learngene.data.classes import matched
+from learngene.data.splits import training_share
 from learngene.errors import LearngeneError
+from learngene.families.anatomy import get_blocks
+from learngene.families.architecture import architecture_of
+from learngene.families.records import data_config_of, image_mode
+from learngene.families.timm import open_model
 from learngene.files import write_text
-from learngene.jobs import evaluation_config, image_mode, matched
-from learngene.limits import read_json
 from learngene.objectives import Supervised
 from learngene.provenance import commit, hardware, versions
-from learngene.recipe import DataOptions, Recipe
+from learngene.recipe import DataOptions, Recipe, evaluation_config
+from learngene.sharing import is_norm
+from learngene.studies.relearn_report import spans, write_relearn_report
 from learngene.training import RunDirectory, TrainingModule, evaluate_model, fit
+from learngene.trust.limits import read_json
 
 log = logging.getLogger("learngene")
+
+
 Mode = Literal["frozen", "free"]
 CONTROLS = ("none", "lr-x5", "norms-kept", "block-K", "inverse-K")
 
@@ -113,8 +118,8 @@ def _reset(control: str, depth: int, layers: Sequence[int]) -> list[tuple[int, .
 def reset_layers(model: nn.Module, layers: Sequence[int], *, keep_norms: bool = False, seed: int = 0) -> nn.Module:
     """Give layers (counted from 1) the weights that timm would begin them with: all of them, or all but the norms."""
     torch.manual_seed(seed)
-    blocks = vit.get_blocks(model)
-    fresh = vit.get_blocks(vit.architecture_of(model).build(len(blocks)))
+    blocks = get_blocks(model)
+    fresh = get_blocks(architecture_of(model).build(len(blocks)))
     for layer in layers:
         old, new = blocks[layer - 1], fresh[layer - 1]
         kept = {f"{name}." for name, part in old.named_modules() if is_norm(part)} if keep_norms else set()
@@ -125,7 +130,7 @@ def reset_layers(model: nn.Module, layers: Sequence[int], *, keep_norms: bool = 
 
 def freeze_all_but(model: nn.Module, layers: Sequence[int]) -> list[nn.Module]:
     """Switch off the gradients of all but some layers (counted from 1); the other layers, to be kept in eval mode."""
-    blocks = vit.get_blocks(model)
+    blocks = get_blocks(model)
     model.requires_grad_(False)
     for layer in layers:
         blocks[layer - 1].requires_grad_(True)
@@ -193,7 +198,7 @@ def run_cell(
     module = TrainingModule(model, Supervised(recipe.label_smoothing), recipe, num_classes=train.num_classes or 0)
     if cell.mode == "frozen":
         module.frozen = freeze_all_but(model, cell.layers)
-    config = evaluation_config(vit.data_config(model), loading)
+    config = evaluation_config(data_config_of(model), loading)
     data = ImageData(training_share(train, dataclasses.replace(loading, train_fraction=cell.share)), val, config, recipe, loading)
     damaged = accuracy(model, data)
     target = original - tolerance
@@ -205,7 +210,7 @@ def run_cell(
         run.begin()
     reached = next((step for step, top1 in watch.points if top1 >= target), None)
     back = None if cell.control == "none" else reached if lost else 0
-    row = {**dataclasses.asdict(cell), "depth": len(vit.get_blocks(model)), "width": getattr(model, "embed_dim", None)}
+    row = {**dataclasses.asdict(cell), "depth": len(get_blocks(model)), "width": getattr(model, "embed_dim", None)}
     row |= {"train_images": len(data.train or ()), "original": original, "damaged": damaged}
     row |= {"best": max([damaged, *(top1 for _, top1 in watch.points)]), "steps": back, "points": watch.points}
     batch = recipe.batch_size * recipe.accumulate
@@ -223,7 +228,7 @@ def open_models(paths: Sequence[str]) -> dict[str, nn.Module]:
     """Trained models by name: the folder's, or enough of its path to tell them apart."""
     if len(set(paths)) < len(paths):
         raise LearngeneError("a model is named twice; name each once")
-    return {_name(path, paths): vit.open_model(path) for path in paths}
+    return {_name(path, paths): open_model(path) for path in paths}
 
 
 def _name(path: str, paths: Sequence[str]) -> str:
@@ -254,7 +259,7 @@ def all_cells(
         raise LearngeneError(f"shares {list(shares)} must be above 0 and at most 1")
     found = []
     for name, model in trained.items():
-        depth = len(vit.get_blocks(model))
+        depth = len(get_blocks(model))
         found += cells(name, depth, layers or range(1, depth + 1), shares, modes, controls, seeds)  # type: ignore[arg-type]
     return found
 
@@ -294,9 +299,9 @@ def run_cells(
     """Rows of all cells (see `run_cell`), in ``out``/results.jsonl as far as they are; views beyond ``max_images`` are not run."""
     original = {}
     for name, model in trained.items():
-        images = ImageData(None, val, evaluation_config(vit.data_config(model), loading), recipe, loading)
+        images = ImageData(None, val, evaluation_config(data_config_of(model), loading), recipe, loading)
         original[name] = accuracy(model, images)
-        log.info("%s: %d layers, validation top-1 %.2f %%", name, len(vit.get_blocks(model)), 100 * original[name])
+        log.info("%s: %d layers, validation top-1 %.2f %%", name, len(get_blocks(model)), 100 * original[name])
     steps = max(1, max_images // (recipe.batch_size * recipe.accumulate))
     rows = []
     for number, cell in enumerate(todo, start=1):

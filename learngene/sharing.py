@@ -8,8 +8,9 @@ from timm.layers import DropPath
 from torch import nn
 
 from learngene.errors import LearngeneError
+from learngene.families.anatomy import get_blocks
+from learngene.families.architecture import Architecture
 from learngene.plan import StagePlan
-from learngene.vit import Architecture, get_blocks
 
 
 def build_auxnet(architecture: Architecture, plan: StagePlan, **overrides: Any) -> nn.Module:

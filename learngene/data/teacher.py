@@ -1,7 +1,8 @@
 """The ancestor's outputs, kept on disk: the top k log-probabilities of every view, with the view's seed (TinyViT, arXiv 2207.10666).
 
-A cache is a directory: ``cache.json`` (what it belongs to, and the SHA-256 of each shard) and shards ``epoch-0003-0000.safetensors`` of
-`SHARD` views, in the order in which an epoch shows them. Classes outside the top k share what is left of the probability.
+A cache is a directory: ``cache.json`` (what it belongs to, and the SHA-256 of each shard) and shards
+``epoch-0003-0000.safetensors`` of `SHARD` views, in the order in which an epoch shows them. Classes outside the top k share what is
+left of the probability.
 """
 
 from __future__ import annotations
@@ -20,10 +21,11 @@ from safetensors import SafetensorError
 from safetensors.numpy import load, save
 from torch import Tensor
 
+from learngene.devices import to_device
 from learngene.errors import LearngeneError
 from learngene.files import atomic_file, write_text
-from learngene.fingerprints import difference, way_out
-from learngene.limits import MAX_NUMBER, MAX_RECORD, read_json
+from learngene.fingerprints import difference, first_change, way_out
+from learngene.trust.limits import MAX_NUMBER, MAX_RECORD, read_json
 
 FORMAT_VERSION = 1
 SHARD = 2**16  # views, rounded up to whole batches
@@ -211,12 +213,6 @@ def _write_record(path: Path, record: Mapping[str, Any]) -> None:
     write_text(path / LogitCache.RECORD, json.dumps({"format_version": FORMAT_VERSION, **record}, indent=2) + "\n")
 
 
-def to_device(values: np.ndarray, device: torch.device | str) -> Tensor:
-    """A copy there; from pinned memory, so that nobody waits for it."""
-    tensor = torch.from_numpy(np.ascontiguousarray(values))
-    return tensor.pin_memory().to(device, non_blocking=True) if torch.device(device).type == "cuda" else tensor.to(device)
-
-
 def spread(value: Tensor, index: Tensor, classes: int) -> Tensor:
     """Log-probabilities (B, K) from the top k of them (B, k): all other classes share what is left evenly.
 
@@ -244,17 +240,6 @@ def _read_record(path: Path) -> dict[str, Any]:
     if type(version) is not int or not 0 < version <= FORMAT_VERSION:
         raise LearngeneError(f"'{path}' has cache format {version}, this package reads up to {FORMAT_VERSION}; upgrade it")
     return record
-
-
-def first_change(then: Any, now: Any, name: str = "") -> tuple[str, Any, Any]:
-    """What differs first between two plain values: its dotted name, within mappings and lists of one length, and both values."""
-    if isinstance(then, list) and isinstance(now, list) and len(then) == len(now) and any(isinstance(v, dict) for v in then):
-        then, now = ({str(place): v for place, v in enumerate(values, start=1)} for values in (then, now))
-    if isinstance(then, dict) and isinstance(now, dict):
-        for key in sorted(then.keys() | now.keys()):
-            if then.get(key) != now.get(key):
-                return first_change(then.get(key), now.get(key), f"{name}.{key}".removeprefix("."))
-    return name, then, now
 
 
 def _short(value: Any) -> str:

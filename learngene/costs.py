@@ -1,14 +1,15 @@
-"""What each depth costs: parameters, bytes, FLOPs, latency; and the deepest descendant within a budget.
+"""What each depth costs: parameters, bytes, FLOPs; and the deepest descendant within a budget.
 
-All layers of a family cost the same, so parameters and FLOPs of any depth follow exactly from two depths. Latency is measured,
-all depths in turn, so that what else the machine does meets them alike.
+All layers of a family cost the same, so parameters and FLOPs of any depth follow exactly from two depths.
 """
 
 from __future__ import annotations
 
+import contextlib
+import copy
+import io
 import logging
-import statistics
-import time
+import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -16,104 +17,65 @@ from itertools import pairwise
 from typing import Any
 
 import torch
+from timm.models import get_model_input_config
 from torch import nn
 
-from learngene import vit
+from learngene.devices import chosen_device, device_of
 from learngene.errors import LearngeneError
+from learngene.families.anatomy import anatomy, count_parameters
+from learngene.families.architecture import Architecture
+from learngene.families.modes import evaluating
+from learngene.families.records import architecture_name
+from learngene.families.weights import load_strict
+from learngene.latency import Latency, latencies
+from learngene.mix import relayer
+from learngene.objectives import Ancestor
 from learngene.plan import StagePlan
-from learngene.provenance import hardware
-from learngene.vit import Architecture
+
+log = logging.getLogger("learngene")
+
+
+def forward_flops(model: nn.Module, size: Sequence[int]) -> int:
+    """FLOPs of one image, counted on a copy on the meta device; where that cannot be, on the model itself; 0, with a warning, if neither can."""
+    try:
+        return count_flops(copy.deepcopy(model).requires_grad_(False).to("meta"), size)
+    except Exception as error:  # of anybody's code: some models cannot be copied, others have no shapes without numbers
+        log.debug("FLOPs are counted where the model lies: %s", error)
+    try:
+        return count_flops(model, size)
+    except Exception as error:
+        log.warning("the FLOPs of %s cannot be counted (%s); costs leave them out", architecture_name(model), error)
+        return 0
+
+
+def ancestor_flops(guide: Ancestor, model_data: Mapping[str, Any]) -> int:
+    """FLOPs of the ancestor for one image: a forward pass at its own input size."""
+    size = guide.input_size or model_data["input_size"]
+    return forward_flops(guide.model, size)
+
+
+def val_metrics(result: Mapping[str, Any]) -> dict[str, float]:
+    return {k: v for k, v in result.items() if k.startswith("val_")}
+
+
+def training_cost(result: Mapping[str, Any], flops_per_image: int) -> dict[str, Any]:
+    images = result.get("images", 0)
+    return {
+        "images": images,
+        "steps": result.get("step", 0),
+        "seconds": result.get("seconds", 0.0),
+        "joules": result.get("joules"),
+        "flops": images * flops_per_image,
+    }
+
 
 TEN_DEPTHS = range(6, 16)  # the ten models that SWS counts its storage against
 MAX_DEPTH = 200
-# Latency: rounds over all models, forward passes timed in each (one before them is not), and seconds per model after which no
-# further round begins.
-FEWEST_ROUNDS, MOST_ROUNDS, PASSES, SECONDS = 5, 30, 3, 0.5
-log = logging.getLogger(__name__)
 
 
 def usual_depths(plan: StagePlan) -> list[int]:
     """The depths of a table where none are named: 6 to 15, those that have a layer for each stage; else the plan's own."""
     return [depth for depth in TEN_DEPTHS if depth >= plan.stages] or [plan.depth]
-
-
-@dataclass(frozen=True)
-class Latency:
-    """Milliseconds of one forward pass of one image: the median of all that were timed, and the quartiles around it."""
-
-    median: float
-    low: float
-    high: float
-
-    @classmethod
-    def of(cls, times: Sequence[float]) -> Latency:
-        """From milliseconds of single passes, two or more."""
-        low, median, high = statistics.quantiles(times, n=4, method="inclusive")
-        return cls(median, low, high)
-
-    def plain(self) -> dict[str, Any]:
-        """As fields of a table's row."""
-        return {"latency_ms": self.median, "latency_quartiles_ms": [self.low, self.high]}
-
-
-def latencies(models: Mapping[int, nn.Module], device: str = "cpu") -> dict[int, Latency]:
-    """Latency of each model, measured here in turns: a pass to warm up and a few timed ones of each, over and over.
-
-    Args:
-        models: by number of layers; they are put on the device and into evaluation mode.
-        device: cpu, cuda, ... or auto.
-    """
-    place = chosen_device(device)
-    times: dict[int, list[float]] = {depth: [] for depth in models}
-    for model in models.values():
-        model.to(place).eval()
-    images = {depth: torch.zeros(1, *vit.data_config(model)["input_size"], device=place) for depth, model in models.items()}
-    end = time.perf_counter() + SECONDS * len(models)
-    with torch.inference_mode():
-        for turn in range(MOST_ROUNDS + 1):
-            if turn > FEWEST_ROUNDS and time.perf_counter() > end:
-                break
-            for depth, model in models.items():
-                passes = _timed(model, images[depth], PASSES)
-                times[depth] += passes if turn else []  # the first round warms up
-    return {depth: Latency.of(passes) for depth, passes in times.items()}
-
-
-def _timed(model: nn.Module, images: torch.Tensor, passes: int) -> list[float]:
-    """Milliseconds of each forward pass, after one that brings the weights into the caches."""
-    ends = []
-    for _ in range(passes + 1):
-        model(images)
-        if images.device.type != "cpu":
-            torch.accelerator.synchronize(images.device)
-        ends.append(time.perf_counter())
-    return [1e3 * (after - before) for before, after in pairwise(ends)]
-
-
-def chosen_device(device: str) -> torch.device:
-    """The device itself; for auto a GPU if there is one."""
-    if device != "auto":
-        return torch.device(device)
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-
-
-def conditions(device: str) -> dict[str, Any]:
-    """How latency is measured here: where, in which numbers, on how many threads, how many images at once."""
-    dtype = str(torch.get_default_dtype()).removeprefix("torch.")
-    place = chosen_device(device)
-    return {"device": str(place), "hardware": hardware(), "dtype": dtype, "threads": torch.get_num_threads(), "batch": 1}
-
-
-def condition_words(how: Mapping[str, Any]) -> str:
-    """`conditions` in a line."""
-    return (
-        f"median and quartiles of one forward pass of {how['batch']} image, {how['dtype']}, {_threads(how)}, "
-        f"on {how['device']} ({how['hardware']})"
-    )
-
-
-def _threads(how: Mapping[str, Any]) -> str:
-    return f"{how['threads']} thread{'' if how['threads'] == 1 else 's'}"
 
 
 @dataclass
@@ -147,7 +109,7 @@ class Sizes:
 
     @cached_property
     def _parameters(self) -> tuple[int, int]:
-        return _line(*(vit.parameters(self._build(depth)) for depth in (1, 2)))
+        return _line(*(count_parameters(self._build(depth)) for depth in (1, 2)))
 
     @cached_property
     def _flops(self) -> tuple[int, int]:
@@ -155,9 +117,9 @@ class Sizes:
 
     def _count(self, depth: int) -> int:
         try:
-            return vit.flops(self._build(depth))
+            return count_flops(self._build(depth))
         except (NotImplementedError, RuntimeError):  # torch's word for an operator that has no shapes without numbers
-            return vit.flops(self.architecture.build(depth, **dict(self.overrides)).requires_grad_(False))
+            return count_flops(self.architecture.build(depth, **dict(self.overrides)).requires_grad_(False))
 
     def parameters(self, depth: int) -> int:
         """Number of parameters of a descendant, nothing shared."""
@@ -176,7 +138,7 @@ class Sizes:
     def costs(self, plans: Sequence[StagePlan], *, latency: bool = False, device: str = "cpu") -> list[dict[str, Any]]:
         """A row per plan: ``depth``, ``plan``, ``parameters``, ``bytes``, ``gflops``, and where asked for ``latency_ms`` (median
         of one image) and ``latency_quartiles_ms``."""
-        known = vit.anatomy(self.architecture.name)
+        known = anatomy(self.architecture.name)
         if known.depth_argument is None:
             log.info("timm fixes the depth of %s at %d: other depths in Python only", self.architecture.name, known.depth)
         measured = self.latencies([plan.depth for plan in plans], device) if latency else {}
@@ -211,11 +173,11 @@ class Sizes:
         """A model per depth. All use the weights of the deepest, so that many take no more memory than one."""
         place = chosen_device(device)
         deepest = self.architecture.build(depths[-1], **dict(self.overrides)).to(place)
-        blocks = vit.anatomy(self.architecture.name).blocks
+        blocks = anatomy(self.architecture.name).blocks
         models = {}
         for depth in depths[:-1]:
             models[depth] = self.architecture.build(depth, **dict(self.overrides)).to(place)
-            vit.load_strict(models[depth], vit.relayer(deepest.state_dict(), range(depth), blocks), set(), assign=True)
+            load_strict(models[depth], relayer(deepest.state_dict(), range(depth), blocks), set(), assign=True)
         return models | {depths[-1]: deepest}
 
     def deepest(
@@ -283,3 +245,21 @@ def _too_much(name: str, budget: float, depth: int, words: str) -> LearngeneErro
 def _line(one: int, two: int) -> tuple[int, int]:
     """Value at depth 0 and rise per layer, from depths 1 and 2."""
     return 2 * one - two, two - one
+
+
+def count_flops(model: nn.Module, input_size: Sequence[int] | None = None) -> int:
+    """Floating point operations (2 per multiply-add) of one forward pass of one image, counted by torch.
+
+    Counts matrix products, convolutions and attention. Runs the model on zeros where it lies; put it on the meta
+    device to count without computing (fused attention is missed on CPU, see torch.utils.flop_counter).
+    """
+    from torch.utils.flop_counter import FlopCounterMode
+
+    size = tuple(input_size or get_model_input_config(model)["input_size"])
+    counter = FlopCounterMode(display=False)
+    with _COUNTING, evaluating(model), torch.no_grad(), contextlib.redirect_stdout(io.StringIO()), counter:  # some models print
+        model(torch.zeros(1, *size, device=device_of(model)))
+    return counter.get_total_flops()
+
+
+_COUNTING = threading.Lock()  # stdout is one for all threads

@@ -10,20 +10,22 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from learngene import vit
 from learngene.bench import plots
+from learngene.costs import Sizes
 from learngene.data import ImageData, open_split
+from learngene.data.classes import matched
 from learngene.errors import LearngeneError
+from learngene.families.records import data_config_of, image_mode
 from learngene.files import atomic_directory, write_text
 from learngene.gene import Learngene
-from learngene.jobs import evaluation_config, image_mode, matched
+from learngene.latency import condition_words, conditions
 from learngene.plan import StagePlan, parse_depths
 from learngene.provenance import hardware, versions
-from learngene.recipe import DataOptions, Recipe
-from learngene.sizes import Sizes, condition_words, conditions
+from learngene.recipe import DataOptions, Recipe, evaluation_config
 from learngene.training import evaluate_model
 
 log = logging.getLogger("learngene")
+
 
 FILES = ("evaluation.json", "evaluation.md", "accuracy-by-size.png")
 
@@ -61,7 +63,7 @@ def evaluate_depths(
     (source,) = matched(shallow, name, way_out, source)
     if gene.class_names is None:
         log.info("the learngene has no class names; its outputs are taken to be in the order of the data's classes")
-    images = ImageData(None, source, evaluation_config(vit.data_config(shallow), loading), Recipe(batch_size=batch_size), loading)
+    images = ImageData(None, source, evaluation_config(data_config_of(shallow), loading), Recipe(batch_size=batch_size), loading)
     # 2. what each depth costs, and how well it does
     rows = Sizes(gene.architecture).costs(plans, latency=True, device=device)
     for row, plan in zip(rows, plans, strict=True):

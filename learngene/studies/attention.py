@@ -10,13 +10,15 @@ from matplotlib.figure import Figure
 from timm.utils import AttentionExtract
 from torch import Tensor, nn
 
-from learngene import vit
 from learngene.bench.plots import save
 from learngene.data import open_split
-from learngene.data.module import Views, eval_transform
+from learngene.data.views import Views, eval_transform
 from learngene.errors import LearngeneError
-from learngene.jobs import evaluation_config, image_mode
-from learngene.recipe import DataOptions
+from learngene.families.anatomy import get_blocks
+from learngene.families.architecture import architecture_of
+from learngene.families.records import architecture_name, data_config_of, image_mode, pretrained_cfg_of, set_pretrained_cfg
+from learngene.families.timm import open_model
+from learngene.recipe import DataOptions, evaluation_config
 from learngene.starts import begin, parse
 
 
@@ -26,7 +28,7 @@ def open_named(names: Sequence[str], *, seed: int) -> list[tuple[str, nn.Module]
     Raises:
         LearngeneError: a model cannot be opened, or there is none to take the architecture from.
     """
-    trained = {name: vit.open_model(name) for name in names if Path(name).exists() or not _is_start(name)}
+    trained = {name: open_model(name) for name in names if Path(name).exists() or not _is_start(name)}
     starts = [name for name in names if name not in trained]
     if starts and not trained:
         raise LearngeneError(f"'{starts[0]}' has no architecture of its own; name a trained model beside it")
@@ -50,8 +52,8 @@ def _is_start(name: str) -> bool:
 @torch.random.fork_rng(devices=[])
 def _begun_like(model: nn.Module, start: str, seed: int) -> nn.Module:
     torch.manual_seed(seed)
-    twin = vit.architecture_of(model).build(len(vit.get_blocks(model)))
-    vit.set_pretrained_cfg(twin, vit.pretrained_cfg(model))
+    twin = architecture_of(model).build(len(get_blocks(model)))
+    set_pretrained_cfg(twin, pretrained_cfg_of(model))
     return begin(twin, start)
 
 
@@ -60,7 +62,7 @@ def batch(model: nn.Module, data: str, loading: DataOptions, split: str, images:
     source = open_split(data, loading, split, image_mode(model))
     if source.stream is not None:
         raise LearngeneError(f"{data} is streamed; give a folder of images")
-    views = Views(source, eval_transform(evaluation_config(vit.data_config(model), loading)))
+    views = Views(source, eval_transform(evaluation_config(data_config_of(model), loading)))
     return torch.stack([view["image"] for view in (views[i] for i in range(min(images, len(source)))) if "image" in view])
 
 
@@ -80,12 +82,12 @@ def attention_maps(model: nn.Module, images: Tensor, layers: Sequence[int]) -> d
         with torch.inference_mode():
             found = list(extract(images).values())
     except Exception as error:  # torch.fx raises anything
-        raise LearngeneError(f"the attention of {vit.architecture_name(model)} cannot be read ({error}); use a plain ViT") from None
+        raise LearngeneError(f"the attention of {architecture_name(model)} cannot be read ({error}); use a plain ViT") from None
     finally:
         for module in fused:
             module.fused_attn = True  # type: ignore[assignment]
     if not found or found[0].ndim != 4:
-        raise LearngeneError(f"{vit.architecture_name(model)} shows no attention; use a plain ViT")
+        raise LearngeneError(f"{architecture_name(model)} shows no attention; use a plain ViT")
     return {layer: found[min(layer, len(found)) - 1].mean((0, 1)) for layer in layers}
 
 

@@ -14,28 +14,24 @@ import numpy as np
 import torch
 from lightning.pytorch.utilities.seed import isolate_rng
 
-from learngene.ancestors import AncestorImages, open_ancestor
-from learngene.data import ImageData, open_training
+from learngene.costs import ancestor_flops
+from learngene.data import ImageData, Source, fingerprint, open_training
+from learngene.data.classes import IGNORE_LABELS, matched
+from learngene.data.teacher import DTYPES, LogitCache
 from learngene.errors import LearngeneError
+from learngene.families.ancestors import AncestorImages, open_ancestor, student_architecture, student_data_config
+from learngene.families.records import image_mode, model_name
+from learngene.families.weights import digest_of
 from learngene.files import alone, check_free
-from learngene.jobs import (
-    IGNORE_LABELS,
-    cache_key,
-    image_mode,
-    matched,
-    model_name,
-    student_architecture,
-    student_images,
-    teacher_flops,
-)
-from learngene.logits import DTYPES, LogitCache
 from learngene.objectives import Ancestor
-from learngene.recipe import DataOptions, Recipe
+from learngene.recipe import DataOptions, DistillOptions, Recipe
 from learngene.training.devices import check_devices, training_device
-from learngene.training.module import mixing, seed_step
 from learngene.training.precision import Step, choose_precision
+from learngene.training.randomness import mixing, seed_step
 
 log = logging.getLogger("learngene")
+
+
 LOCK = "cache.lock"
 
 
@@ -67,7 +63,7 @@ def run_caching(
         raise LearngeneError(f"dtype '{dtype}': use one of {', '.join(DTYPES)}")
     with torch.device("meta"):
         skeleton = student_architecture(teacher, arch, arch_args or {}).build(1)
-    model_data = student_images(teacher, arch, skeleton, loading)
+    model_data = student_data_config(teacher, arch, skeleton, loading)
     train, val = open_training(data, loading, image_mode(skeleton))
     if not loading.unlabeled:
         train, val = matched(teacher, model_name(ancestor), IGNORE_LABELS, train, val)
@@ -75,7 +71,7 @@ def run_caching(
     guide = Ancestor(teacher, model_data)
     images = ImageData(train, val, model_data, recipe, loading, device=device)
     key = cache_key(guide, model_data, train, recipe, on_device=images.pixels() is not None)
-    flops = teacher_flops(guide, model_data)
+    flops = ancestor_flops(guide, model_data)
     with alone(out / LOCK, f"another process writes the cache '{out}'; wait for it, or choose another --out"), _taken_back(out):
         if overwrite or not (out / LogitCache.RECORD).exists():
             _clear(out)
@@ -166,3 +162,43 @@ def _look(
             seeds.append(batch["seed"])
             logits.append(guide(pictures).float().cpu())
     return np.concatenate(seeds), torch.cat(logits)
+
+
+def open_cache(path: str | Path, terms: DistillOptions) -> LogitCache:
+    """A cache of the ancestor's logits, for these terms of the loss."""
+    if terms.feature:
+        raise LearngeneError(f"feature {terms.feature} needs the ancestor's layers, and a cache has only its logits; drop one")
+    if not (terms.kl or terms.hard):
+        raise LearngeneError("kl and hard are both 0, so nothing of the cache would be used; drop --cache")
+    return LogitCache(path)
+
+
+VIEW_FIELDS = (
+    "seed",
+    "batch_size",
+    "repeats",
+    "hflip",
+    "crop_scale",
+    "color_jitter",
+    "auto_augment",
+    "random_erasing",
+    "mixup",
+    "cutmix",
+)
+
+
+def cache_key(guide: Ancestor, model_data: Mapping[str, Any], train: Source, recipe: Recipe, *, on_device: bool) -> dict[str, Any]:
+    """What cached logits belong to. Equal keys mean equal views and an equal ancestor."""
+    if train.stream is not None:
+        raise LearngeneError(f"{train.name} is streamed, so its views have no fixed order; a cache needs images by index")
+    own = guide.own_data
+    views = {name: getattr(recipe, name) for name in VIEW_FIELDS} | {"on_device": on_device}
+    shown = ("input_size", "mean", "std", "interpolation")
+    return {
+        "ancestor": digest_of(guide.model.state_dict()),
+        "ancestor's normalisation": {k: own.get(k) for k in shown},
+        "classes": getattr(guide.model, "num_classes", None),
+        "data": fingerprint(train),
+        "views": views,
+        "images": {k: model_data.get(k) for k in shown},
+    }

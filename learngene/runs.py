@@ -6,24 +6,60 @@ import contextlib
 import json
 import logging
 import shutil
+import zipfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 import yaml
 
-from learngene.data.sources import Source, fingerprint
+from learngene.data.source import Source, fingerprint
 from learngene.errors import LearngeneError
 from learngene.files import alone, check_free, is_locked, write_text
-from learngene.fingerprints import difference, way_out
-from learngene.limits import MAX_RECORD, read_json
+from learngene.fingerprints import difference, first_change, way_out
 from learngene.log import only_from
-from learngene.logits import first_change
+from learngene.processes import is_follower
 from learngene.provenance import commit, hardware, versions
-from learngene.training.callbacks import newest_checkpoint, previous_checkpoint
-from learngene.training.distributed import is_follower
+from learngene.trust.limits import MAX_RECORD, read_json
 
 log = logging.getLogger("learngene")
+
+
+def previous_checkpoint(path: Path) -> Path:
+    """Where the checkpoint before ``path`` is kept."""
+    return path.with_name(f"previous{path.suffix}")
+
+
+def newest_checkpoint(path: Path) -> Path | None:
+    """``path`` or the one before it, whichever is whole (every byte is checked by its CRC); none if neither was written.
+
+    Raises:
+        LearngeneError: there were checkpoints, and none of them is whole.
+    """
+    damaged: list[Path] = []
+    for candidate in (path, previous_checkpoint(path)):
+        if candidate.exists():
+            if _is_whole(candidate):
+                if damaged:
+                    log.warning("%s is damaged; going on from %s", damaged[0], candidate.name)
+                return candidate
+            damaged.append(candidate)
+    if damaged:
+        raise LearngeneError(f"'{damaged[0]}' is damaged, and there is no older checkpoint; pass --overwrite to begin again")
+    return None
+
+
+def _is_whole(path: Path) -> bool:
+    """Whether every byte is as it was written, and nothing but tensors and plain values is in it."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            if archive.testzip() is not None:
+                return False
+        torch.load(path, map_location="cpu", mmap=True, weights_only=True)
+    except Exception:  # damage takes many forms
+        return False
+    return True
 
 
 class RunDirectory:
