@@ -17,10 +17,6 @@ wait_politely()
 
 __version__ = "0.1.0"
 
-COMMANDS = (
-    "distill", "cache", "spawn", "finetune", "evaluate", "benchmark", "report", "relearn", "attention", "info", "plan_costs",
-    "archs", "export", "demo",
-)  # fmt: skip
 _HOMES = {
     "StagePlan": "plan",
     "LearngeneError": "errors",
@@ -29,42 +25,34 @@ _HOMES = {
     "tie": "sharing",
     "Learngene": "gene",
     **dict.fromkeys(("Recipe", "DataOptions", "DistillOptions"), "recipe"),
-    **dict.fromkeys(COMMANDS, "commands"),
 }
-__all__ = [*_HOMES, "__version__"]
 
 if TYPE_CHECKING:
-    from learngene.commands import (  # type: ignore[no-redef]  # noqa: F401
-        archs,
-        attention,
-        benchmark,
-        cache,
-        demo,
-        distill,
-        evaluate,
-        export,
-        finetune,
-        info,
-        plan_costs,
-        relearn,
-        report,
-        spawn,
-    )
     from learngene.errors import LearngeneError as LearngeneError
-    from learngene.families.architecture import Architecture
+    from learngene.families.architecture import Architecture as Architecture
     from learngene.gene import Learngene as Learngene
     from learngene.plan import StagePlan as StagePlan
     from learngene.recipe import DataOptions as DataOptions
     from learngene.recipe import DistillOptions as DistillOptions
     from learngene.recipe import Recipe as Recipe
-    from learngene.sharing import build_auxnet, tie
+    from learngene.sharing import build_auxnet as build_auxnet
+    from learngene.sharing import tie as tie
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
-        raise AttributeError(f"module 'learngene' has no attribute '{name}'")
-    return getattr(import_module(f"learngene.{_HOMES[name]}"), name)
+    if name in _HOMES:
+        return getattr(import_module(f"learngene.{_HOMES[name]}"), name)
+    if name == "__all__":
+        return __dir__()
+    if not name.startswith("_"):
+        from learngene.jobs import functions
+
+        if name in functions():
+            return functions()[name]
+    raise AttributeError(f"module 'learngene' has no attribute '{name}'")
 
 
 def __dir__() -> list[str]:
-    return sorted(__all__)
+    from learngene.jobs import functions
+
+    return sorted([*_HOMES, *functions(), "__version__"])

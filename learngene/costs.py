@@ -28,8 +28,7 @@ from learngene.families.modes import evaluating
 from learngene.families.records import architecture_name
 from learngene.families.weights import load_strict
 from learngene.latency import Latency, latencies
-from learngene.mix import relayer
-from learngene.objectives import Ancestor
+from learngene.mix import pick
 from learngene.plan import StagePlan
 
 log = logging.getLogger("learngene")
@@ -39,26 +38,26 @@ def forward_flops(model: nn.Module, size: Sequence[int]) -> int:
     """FLOPs of one image, counted on a copy on the meta device; where that cannot be, on the model itself; 0, with a warning, if neither can."""
     try:
         return count_flops(copy.deepcopy(model).requires_grad_(False).to("meta"), size)
-    except Exception as error:  # of anybody's code: some models cannot be copied, others have no shapes without numbers
+    except (
+        Exception
+    ) as error:  # of anybody's code: some models cannot be copied, others have no shapes without numbers
         log.debug("FLOPs are counted where the model lies: %s", error)
     try:
         return count_flops(model, size)
     except Exception as error:
-        log.warning("the FLOPs of %s cannot be counted (%s); costs leave them out", architecture_name(model), error)
+        log.warning(
+            "the FLOPs of %s cannot be counted (%s); costs leave them out", architecture_name(model), error
+        )
         return 0
 
 
-def ancestor_flops(guide: Ancestor, model_data: Mapping[str, Any]) -> int:
-    """FLOPs of the ancestor for one image: a forward pass at its own input size."""
-    size = guide.input_size or model_data["input_size"]
-    return forward_flops(guide.model, size)
-
-
 def val_metrics(result: Mapping[str, Any]) -> dict[str, float]:
+    """What `learngene.training.fit` measured on the validation images at the end."""
     return {k: v for k, v in result.items() if k.startswith("val_")}
 
 
 def training_cost(result: Mapping[str, Any], flops_per_image: int) -> dict[str, Any]:
+    """Images, steps, seconds, joules and FLOPs of a training, by what `learngene.training.fit` gave."""
     images = result.get("images", 0)
     return {
         "images": images,
@@ -100,7 +99,9 @@ class Sizes:
 
     def _build(self, depth: int) -> nn.Module:
         with torch.device("meta"):
-            return self.architecture.build(depth, **dict(self.overrides)).requires_grad_(False)  # FLOPs of some need that
+            return self.architecture.build(depth, **dict(self.overrides)).requires_grad_(
+                False
+            )  # FLOPs of some need that
 
     @property
     def classes(self) -> int:
@@ -118,7 +119,10 @@ class Sizes:
     def _count(self, depth: int) -> int:
         try:
             return count_flops(self._build(depth))
-        except (NotImplementedError, RuntimeError):  # torch's word for an operator that has no shapes without numbers
+        except (
+            NotImplementedError,
+            RuntimeError,
+        ):  # torch's word for an operator that has no shapes without numbers
             return count_flops(self.architecture.build(depth, **dict(self.overrides)).requires_grad_(False))
 
     def parameters(self, depth: int) -> int:
@@ -135,12 +139,18 @@ class Sizes:
         base, layer = self._flops
         return (base + layer * depth) / 1e9
 
-    def costs(self, plans: Sequence[StagePlan], *, latency: bool = False, device: str = "cpu") -> list[dict[str, Any]]:
+    def costs(
+        self, plans: Sequence[StagePlan], *, latency: bool = False, device: str = "cpu"
+    ) -> list[dict[str, Any]]:
         """A row per plan: ``depth``, ``plan``, ``parameters``, ``bytes``, ``gflops``, and where asked for ``latency_ms`` (median
         of one image) and ``latency_quartiles_ms``."""
         known = anatomy(self.architecture.name)
         if known.depth_argument is None:
-            log.info("timm fixes the depth of %s at %d: other depths in Python only", self.architecture.name, known.depth)
+            log.info(
+                "timm fixes the depth of %s at %d: other depths in Python only",
+                self.architecture.name,
+                known.depth,
+            )
         measured = self.latencies([plan.depth for plan in plans], device) if latency else {}
         rows = []
         for plan in plans:
@@ -177,7 +187,7 @@ class Sizes:
         models = {}
         for depth in depths[:-1]:
             models[depth] = self.architecture.build(depth, **dict(self.overrides)).to(place)
-            load_strict(models[depth], relayer(deepest.state_dict(), range(depth), blocks), set(), assign=True)
+            load_strict(models[depth], pick(deepest.state_dict(), range(depth), blocks), set(), assign=True)
         return models | {depths[-1]: deepest}
 
     def deepest(
@@ -205,7 +215,11 @@ class Sizes:
             if not cost(shallowest) <= budget:  # also where the budget is not a number
                 raise _too_much(name, budget, shallowest, words.format(cost(shallowest)))
             most = max(d for d in range(shallowest, max(most, shallowest) + 1) if cost(d) <= budget)
-        return most if max_latency_ms is None else self._deepest_in_time(shallowest, most, max_latency_ms, device)
+        return (
+            most
+            if max_latency_ms is None
+            else self._deepest_in_time(shallowest, most, max_latency_ms, device)
+        )
 
     def _deepest_in_time(self, shallowest: int, most: int, budget: float, device: str) -> int:
         """The deepest up to ``most`` within a latency.
@@ -216,7 +230,10 @@ class Sizes:
         measured = self.latencies([shallowest, 2 * shallowest], device)
         if not measured[shallowest].median <= budget:
             raise _too_much(
-                "max_latency_ms", budget, shallowest, f"take {measured[shallowest].median:.4g} ms on {chosen_device(device)}"
+                "max_latency_ms",
+                budget,
+                shallowest,
+                f"take {measured[shallowest].median:.4g} ms on {chosen_device(device)}",
             )
         low, high = shallowest, most + 1  # low fits, high does not
         while high - low > 1:
@@ -257,7 +274,13 @@ def count_flops(model: nn.Module, input_size: Sequence[int] | None = None) -> in
 
     size = tuple(input_size or get_model_input_config(model)["input_size"])
     counter = FlopCounterMode(display=False)
-    with _COUNTING, evaluating(model), torch.no_grad(), contextlib.redirect_stdout(io.StringIO()), counter:  # some models print
+    with (
+        _COUNTING,
+        evaluating(model),
+        torch.no_grad(),
+        contextlib.redirect_stdout(io.StringIO()),
+        counter,
+    ):  # some models print
         model(torch.zeros(1, *size, device=device_of(model)))
     return counter.get_total_flops()
 

@@ -12,7 +12,11 @@ from learngene.errors import LearngeneError
 def to_device(values: np.ndarray, device: torch.device | str) -> Tensor:
     """A copy there; from pinned memory, so that nobody waits for it."""
     tensor = torch.from_numpy(np.ascontiguousarray(values))
-    return tensor.pin_memory().to(device, non_blocking=True) if torch.device(device).type == "cuda" else tensor.to(device)
+    return (
+        tensor.pin_memory().to(device, non_blocking=True)
+        if torch.device(device).type == "cuda"
+        else tensor.to(device)
+    )
 
 
 def chosen_device(device: str) -> torch.device:
@@ -27,7 +31,9 @@ def check_device(device: str) -> None:
     try:
         torch.empty(1, device=None if device == "auto" else device)
     except (RuntimeError, AssertionError) as error:
-        raise LearngeneError(f"device '{device}' cannot be used ({str(error).splitlines()[0]}); use cpu or auto") from None
+        raise LearngeneError(
+            f"device '{device}' cannot be used ({str(error).splitlines()[0]}); use cpu or auto"
+        ) from None
 
 
 def device_of(model: nn.Module) -> torch.device:

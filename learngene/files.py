@@ -30,7 +30,9 @@ def atomic_file(path: str | Path) -> Iterator[Path]:
     path = Path(path)
     _make_parent(path)
     with _plain_words(path):
-        descriptor, name = tempfile.mkstemp(prefix=f".{path.name[:100]}.", suffix=path.suffix[:20], dir=path.parent)
+        descriptor, name = tempfile.mkstemp(
+            prefix=f".{path.name[:100]}.", suffix=path.suffix[:20], dir=path.parent
+        )
         os.close(descriptor)
         scratch = Path(name)
         try:
@@ -44,7 +46,9 @@ def atomic_file(path: str | Path) -> Iterator[Path]:
 
 
 @contextlib.contextmanager
-def atomic_directory(path: str | Path, *, overwrite: bool = False, own: Sequence[str] | None = None) -> Iterator[Path]:
+def atomic_directory(
+    path: str | Path, *, overwrite: bool = False, own: Sequence[str] | None = None
+) -> Iterator[Path]:
     """A scratch directory beside ``path`` to fill; on success it takes the name ``path``.
 
     Args:
@@ -93,7 +97,10 @@ def _flush(path: Path) -> None:
     try:
         os.fsync(descriptor)
     except OSError as error:
-        if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # some network file systems cannot flush directories
+        if error.errno not in (
+            errno.EINVAL,
+            errno.ENOTSUP,
+        ):  # some network file systems cannot flush directories
             raise
     finally:
         os.close(descriptor)
@@ -128,7 +135,9 @@ def write_failure(error: BaseException) -> str | None:
     told = re.search(r"os error (\d+)", str(error))
     if told:
         return os.strerror(int(told[1]))
-    torch_writer = isinstance(error, RuntimeError) and ("inline_container" in str(error) or "PytorchStreamWriter" in str(error))
+    torch_writer = isinstance(error, RuntimeError) and (
+        "inline_container" in str(error) or "PytorchStreamWriter" in str(error)
+    )
     return "the disk is full or has gone" if torch_writer else None
 
 
@@ -153,7 +162,9 @@ def locked(path: str | Path, *, wait: bool = True) -> Iterator[bool]:
             yield False
             return
         except OSError as error:
-            raise LearngeneError(f"the file system of '{path}' has no locks ({error.strerror}), which sharing work needs") from None
+            raise LearngeneError(
+                f"the file system of '{path}' has no locks ({error.strerror}), which sharing work needs"
+            ) from None
         try:
             yield True
         finally:
@@ -239,7 +250,9 @@ def check_free(
     foreign = next((file.name for file in held if file.name not in own or not file.is_file()), None)
     if foreign or not (path / own[0]).is_file():
         why = f"holds '{foreign}'" if foreign else f"lacks {own[0]}"
-        raise LearngeneError(f"'{path}' {why}, so it is not what --overwrite replaces, an earlier output; choose another --out")
+        raise LearngeneError(
+            f"'{path}' {why}, so it is not what --overwrite replaces, an earlier output; choose another --out"
+        )
 
 
 def check_new_file(path: str | Path, *, overwrite: bool = False) -> None:
@@ -265,7 +278,9 @@ def _make_parent(path: Path) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise LearngeneError(f"the folder '{path.parent}' cannot be made ({error.strerror}); choose another --out") from None
+        raise LearngeneError(
+            f"the folder '{path.parent}' cannot be made ({error.strerror}); choose another --out"
+        ) from None
 
 
 def _umask() -> int:

@@ -35,7 +35,9 @@ def difference(then: Any, now: Mapping[str, Any]) -> str | None:
         return None if then == now["sample"] else "other images or labels"
     if not isinstance(then, Mapping):
         return "a record of the images that cannot be read"
-    if "sample" in then and not {"files", "version"} & set(then):  # an earlier version knew neither of some streams
+    if "sample" in then and not {"files", "version"} & set(
+        then
+    ):  # an earlier version knew neither of some streams
         now = {kind: value for kind, value in now.items() if kind in then}
     if then == now:
         return None
@@ -70,7 +72,9 @@ def _newest(then: Mapping[str, Any], now: Mapping[str, Any]) -> str:
     try:
         (_, before), (name, after) = then["newest"], now["newest"]
         if after > before:
-            return f", the last at {time.strftime('%Y-%m-%d %H:%M:%S', time.localtime(after / 1e9))}" + (name and f" ('{name}')")
+            return f", the last at {time.strftime('%Y-%m-%d %H:%M:%S', time.localtime(after / 1e9))}" + (
+                name and f" ('{name}')"
+            )
     except (KeyError, TypeError, ValueError, OverflowError):
         pass
     return ""
@@ -78,7 +82,12 @@ def _newest(then: Mapping[str, Any], now: Mapping[str, Any]) -> str:
 
 def first_change(then: Any, now: Any, name: str = "") -> tuple[str, Any, Any]:
     """What differs first between two plain values: its dotted name, within mappings and lists of one length, and both values."""
-    if isinstance(then, list) and isinstance(now, list) and len(then) == len(now) and any(isinstance(v, dict) for v in then):
+    if (
+        isinstance(then, list)
+        and isinstance(now, list)
+        and len(then) == len(now)
+        and any(isinstance(v, dict) for v in then)
+    ):
         then, now = ({str(place): v for place, v in enumerate(values, start=1)} for values in (then, now))
     if isinstance(then, dict) and isinstance(now, dict):
         for key in sorted(then.keys() | now.keys()):

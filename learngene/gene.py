@@ -1,11 +1,10 @@
 """The learngene: one layer per stage and what surrounds them. Extract it, spawn from it, save it, load it.
 
-A learngene is a ViT checkpoint with one layer per stage, so extracting and expanding are one function, `vit.relayer`.
+A learngene is a ViT checkpoint with one layer per stage, so extracting and expanding are one function, `learngene.mix.mix`.
 """
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -13,30 +12,25 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from timm.models import get_model_input_config
 from torch import Tensor, nn
 
 from learngene.arguments import typed
 from learngene.errors import LearngeneError
 from learngene.families.anatomy import anatomy, attention_heads, find_blocks, get_blocks
-from learngene.families.architecture import Architecture, architecture_of
+from learngene.families.architecture import Architecture, architecture_of, check_storable
 from learngene.families.heads import head_keys, same_classes
 from learngene.families.records import UNTRAINED, image_config, set_pretrained_cfg
-from learngene.families.timm import open_model, what_file
-from learngene.families.weights import State, adapt_state, build_filled, digest_of, load_strict
-from learngene.files import atomic_file
-from learngene.mix import relayer
+from learngene.families.timm import open_model
+from learngene.families.weights import adapt_state, build_filled, load_strict
+from learngene.gene_file import read, write
+from learngene.mix import State
 from learngene.plan import StagePlan
-from learngene.sharing import tie
-from learngene.trust.limits import MAX_JSON, TABLES_FREE, TABLES_PER_WEIGHT, parse_json
+from learngene.sharing import STAGES, expand, extract, tie
+from learngene.trust.limits import TABLES_FREE, TABLES_PER_WEIGHT
 from learngene.trust.models import check_loading
 from learngene.trust.records import check_class_names, check_data_config
 
-FORMAT_VERSION = 1
-HEADER_KEY = "learngene"
-PICKLES = (b"PK", *(bytes([0x80, protocol]) for protocol in range(2, 6)))  # how torch.save's and pickle's files begin
 log = logging.getLogger(__name__)
 
 
@@ -47,10 +41,11 @@ class Learngene:
     Attributes:
         architecture: the timm model name and arguments that all descendants share.
         plan: the auxiliary net's plan, e.g. ``StagePlan((3, 3, 4, 3, 3))``.
+        sharing: how layers are made of the stored ones; ``stages``: each is that of its stage.
         state: tensors of a timm model with one layer per stage.
         class_names: names of the head's outputs, in order, when known.
         data_config: mean, std, input size (C, H, W) and interpolation the weights were trained with.
-        ancestor: name, digest and licence of the teacher.
+        ancestor: name, digest and licence of the ancestor.
         metrics: what distilling measured and cost.
         versions: package versions at distillation.
     """
@@ -63,6 +58,7 @@ class Learngene:
     ancestor: Mapping[str, Any] = field(default_factory=dict)
     metrics: Mapping[str, Any] = field(default_factory=dict)
     versions: Mapping[str, str] = field(default_factory=dict)
+    sharing: str = STAGES
 
     def __repr__(self) -> str:
         """A few lines; the tensors are in `state`."""
@@ -77,9 +73,16 @@ class Learngene:
             "ancestor": self.ancestor.get("name", "unknown"),
             "metrics": numbers or "none",
         }
-        return "Learngene(\n" + "".join(f"  {name}: {str(value)[:160]}\n" for name, value in lines.items()) + ")"
+        return (
+            "Learngene(\n" + "".join(f"  {name}: {str(value)[:160]}\n" for name, value in lines.items()) + ")"
+        )
 
     def __post_init__(self) -> None:
+        check_storable(self.architecture)
+        if self.sharing != STAGES:
+            raise LearngeneError(
+                f"it shares layers by {self.sharing!r:.40}, and this package knows '{STAGES}' alone; upgrade it"
+            )
         self.plan.first_layers  # noqa: B018  refuses a plan with an empty stage
         if self.plan.stages > len(self.state):
             raise LearngeneError(
@@ -108,7 +111,12 @@ class Learngene:
                 f"use a smaller img_size"
             )
         odd = next(
-            (k for k, t in skeleton.state_dict().items() if t.is_floating_point() != self.state[k].is_floating_point()), None
+            (
+                k
+                for k, t in skeleton.state_dict().items()
+                if t.is_floating_point() != self.state[k].is_floating_point()
+            ),
+            None,
         )
         if odd is not None:
             raise LearngeneError(
@@ -124,10 +132,14 @@ class Learngene:
         check_data_config({"license": self.ancestor.get("license")}, "ancestor")
         check_class_names(self.class_names, "the header")
         if self.class_names is not None and len(self.class_names) != self.num_classes:
-            raise LearngeneError(f"{len(self.class_names)} class names for a head of {self.num_classes} classes; give one each")
+            raise LearngeneError(
+                f"{len(self.class_names)} class names for a head of {self.num_classes} classes; give one each"
+            )
 
     @classmethod
-    def extract(cls, auxnet: nn.Module, plan: StagePlan | str | Sequence[int], **provenance: Any) -> Learngene:
+    def extract(
+        cls, auxnet: nn.Module, plan: StagePlan | str | Sequence[int], **provenance: Any
+    ) -> Learngene:
         """The learngene of an auxiliary net: each stage's layer, and everything outside the layers.
 
         What the layers of a stage do not share (norms, with ``share_norms`` off) is averaged over the stage.
@@ -137,20 +149,17 @@ class Learngene:
         """
         plan = StagePlan.parse(plan)
         auxnet = open_model(auxnet)
-        blocks = find_blocks(auxnet)
         layers = len(get_blocks(auxnet))
         if plan.depth != layers:
-            raise LearngeneError(f"plan {plan} has {plan.depth} layers, but the model has {layers}; make the two agree")
-        full = auxnet.state_dict()
-        state = {name: tensor.detach().cpu().clone() for name, tensor in relayer(full, plan.first_layers, blocks).items()}
-        for name, tensor in state.items():
-            layer, _, rest = name.removeprefix(f"{blocks}.").partition(".")
-            if name.startswith(f"{blocks}.") and tensor.is_floating_point():
-                first = plan.first_layers[int(layer)]
-                mates = [full[f"{blocks}.{i}.{rest}"] for i in range(first, first + plan.repeats[int(layer)])]
-                if not all(torch.equal(mates[0], mate) for mate in mates):
-                    tensor.copy_(torch.stack(mates).mean(0))
-        return cls(architecture_of(auxnet), plan, state, **provenance)
+            raise LearngeneError(
+                f"plan {plan} has {plan.depth} layers, but the model has {layers}; make the two agree"
+            )
+        return cls(
+            architecture_of(auxnet),
+            plan,
+            extract(auxnet.state_dict(), plan, find_blocks(auxnet)),
+            **provenance,
+        )
 
     @property
     def num_classes(self) -> int:
@@ -163,7 +172,9 @@ class Learngene:
         return sum(tensor.numel() for tensor in self.state.values())
 
     @typed
-    def plan_for(self, depth: int | None = None, plan: StagePlan | str | Sequence[int] | None = None) -> StagePlan:
+    def plan_for(
+        self, depth: int | None = None, plan: StagePlan | str | Sequence[int] | None = None
+    ) -> StagePlan:
         """The plan of a descendant: balanced over the stages for a depth, or the one that is given.
 
         Raises:
@@ -179,7 +190,9 @@ class Learngene:
                 f"plan {plan} has {plan.stages} stages, the learngene has {self.plan.stages}; give one number per stage"
             )
         if depth is not None and plan.depth != depth:
-            raise LearngeneError(f"plan {plan} adds up to {plan.depth} layers, not to the depth {depth}; change one of them")
+            raise LearngeneError(
+                f"plan {plan} adds up to {plan.depth} layers, not to the depth {depth}; change one of them"
+            )
         return plan
 
     def auxnet(self, **overrides: Any) -> nn.Module:
@@ -218,14 +231,22 @@ class Learngene:
         check_loading(overrides)
         if class_names is not None:
             if num_classes not in (None, len(class_names)):
-                raise LearngeneError(f"{len(class_names)} class names for {num_classes} classes; give one name each")
+                raise LearngeneError(
+                    f"{len(class_names)} class names for {num_classes} classes; give one name each"
+                )
             num_classes = len(class_names)
         classes = self.num_classes if num_classes is None else num_classes
         if classes < min(1, self.num_classes):
             raise LearngeneError(f"num_classes {classes}: a head needs at least 1 class")
         inherited = self.has_classes(classes, class_names)
         if inherited or not self.num_classes:
-            log.info("depth %d (%s): head %s (%d classes)", target.depth, target, "inherited" if inherited else "fresh", classes)
+            log.info(
+                "depth %d (%s): head %s (%d classes)",
+                target.depth,
+                target,
+                "inherited" if inherited else "fresh",
+                classes,
+            )
         else:
             dropped = "depth %d (%s): the trained head of %d classes is dropped, as the %d asked for are others; a fresh one begins"
             log.warning(dropped, target.depth, target, self.num_classes, classes)
@@ -239,14 +260,14 @@ class Learngene:
     def _expand(self, plan: StagePlan, *, inherit_head: bool = True, **overrides: Any) -> nn.Module:
         resize = {k: overrides.pop(k) for k in ("img_size", "in_chans") if k in overrides}
         if inherit_head and not resize:
-            whole = relayer(self.state, plan.stage_of_layer, anatomy(self.architecture.name).blocks)
+            whole = expand(self.state, plan, anatomy(self.architecture.name).blocks)
             model = build_filled(self.architecture, plan.depth, whole, **overrides)
             self._check_heads(model, overrides)
             set_pretrained_cfg(model, self._pretrained_cfg(model, inherit_head))
             return model
         model = self.architecture.build(plan.depth, **overrides, **resize)
         self._check_heads(model, overrides)
-        state: State = relayer(self.state, plan.stage_of_layer, find_blocks(model))
+        state: State = expand(self.state, plan, find_blocks(model))
         if resize:
             state = adapt_state(self.architecture, state, model, self._input_size())
         fresh = set() if inherit_head else head_keys(model)
@@ -262,7 +283,9 @@ class Learngene:
             own = attention_heads(self.architecture.build(1))
         found = attention_heads(model)
         if own != found:
-            raise LearngeneError(f"num_heads {found}: the weights are of layers with {own} heads; drop num_heads")
+            raise LearngeneError(
+                f"num_heads {found}: the weights are of layers with {own} heads; drop num_heads"
+            )
 
     def _input_size(self) -> tuple[int, int, int]:
         with torch.device("meta"):
@@ -272,36 +295,27 @@ class Learngene:
         size = get_model_input_config(model)["input_size"]
         cfg = image_config(self.data_config, size[0])
         names = list(self.class_names) if inherit_head and self.class_names else None
-        cfg |= {"input_size": tuple(size), "num_classes": getattr(model, "num_classes", None), "label_names": names}
+        cfg |= {
+            "input_size": tuple(size),
+            "num_classes": getattr(model, "num_classes", None),
+            "label_names": names,
+        }
         return UNTRAINED | cfg | {"license": self.ancestor.get("license")}
 
     @typed
     def save(self, path: str | Path) -> Path:
         """Write one safetensors file: tensors, and a JSON header under the metadata key ``learngene``."""
-        path = Path(path)
-        header = self._header()
-        tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in self.state.items()}
-        text = json.dumps(header)
-        if len(text) > MAX_JSON:
-            raise LearngeneError(
-                f"the header would have {len(text)} bytes, and {MAX_JSON} are the most; shorten class_names or metrics"
-            )
-        with atomic_file(path) as scratch:
-            save_file(tensors, scratch, metadata={HEADER_KEY: text})
-        return path
-
-    def _header(self) -> dict[str, Any]:
         header = {
-            "format_version": FORMAT_VERSION,
             "architecture": {"name": self.architecture.name, "args": dict(self.architecture.args)},
             "plan": list(self.plan.repeats),
+            "sharing": self.sharing,
             "class_names": list(self.class_names) if self.class_names else None,
             "data_config": dict(self.data_config),
             "ancestor": dict(self.ancestor),
             "metrics": dict(self.metrics),
             "versions": dict(self.versions),
         }
-        return header | {"digest": _digest(header, self.state)}
+        return write(Path(path), header, self.state)
 
     @classmethod
     @typed
@@ -313,75 +327,21 @@ class Learngene:
                 does not fit the tensors. The sentence names the file and the reason.
         """
         path = Path(path)
-        header, state = _read(path)
-        version = header.get("format_version")
-        if isinstance(version, bool) or not isinstance(version, int) or not 1 <= version <= FORMAT_VERSION:
-            raise LearngeneError(
-                f"'{path}' has learngene format {version!r:.40}, this package reads up to {FORMAT_VERSION}; "
-                f"upgrade with 'pip install --upgrade learngene'"
-            )
-        stored = header.pop("digest", None)
-        if stored != _digest(header, state):
-            raise LearngeneError(f"'{path}' was altered after it was written (its digest does not match); fetch or distil it again")
+        header, state = read(path)
         try:
             architecture = Architecture(header["architecture"]["name"], header["architecture"]["args"])
             names = header["class_names"]
-            known = {k: header[k] for k in ("data_config", "ancestor", "metrics", "versions")}
+            known = {k: header[k] for k in ("data_config", "ancestor", "metrics", "versions", "sharing")}
             check_class_names(names, "the header")
-            return cls(architecture, StagePlan.parse(header["plan"]), state, tuple(names) if names else None, **known)
+            return cls(
+                architecture,
+                StagePlan.parse(header["plan"]),
+                state,
+                class_names=tuple(names) if names else None,
+                **known,
+            )
         except (LearngeneError, KeyError, TypeError, AttributeError) as error:
-            reason = str(error) if isinstance(error, LearngeneError) else f"its header lacks or garbles {error}"
+            reason = (
+                str(error) if isinstance(error, LearngeneError) else f"its header lacks or garbles {error}"
+            )
             raise LearngeneError(f"'{path}' cannot be used: {reason}") from None
-
-
-def _digest(header: Mapping[str, Any], state: State) -> str:
-    return digest_of({**state, "": torch.frombuffer(bytearray(json.dumps(header, sort_keys=True).encode()), dtype=torch.uint8)})
-
-
-def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    try:
-        is_directory = path.is_dir()
-    except OSError as error:
-        raise LearngeneError(f"'{str(path)[:100]}' cannot be opened ({error.strerror}); check the path and its rights") from None
-    if is_directory:
-        raise LearngeneError(f"'{path}' is a directory; a learngene is one file, usually {path}/learngene.safetensors")
-    if not path.is_file():
-        raise LearngeneError(f"there is no file '{path}'; 'learngene distill' writes RUN/learngene.safetensors")
-    try:
-        _check_length(path)
-        with safe_open(path, framework="pt") as file:
-            header = parse_json((file.metadata() or {}).get(HEADER_KEY, "null"), f"the header of '{path}'")
-            if not isinstance(header, dict):
-                raise LearngeneError(
-                    f"'{path}' is a safetensors file but not a learngene (it has no learngene header); {_instead(path)}"
-                )
-            return header, {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except (SafetensorError, OSError, ValueError, RuntimeError, OverflowError, TypeError, KeyError, AttributeError) as error:
-        if isinstance(error, LearngeneError):
-            raise
-        first = _first_bytes(path, 9)
-        if first[:2] in PICKLES:
-            raise LearngeneError(f"'{path}' is a pickle, which could run code when opened; {_instead(path)}") from None
-        # after the header's length a safetensors file has its JSON
-        if path.suffix.lower() not in ("", ".safetensors") and first[8:] != b"{":
-            raise LearngeneError(f"{what_file(path)}; {_instead(path)}") from None
-        raise LearngeneError(f"'{path}' is damaged or not a learngene ({error}); fetch or distil it again") from None
-
-
-def _instead(path: Path) -> str:
-    """What to give instead of a file that is no learngene: for a part of a timm directory, that directory."""
-    gene = "a learngene, a safetensors file that 'learngene distill' writes"
-    is_part = path.name in ("model.safetensors", "config.json", "pytorch_model.bin") and (path.parent / "config.json").is_file()
-    return f"give the directory '{path.parent}', or {gene}" if is_part else f"give {gene}"
-
-
-def _first_bytes(path: Path, count: int = 8) -> bytes:
-    with path.open("rb") as file:
-        return file.read(count)
-
-
-def _check_length(path: Path) -> None:
-    """Raise if the safetensors header, whose length comes first, is longer than any of ours (quotes are written as two bytes)."""
-    length = int.from_bytes(_first_bytes(path), "little")
-    if 3 * MAX_JSON < length <= path.stat().st_size:
-        raise LearngeneError(f"'{path}' has a header of {length} bytes, and {3 * MAX_JSON} are the most; fetch or distil it again")

@@ -19,13 +19,24 @@ class HelpFormatter(DefaultHelpFormatter):
         super().__init__(*args, **{"max_help_position": 32, **kwargs})
 
     def _format_action_invocation(self, action: Any, *args: Any, **kwargs: Any) -> str:
+        if getattr(action, "is_placed", False):
+            return str(action.dest)
         text: str = super()._format_action_invocation(action, *args, **kwargs)
-        shown = [part for part in text.split(", --") if not part.partition(" ")[0].endswith("+")]  # jsonargparse's --plan+ appends
-        return " ".join(word.replace("_", "-") if word.startswith("--") else word for word in ", --".join(shown).split(" "))
+        shown = [
+            part for part in text.split(", --") if not part.partition(" ")[0].endswith("+")
+        ]  # jsonargparse's --plan+ appends
+        return " ".join(
+            word.replace("_", "-") if word.startswith("--") else word
+            for word in ", --".join(shown).split(" ")
+        )
 
     def _get_default_metavar_for_optional(self, action: Any) -> str:
         hint = getattr(action, "_typehint", None)
-        kinds = [kind for kind in get_args(hint) if kind is not type(None)] if get_origin(hint) in UNIONS else [hint]
+        kinds = (
+            [kind for kind in get_args(hint) if kind is not type(None)]
+            if get_origin(hint) in UNIONS
+            else [hint]
+        )
         kind = (get_origin(kinds[0]) or kinds[0]) if len(kinds) == 1 else None
         return METAVARS.get(kind) or str(action.dest).upper().replace("_", "-")
 
@@ -34,6 +45,11 @@ class HelpFormatter(DefaultHelpFormatter):
         if getattr(action, "is_needed", False):
             return f"{text} (required)"
         default = ",".join(map(str, action.default)) if isinstance(action.default, list) else action.default
-        if default is None or default is False or default in ("", argparse.SUPPRESS) or action.dest == "config":
+        if (
+            default is None
+            or default is False
+            or default in ("", argparse.SUPPRESS)
+            or action.dest == "config"
+        ):
             return text
         return f"{text} (default: {str(default).lower() if isinstance(default, bool) else default})"

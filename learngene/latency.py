@@ -51,7 +51,10 @@ def latencies(models: Mapping[int, nn.Module], device: str = "cpu") -> dict[int,
     times: dict[int, list[float]] = {depth: [] for depth in models}
     for model in models.values():
         model.to(place).eval()
-    images = {depth: torch.zeros(1, *data_config_of(model)["input_size"], device=place) for depth, model in models.items()}
+    images = {
+        depth: torch.zeros(1, *data_config_of(model)["input_size"], device=place)
+        for depth, model in models.items()
+    }
     end = time.perf_counter() + SECONDS * len(models)
     with torch.inference_mode():
         for turn in range(MOST_ROUNDS + 1):
@@ -78,7 +81,13 @@ def conditions(device: str) -> dict[str, Any]:
     """How latency is measured here: where, in which numbers, on how many threads, how many images at once."""
     dtype = str(torch.get_default_dtype()).removeprefix("torch.")
     place = chosen_device(device)
-    return {"device": str(place), "hardware": hardware(), "dtype": dtype, "threads": torch.get_num_threads(), "batch": 1}
+    return {
+        "device": str(place),
+        "hardware": hardware(),
+        "dtype": dtype,
+        "threads": torch.get_num_threads(),
+        "batch": 1,
+    }
 
 
 def condition_words(how: Mapping[str, Any]) -> str:

@@ -1,6 +1,7 @@
-"""What a model is trained for: ``(model, images, targets) -> losses by name``. One loop serves all of them.
+"""What a model is trained for: ``objective(model, batch) -> losses by name``. One loop serves all of them.
 
-Shapes: images (B, C, H, W); targets (B,) class indices or (B, K) class probabilities; logits (B, K).
+A batch is a mapping: ``image`` (B, C, H, W); ``target`` (B,) class indices or (B, K) class probabilities; and where the ancestor's
+logits were kept, ``teacher`` (B, K), of these very views.
 """
 
 from __future__ import annotations
@@ -13,14 +14,16 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision.transforms.v2.functional import InterpolationMode, resize
 
+from learngene.costs import forward_flops
 from learngene.errors import LearngeneError
-from learngene.families.foreign import logits_of
-from learngene.families.foreign import own_data_config as ancestor_data
+from learngene.families.foreign import logits_of, own_data_config
 from learngene.families.modes import evaluating
 from learngene.families.records import architecture_name, data_config_of
+from learngene.plan import match_layers
 
 FeatureLoss = Literal["mse", "cosine"]
 Losses = dict[str, Tensor]
+Batch = Mapping[str, Any]
 
 
 def soft_kl(student: Tensor, teacher: Tensor, temperature: float = 1.0) -> Tensor:
@@ -42,8 +45,17 @@ class Supervised(nn.Module):
         super().__init__()
         self.label_smoothing = label_smoothing
 
-    def forward(self, model: nn.Module, images: Tensor, targets: Tensor) -> Losses:
-        return {"ce": self.cross_entropy(model(images), targets)}
+    @property
+    def frozen_nets(self) -> tuple[nn.Module, ...]:
+        """Nets beside the model that a step runs, and never changes."""
+        return ()
+
+    def forward(self, model: nn.Module, batch: Batch) -> Losses:
+        return {"ce": self.cross_entropy(model(batch["image"]), batch["target"])}
+
+    def compare(self, logits: Tensor, batch: Batch) -> dict[str, Tensor]:
+        """What is measured in validation beside accuracy, from the model's logits (B, K)."""
+        return {}
 
     def cross_entropy(self, logits: Tensor, targets: Tensor) -> Tensor:
         """Mixed targets (B, K) are smoothed when they are mixed; plain ones (B,) here."""
@@ -62,7 +74,7 @@ class Distillation(Supervised):
         feature: weight of the distance between stage ends and the matching ancestor layers.
         temperature: of ``kl``.
         feature_loss: ``mse`` or ``cosine`` (1 - cosine similarity over channels).
-        layers: index of the student's last layer in each stage; see `match_layers` for the ancestor's.
+        layers: index of the student's last layer in each stage; see `learngene.plan.match_layers` for the ancestor's.
     """
 
     def __init__(
@@ -82,7 +94,9 @@ class Distillation(Supervised):
         super().__init__(label_smoothing)
         weights = {"kl": kl, "hard": hard, "ce": ce, "feature": feature}
         if any(w < 0 for w in weights.values()) or not any(weights.values()):
-            raise LearngeneError(f"loss weights {weights}: none may be negative and at least one must be above 0")
+            raise LearngeneError(
+                f"loss weights {weights}: none may be negative and at least one must be above 0"
+            )
         if temperature <= 0:
             raise LearngeneError(f"temperature {temperature}: it must be above 0")
         self.weights = {name: weight for name, weight in weights.items() if weight}
@@ -92,7 +106,9 @@ class Distillation(Supervised):
         if feature:
             assert student is not None
             self.layers = list(layers)
-            self.ancestor_layers = match_layers(self.layers, layer_count(student), layer_count(ancestor.model))
+            self.ancestor_layers = match_layers(
+                self.layers, layer_count(student), layer_count(ancestor.model)
+            )
             self.project = _projections(student, ancestor, self.layers, self.ancestor_layers)
 
     @property
@@ -104,14 +120,18 @@ class Distillation(Supervised):
     def ancestor(self) -> Ancestor:
         return self._held[0]
 
-    def forward(self, model: nn.Module, images: Tensor, targets: Tensor, teacher: Tensor | None = None) -> Losses:
-        """``teacher``: the ancestor's logits (B, K), if they are known already."""
-        wanted = self.weights
+    @property
+    def frozen_nets(self) -> tuple[nn.Module, ...]:
+        return (self.ancestor.model,)
+
+    def forward(self, model: nn.Module, batch: Batch) -> Losses:
+        """The ancestor is run only where the batch does not hold what it said of these images."""
+        images, teacher, wanted = batch["image"], batch.get("teacher"), self.weights
         losses: Losses = {}
         if "feature" in wanted:
             logits, features = forward_features(model, images, self.layers)
-            teacher, guides = self.ancestor.to(images.device).features(images, self.ancestor_layers)
-            losses["feature"] = self._feature_distance(features, guides)
+            teacher, theirs = self.ancestor.to(images.device).features(images, self.ancestor_layers)
+            losses["feature"] = self._feature_distance(features, theirs)
         else:
             logits = model(images)
             if teacher is None:
@@ -121,31 +141,42 @@ class Distillation(Supervised):
         if "hard" in wanted:
             losses["hard"] = F.cross_entropy(logits.float(), teacher.argmax(-1))
         if "ce" in wanted:
-            losses["ce"] = self.cross_entropy(logits, targets)
+            losses["ce"] = self.cross_entropy(logits, batch["target"])
         return losses
 
-    def _feature_distance(self, features: list[Tensor], guides: list[Tensor]) -> Tensor:
+    def compare(self, logits: Tensor, batch: Batch) -> dict[str, Tensor]:
+        """KL divergence from the ancestor, and the share of images of which both say the same."""
+        if not self.compares_logits:
+            return {}
+        teacher = self.ancestor.to(logits.device)(batch["image"])
+        return {
+            "kl": soft_kl(logits, teacher),
+            "agreement": (logits.argmax(-1) == teacher.argmax(-1)).float().mean(),
+        }
+
+    def _feature_distance(self, features: list[Tensor], theirs: list[Tensor]) -> Tensor:
         total = features[0].new_zeros((), dtype=torch.float32)
-        for project, feature, guide in zip(self.project, features, guides, strict=True):
+        for project, feature, wanted in zip(self.project, features, theirs, strict=True):
             feature = project(feature.permute(0, 2, 3, 1)).permute(0, 3, 1, 2).float()  # (B, D, h, w)
-            guide = F.interpolate(guide.float(), size=feature.shape[-2:], mode="bilinear", antialias=True)
+            wanted = F.interpolate(wanted.float(), size=feature.shape[-2:], mode="bilinear", antialias=True)
             if self.feature_loss == "cosine":
-                total = total + (1 - F.cosine_similarity(feature, guide, dim=1)).mean()
-            else:  # without the guide's scale: layers of one net differ in it by orders of magnitude
-                total = total + F.mse_loss(feature, F.layer_norm(guide.permute(0, 2, 3, 1), guide.shape[1:2]).permute(0, 3, 1, 2))
+                total = total + (1 - F.cosine_similarity(feature, wanted, dim=1)).mean()
+            else:  # without the ancestor's scale: layers of one net differ in it by orders of magnitude
+                normed = F.layer_norm(wanted.permute(0, 2, 3, 1), wanted.shape[1:2]).permute(0, 3, 1, 2)
+                total = total + F.mse_loss(feature, normed)
         return total / len(features)
 
 
 class Ancestor(nn.Module):
-    """A frozen teacher that sees the student's images in its own way.
+    """A frozen ancestor that sees the student's images in its own way.
 
     The images were normalised for the student: undo that, fit the channels, resize to the ancestor's input size and
     normalise as the ancestor was trained (augreg ViTs use 0.5/0.5, DeiT and DINO ImageNet's).
 
     Args:
-        model: the teacher; its gradients are switched off and it stays in eval mode.
-        student_data: ``mean`` and ``std`` of the student's images, one value per channel.
-        own_data: the same of the ancestor, and its ``input_size``; by default read from a timm model.
+        model: the ancestor itself; its gradients are switched off and it stays in eval mode.
+        student_data_config: ``mean`` and ``std`` of the student's images, one value per channel.
+        data_config: the same of the ancestor, and its ``input_size``; by default read from a timm model.
     """
 
     student_mean: Tensor
@@ -153,24 +184,38 @@ class Ancestor(nn.Module):
     own_mean: Tensor
     own_std: Tensor
 
-    def __init__(self, model: nn.Module, student_data: Mapping[str, Any], own_data: Mapping[str, Any] | None = None) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        student_data_config: Mapping[str, Any],
+        data_config: Mapping[str, Any] | None = None,
+    ) -> None:
         super().__init__()
         self.model = model.eval().requires_grad_(False)
-        own = dict(own_data or ancestor_data(model) or student_data)
-        self.own_data = own
+        own = dict(data_config or own_data_config(model) or student_data_config)
+        self.data_config = own
         self.input_size = tuple(own["input_size"]) if "input_size" in own else None
-        for name, config in (("student", student_data), ("own", own)):
+        self.student_size = tuple(student_data_config.get("input_size", ()))
+        for name, config in (("student", student_data_config), ("own", own)):
             for key in ("mean", "std"):
-                self.register_buffer(f"{name}_{key}", torch.tensor(config[key]).view(1, -1, 1, 1), persistent=False)
-        self.same_normalisation = all(tuple(own[key]) == tuple(student_data[key]) for key in ("mean", "std"))
+                self.register_buffer(
+                    f"{name}_{key}", torch.tensor(config[key]).view(1, -1, 1, 1), persistent=False
+                )
+        self.same_normalisation = all(
+            tuple(own[key]) == tuple(student_data_config[key]) for key in ("mean", "std")
+        )
 
     def train(self, mode: bool = True) -> Ancestor:
         """Stays in eval mode."""
         return super().train(False)
 
     def __deepcopy__(self, memo: Any) -> Ancestor:
-        """One frozen teacher serves all copies of a student (EMA makes one)."""
+        """One frozen ancestor serves all copies of a student (EMA makes one)."""
         return self
+
+    def flops(self) -> int:
+        """Of a forward pass of one of the student's images, at the size that the ancestor wants."""
+        return forward_flops(self.model, self.input_size or self.student_size)
 
     def view(self, images: Tensor) -> Tensor:
         """The student's images (B, C, H, W) as the ancestor wants them (B, C', H', W')."""
@@ -190,7 +235,9 @@ class Ancestor(nn.Module):
         output = self.model(self.view(images))
         logits = logits_of(output)
         if logits is None:
-            raise LearngeneError(f"the ancestor {architecture_name(self.model)} gives {type(output).__name__}, not logits (B, K)")
+            raise LearngeneError(
+                f"the ancestor {architecture_name(self.model)} gives {type(output).__name__}, not logits (B, K)"
+            )
         return logits
 
     @torch.no_grad()
@@ -219,21 +266,14 @@ def layer_count(model: nn.Module) -> int:
     return len(model.feature_info)  # type: ignore[arg-type]
 
 
-def match_layers(layers: Sequence[int], student_depth: int, ancestor_depth: int) -> list[int]:
-    """The ancestor layer at the same relative depth as each student layer: stage ends map onto layer ends.
-
-    >>> match_layers([2, 5, 9, 12, 15], 16, 12)
-    [1, 3, 7, 9, 11]
-    """
-    return [max(0, round((layer + 1) * ancestor_depth / student_depth) - 1) for layer in layers]
-
-
-def _projections(student: nn.Module, ancestor: Ancestor, layers: Sequence[int], guides: Sequence[int]) -> nn.ModuleList:
+def _projections(
+    student: nn.Module, ancestor: Ancestor, layers: Sequence[int], theirs: Sequence[int]
+) -> nn.ModuleList:
     """A linear map per stage where the widths differ, nothing where they agree. Widths are found by one dry run."""
     size = data_config_of(student)["input_size"]
     images = torch.zeros(1, *size, device=next(student.parameters()).device)
     with evaluating(student), torch.no_grad():
         _, ours = forward_features(student, images, layers)
-        _, theirs = ancestor.to(images.device).features(images, guides)
-    widths = [(a.shape[1], b.shape[1]) for a, b in zip(ours, theirs, strict=True)]
+        _, wanted = ancestor.to(images.device).features(images, theirs)
+    widths = [(a.shape[1], b.shape[1]) for a, b in zip(ours, wanted, strict=True)]
     return nn.ModuleList(nn.Identity() if a == b else nn.Linear(a, b) for a, b in widths)

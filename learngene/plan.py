@@ -29,13 +29,21 @@ class StagePlan:
 
     def __post_init__(self) -> None:
         repeats = self.repeats
-        if not isinstance(repeats, (tuple, list)) or any(isinstance(r, bool) or not isinstance(r, int) for r in repeats):
-            raise LearngeneError(f"plan {repeats!r}: a stage plan is one whole number of layers per stage, e.g. 3,3,4,3,3")
+        if not isinstance(repeats, (tuple, list)) or any(
+            isinstance(r, bool) or not isinstance(r, int) for r in repeats
+        ):
+            raise LearngeneError(
+                f"plan {repeats!r}: a stage plan is one whole number of layers per stage, e.g. 3,3,4,3,3"
+            )
         if max(sum(map(abs, repeats)), len(repeats)) > MAX_LAYERS:
-            raise LearngeneError(f"a plan of more than {MAX_LAYERS} layers or stages is refused; no ViT is as deep, so use fewer")
+            raise LearngeneError(
+                f"a plan of more than {MAX_LAYERS} layers or stages is refused; no ViT is as deep, so use fewer"
+            )
         object.__setattr__(self, "repeats", tuple(repeats))
         if any(r < 0 for r in repeats):
-            raise LearngeneError(f"plan {self}: a stage cannot have a negative number of layers; use 0 or more")
+            raise LearngeneError(
+                f"plan {self}: a stage cannot have a negative number of layers; use 0 or more"
+            )
         if sum(repeats) == 0:
             raise LearngeneError(f"plan '{self}' has no layer; give at least one stage a 1")
 
@@ -109,10 +117,27 @@ class StagePlan:
     @property
     def last_layers(self) -> tuple[int, ...]:
         """The last layer of each stage, ``(2, 5, 9, 12, 15)``: where stage features are compared."""
-        return tuple(first + repeats - 1 for first, repeats in zip(self.first_layers, self.repeats, strict=True))
+        return tuple(
+            first + repeats - 1 for first, repeats in zip(self.first_layers, self.repeats, strict=True)
+        )
+
+    @property
+    def middle_layers(self) -> tuple[int, ...]:
+        """The layer in the middle of each stage, ``(1, 4, 7, 11, 14)``: where a stage begins that is taken from an ancestor."""
+        ends = zip(self.first_layers, self.last_layers, strict=True)
+        return tuple((first + last) // 2 for first, last in ends)
 
     def __str__(self) -> str:
         return ",".join(map(str, self.repeats))
+
+
+def match_layers(layers: Sequence[int], student_depth: int, ancestor_depth: int) -> list[int]:
+    """The ancestor layer at the same relative depth as each student layer: stage ends map onto layer ends.
+
+    >>> match_layers([2, 5, 9, 12, 15], 16, 12)
+    [1, 3, 7, 9, 11]
+    """
+    return [max(0, round((layer + 1) * ancestor_depth / student_depth) - 1) for layer in layers]
 
 
 def parse_depths(depths: int | str | Sequence[int | str]) -> list[int]:
@@ -134,7 +159,9 @@ def parse_depths(depths: int | str | Sequence[int | str]) -> list[int]:
 
 def _depth_range(item: int | str) -> range:
     """The depths of one word: a whole number, or a range that has both its ends in it."""
-    match = None if isinstance(item, bool) else re.fullmatch(r"([+-]?[0-9]{1,9})(?:-([0-9]{1,9}))?", str(item))
+    match = (
+        None if isinstance(item, bool) else re.fullmatch(r"([+-]?[0-9]{1,9})(?:-([0-9]{1,9}))?", str(item))
+    )
     if match is None:
         raise LearngeneError(
             f"depth '{str(item)[:40]}' is neither a whole number of layers nor a range of them; write e.g. 6, or 4-12"
@@ -143,7 +170,9 @@ def _depth_range(item: int | str) -> range:
     if first < 1:
         raise LearngeneError(f"depth {item}: a model has at least 1 layer")
     if last > MAX_LAYERS:
-        raise LearngeneError(f"a depth above {MAX_LAYERS} is refused; no ViT is as deep, so use fewer layers than {item}")
+        raise LearngeneError(
+            f"a depth above {MAX_LAYERS} is refused; no ViT is as deep, so use fewer layers than {item}"
+        )
     if last < first:
         raise LearngeneError(f"the depths '{item}' run backwards; write {last}-{first}")
     return range(first, last + 1)

@@ -12,4 +12,6 @@ def is_follower() -> bool:
     """
     if "TORCHELASTIC_RUN_ID" in os.environ:
         return os.environ["RANK"] != "0"
-    return any(os.environ.get(name, "0") != "0" for name in ("LOCAL_RANK", "NODE_RANK", "GROUP_RANK", "SLURM_PROCID"))
+    return any(
+        os.environ.get(name, "0") != "0" for name in ("LOCAL_RANK", "NODE_RANK", "GROUP_RANK", "SLURM_PROCID")
+    )

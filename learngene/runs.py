@@ -14,7 +14,6 @@ from typing import Any
 import torch
 import yaml
 
-from learngene.data.source import Source, fingerprint
 from learngene.errors import LearngeneError
 from learngene.files import alone, check_free, is_locked, write_text
 from learngene.fingerprints import difference, first_change, way_out
@@ -46,7 +45,9 @@ def newest_checkpoint(path: Path) -> Path | None:
                 return candidate
             damaged.append(candidate)
     if damaged:
-        raise LearngeneError(f"'{damaged[0]}' is damaged, and there is no older checkpoint; pass --overwrite to begin again")
+        raise LearngeneError(
+            f"'{damaged[0]}' is damaged, and there is no older checkpoint; pass --overwrite to begin again"
+        )
     return None
 
 
@@ -83,9 +84,18 @@ class RunDirectory:
     results: dict[str, Any]
     settled: dict[str, Any]  # what was decided when the run began, and holds when it is resumed
     TRACKERS = ("tensorboard", "wandb")
-    CONFIG, RUN, METRICS, LOG, CHECKPOINT, LOCK = "config.yaml", "run.json", "metrics.csv", "log.txt", "last.ckpt", "run.lock"
+    CONFIG, RUN, METRICS, LOG, CHECKPOINT, LOCK = (
+        "config.yaml",
+        "run.json",
+        "metrics.csv",
+        "log.txt",
+        "last.ckpt",
+        "run.lock",
+    )
 
-    def __init__(self, path: str | Path, config: Mapping[str, Any], *, resume: bool = False, overwrite: bool = False) -> None:
+    def __init__(
+        self, path: str | Path, config: Mapping[str, Any], *, resume: bool = False, overwrite: bool = False
+    ) -> None:
         self.path = Path(path)
         self.config = json.loads(json.dumps(dict(config), default=str))
         record = self._read()
@@ -94,8 +104,12 @@ class RunDirectory:
         self._was_there = self.path.is_dir()
         self._is_new, self._is_begun = record is None or overwrite, False
         self._discard = record is not None and overwrite
-        self.settled = {} if self._discard and not is_follower() else dict((record or {}).get("settled") or {})
-        if is_follower():  # knows only whether there is anything to do: the first process may be writing by now
+        self.settled = (
+            {} if self._discard and not is_follower() else dict((record or {}).get("settled") or {})
+        )
+        if (
+            is_follower()
+        ):  # knows only whether there is anything to do: the first process may be writing by now
             self.finished = record is not None and not overwrite and record.get("status") == "finished"
             self.results = (record or {}).get("results", {})
             return
@@ -107,14 +121,18 @@ class RunDirectory:
         if record is not None:
             self._check(record, resume)
         elif not self._discard and not self._is_bare():
-            check_free(self.path, hint="choose another --out (only an earlier run can be overwritten or resumed)")
+            check_free(
+                self.path, hint="choose another --out (only an earlier run can be overwritten or resumed)"
+            )
 
     def _read(self) -> dict[str, Any] | None:
         file = self.path / self.RUN
         if not file.is_file():
             return None
         record = read_json(file, MAX_RECORD)
-        if not isinstance(record, dict) or not all(isinstance(record.get(k, {}), dict) for k in ("config", "results", "settled")):
+        if not isinstance(record, dict) or not all(
+            isinstance(record.get(k, {}), dict) for k in ("config", "results", "settled")
+        ):
             raise LearngeneError(f"'{file}' is no record of a run; choose another --out")
         return record
 
@@ -137,12 +155,19 @@ class RunDirectory:
         if not resume:
             state = "a finished run" if self.finished else "an unfinished run"
             way = (
-                "pass --overwrite to delete it" if self.finished else "pass --resume to go on with it, or --overwrite to delete it"
+                "pass --overwrite to delete it"
+                if self.finished
+                else "pass --resume to go on with it, or --overwrite to delete it"
             )
             raise LearngeneError(f"'{self.path}' holds {state}; choose another --out, or {way}")
-        old, new = _resolved(record.get("config", {})), _resolved(self.config)
+        then_known = {
+            k: v for k, v in record.get("config", {}).items() if v or k in self.config
+        }  # not: unused options of old versions
+        old, new = _resolved(then_known), _resolved(self.config)
         name, then, now = first_change(old, new)
-        if then != now and name:  # without a name, one has an argument that is none, the other does not know it
+        if (
+            then != now and name
+        ):  # without a name, one has an argument that is none, the other does not know it
             raise LearngeneError(
                 f"'{self.path}' was begun with {name} {then}, now it is {now}; "
                 f"resume with the same arguments, or choose another --out"
@@ -161,22 +186,24 @@ class RunDirectory:
                 f"'{self.path}' was begun with another {name} under this name; bring the old one back, or choose another --out"
             )
 
-    def check_images(self, **sources: Source) -> None:
+    def check_images(self, **sources: Any) -> None:
         """Write down what the images are (in `begin`), and raise if the run was begun with others.
 
         Args:
-            **sources: by role: train, val, test.
+            **sources: by role: train, val, test; each has a ``fingerprint``.
 
         Raises:
             LearngeneError: files were added, removed, replaced or written again, or the labels are others.
         """
         if not is_follower():
-            self.check_fingerprints({role: fingerprint(source) for role, source in sources.items()})
+            self.check_fingerprints({role: source.fingerprint for role, source in sources.items()})
 
     def check_fingerprints(self, now: Mapping[str, Any]) -> None:
         """`check_images` of images whose fingerprints, by role, are known."""
         self._images = dict(now)
-        old = None if self._discard else (self._read() or {}).get("images")  # versions before 0.2 kept no such record
+        old = (
+            None if self._discard else (self._read() or {}).get("images")
+        )  # versions before 0.2 kept no such record
         check_same_images(self.path, old, self._images)
 
     @property
@@ -200,7 +227,11 @@ class RunDirectory:
             if self._discard:
                 self._empty()
             self._is_begun = True
-            versions(), hardware(), commit()  # slow the first time; from here on another process may look at the directory
+            (
+                versions(),
+                hardware(),
+                commit(),
+            )  # slow the first time; from here on another process may look at the directory
             self.path.mkdir(parents=True, exist_ok=True)
             self._write("running")
             write_text(self.path / self.CONFIG, yaml.safe_dump(self.config, sort_keys=False))

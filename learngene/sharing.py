@@ -1,16 +1,23 @@
-"""The auxiliary net: a plain timm model whose stage-mates share their submodules (SWS, arXiv 2404.16897, section 3.1)."""
+"""Stage-wise sharing: tie an auxiliary net, extract what its stages store, expand that to any plan.
+
+The auxiliary net is a plain timm model whose stage-mates share their submodules (SWS, arXiv 2404.16897, section 3.1).
+"""
 
 from __future__ import annotations
 
 from typing import Any
 
+import torch
 from timm.layers import DropPath
-from torch import nn
+from torch import Tensor, nn
 
 from learngene.errors import LearngeneError
 from learngene.families.anatomy import get_blocks
 from learngene.families.architecture import Architecture
+from learngene.mix import State, mix, one_hot, pick, split
 from learngene.plan import StagePlan
+
+STAGES = "stages"  # the name of this way of sharing, in a learngene's file
 
 
 def build_auxnet(architecture: Architecture, plan: StagePlan, **overrides: Any) -> nn.Module:
@@ -36,7 +43,9 @@ def tie(model: nn.Module, plan: StagePlan, *, share_norms: bool = True) -> nn.Mo
     plan = StagePlan.parse(plan)
     blocks = get_blocks(model)
     if plan.depth != len(blocks):
-        raise LearngeneError(f"plan {plan} has {plan.depth} layers, but the model has {len(blocks)}; make the two agree")
+        raise LearngeneError(
+            f"plan {plan} has {plan.depth} layers, but the model has {len(blocks)}; make the two agree"
+        )
     first_layers = plan.first_layers
     for layer, stage in enumerate(plan.stage_of_layer):
         if layer != first_layers[stage]:
@@ -57,6 +66,27 @@ def _share(first: nn.Module, mate: nn.Module, share_norms: bool) -> None:
             _share(child, mate.get_submodule(name), share_norms)
         elif any(True for _ in child.state_dict()) or any(True for _ in child.buffers()):
             setattr(mate, name, child)
+
+
+def extract(state: State, plan: StagePlan, blocks: str) -> dict[str, Tensor]:
+    """One layer per stage of an auxiliary net's state, and all around the layers: copies on the CPU.
+
+    What the layers of a stage do not share (norms, with ``share_norms`` off) is averaged over the stage.
+    """
+    stored = pick(state, plan.first_layers, blocks)
+    new = {name: tensor.detach().cpu().clone() for name, tensor in stored.items()}
+    _, layers = split(state, blocks)
+    for stage, (first, repeats) in enumerate(zip(plan.first_layers, plan.repeats, strict=True)):
+        for name, tensor in layers[first].items():
+            mates = [layers[layer][name] for layer in range(first, first + repeats)]
+            if tensor.is_floating_point() and not all(torch.equal(tensor, mate) for mate in mates):
+                new[f"{blocks}.{stage}.{name}"].copy_(torch.stack(mates).mean(0))
+    return new
+
+
+def expand(state: State, plan: StagePlan, blocks: str) -> dict[str, Tensor]:
+    """The state of a ViT with as many layers as the plan, each that of its stage: the very tensors."""
+    return mix(state, one_hot(plan.stage_of_layer, plan.stages), blocks)
 
 
 def is_norm(module: nn.Module) -> bool:

@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 
 from learngene.data.embedded import load_embedded
-from learngene.export.timm_directory import save_timm_directory
+from learngene.formats.timm_directory import save_timm_directory
 from learngene.families.architecture import Architecture
 from learngene.families.records import data_config_of
 from learngene.gene import Learngene
@@ -74,7 +74,9 @@ def gene(architecture: Architecture) -> Learngene:
     plan = StagePlan((2, 1, 2))
     auxnet = randomize(build_auxnet(architecture, plan))
     config = data_config_of(auxnet)
-    return Learngene.extract(auxnet, plan, class_names=CLASSES, data_config=config, ancestor={"name": "test", "license": "mit"})
+    return Learngene.extract(
+        auxnet, plan, class_names=CLASSES, data_config=config, ancestor={"name": "test", "license": "mit"}
+    )
 
 
 def write_folder(root: Path, per_class: int, *, offset: int = 0, mode: str = "L") -> Path:

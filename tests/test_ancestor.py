@@ -17,7 +17,7 @@ from learngene import LearngeneError, cache, distill, evaluate, finetune
 from learngene.costs import count_flops
 from learngene.data import open_training
 from learngene.data.classes import matched
-from learngene.export.timm_directory import save_timm_directory
+from learngene.formats.timm_directory import save_timm_directory
 from learngene.families.anatomy import find_blocks, get_blocks
 from learngene.families.ancestors import AncestorImages, open_ancestor
 from learngene.families.architecture import Architecture
@@ -41,7 +41,9 @@ class Net(nn.Module):
     def __init__(self, wrap=lambda logits: logits, classes=3):
         super().__init__()
         torch.manual_seed(1)
-        self.body = nn.Sequential(nn.Conv2d(3, 4, 5, stride=5), nn.ReLU(), nn.Flatten(), nn.Linear(4 * 8 * 8, classes))
+        self.body = nn.Sequential(
+            nn.Conv2d(3, 4, 5, stride=5), nn.ReLU(), nn.Flatten(), nn.Linear(4 * 8 * 8, classes)
+        )
         self.wrap = wrap
         self.seen = []
 
@@ -71,11 +73,15 @@ def test_a_module_sees_images_in_its_own_way(folder, tmp_path, caplog):
         assert not caplog.records
         shown = net.seen[-1].cpu()
         assert shown.shape[1:] == (3, 40, 40)
-        back = shown * torch.tensor(OWN["ancestor_std"]).view(3, 1, 1) + torch.tensor(OWN["ancestor_mean"]).view(3, 1, 1)
+        back = shown * torch.tensor(OWN["ancestor_std"]).view(3, 1, 1) + torch.tensor(
+            OWN["ancestor_mean"]
+        ).view(3, 1, 1)
         assert back.min() > -0.2
         assert back.max() < 1.2  # bicubic resizing overshoots
         grey = back - back.mean(1, keepdim=True)
-        assert grey.abs().max() < 1e-4  # the images are grey: the channels agree only without their normalisation
+        assert (
+            grey.abs().max() < 1e-4
+        )  # the images are grey: the channels agree only without their normalisation
 
 
 def test_its_logits_are_those_of_the_module_on_its_own_images():
@@ -92,10 +98,15 @@ def test_its_logits_are_those_of_the_module_on_its_own_images():
 def test_what_is_not_said_is_assumed_aloud(caplog):
     student = data_config_of(Architecture(ARCH, ARGS).build(1))
     with caplog.at_level(logging.WARNING):
-        found = open_ancestor(nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten()), AncestorImages(), ARCH, ARGS)
+        found = open_ancestor(
+            nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten()), AncestorImages(), ARCH, ARGS
+        )
     assert found.num_classes == 3
     assert found.pretrained_cfg["mean"] == student["mean"]
-    assert "does not say how it wants its images: mean [0.5, 0.5, 0.5] and input_size [3, 28, 28] assumed" in caplog.text
+    assert (
+        "does not say how it wants its images: mean [0.5, 0.5, 0.5] and input_size [3, 28, 28] assumed"
+        in caplog.text
+    )
     assert "give ancestor_mean and ancestor_std and ancestor_input_size" in caplog.text
 
 
@@ -112,15 +123,35 @@ def test_logits_are_found(wrap):
 @pytest.mark.parametrize(
     ("net", "said", "message"),
     [
-        (Net(), {}, r"ancestor Net fails on images of shape \[2, 3, 28, 28\] \(RuntimeError: .*give ancestor_input_size"),
+        (
+            Net(),
+            {},
+            r"ancestor Net fails on images of shape \[2, 3, 28, 28\] \(RuntimeError: .*give ancestor_input_size",
+        ),
         (Net(lambda x: "cat"), OWN, "ancestor Net gives str, not logits"),
         (Net(lambda x: x.mean()), OWN, r"ancestor Net gives a tensor of shape \[\] for 2 images"),
-        (Net(), {**OWN, "ancestor_classes": ["a", "b"]}, "2 ancestor_classes, but the ancestor Net has 3 outputs"),
+        (
+            Net(),
+            {**OWN, "ancestor_classes": ["a", "b"]},
+            "2 ancestor_classes, but the ancestor Net has 3 outputs",
+        ),
         (Net(), {"ancestor_mean": [0.5]}, "ancestor_mean and ancestor_std belong together"),
         (Net(), {**OWN, "ancestor_std": (0.1, 0.0, 0.1)}, "ancestor_std .* it is from 0.001 to 1"),
-        (Net(), {**OWN, "ancestor_mean": (123.7, 116.3, 103.5)}, "ancestor_mean .* divide values up to 255 by 255"),
-        (Net(), {"ancestor_mean": (0.1, 0.9), "ancestor_std": (0.1, 0.5)}, r"fails on images of shape \[2, 2, 28, 28\]"),
-        (Net(), {**OWN, "ancestor_classes": {"a", "b", "c"}}, "ancestor_classes of type set: it must be a list"),
+        (
+            Net(),
+            {**OWN, "ancestor_mean": (123.7, 116.3, 103.5)},
+            "ancestor_mean .* divide values up to 255 by 255",
+        ),
+        (
+            Net(),
+            {"ancestor_mean": (0.1, 0.9), "ancestor_std": (0.1, 0.5)},
+            r"fails on images of shape \[2, 2, 28, 28\]",
+        ),
+        (
+            Net(),
+            {**OWN, "ancestor_classes": {"a", "b", "c"}},
+            "ancestor_classes of type set: it must be a list",
+        ),
         (Net().half(), OWN, r"Net has weights in float16; pass it as model.float\(\)"),
         (Net(), {**OWN, "ancestor_input_size": (1, 40, 40)}, "ancestor_input_size .* must be"),
         (Net(classes=4), OWN, "has a head of 4 classes, the data .* has 3"),
@@ -138,7 +169,8 @@ def test_a_module_needs_an_architecture_for_the_student(folder, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("name", "message"), [("vit_b_16.pth", "is a torch checkpoint"), ("x.safetensors", "holds weights"), ("x.onnx", "is an ONNX")]
+    ("name", "message"),
+    [("vit_b_16.pth", "is a torch checkpoint"), ("x.safetensors", "holds weights"), ("x.onnx", "is an ONNX")],
 )
 def test_a_file_that_is_there_is_not_said_to_be_missing(tmp_path, name, message):
     (tmp_path / name).write_bytes(b"PK")
@@ -164,7 +196,9 @@ def test_labels_follow_the_models_own_order(folder, tmp_path, caplog):
         tensor.data = tensor.data[order]
     second = save_timm_directory(model, tmp_path / "b", class_names=[CLASSES[i] for i in order])
     for split in ("train", "val", "test"):
-        a, b = (evaluate(place, str(folder), split=split, workers=0, device="cpu") for place in (first, second))
+        a, b = (
+            evaluate(place, str(folder), split=split, workers=0, device="cpu") for place in (first, second)
+        )
         assert (a["top1"], round(a["loss"], 5)) == (b["top1"], round(b["loss"], 5))
 
 
@@ -208,14 +242,22 @@ def test_finetuning_a_learngene_of_other_classes_warns(gene, tmp_path, caplog):
     shutil.move(data / "bag", data / "hat")
     with caplog.at_level(logging.WARNING):
         finetune(gene.save(tmp_path / "g.safetensors"), str(data), depth=3, out=tmp_path / "run", **FAST)
-    assert "the trained head of the learngene (3 classes) is dropped, because it has no class 'hat'" in caplog.text
+    assert (
+        "the trained head of the learngene (3 classes) is dropped, because it has no class 'hat'"
+        in caplog.text
+    )
 
 
 def test_class_names_that_cannot_be_stored_are_refused_before_training(ancestor, tmp_path, monkeypatch):
     monkeypatch.setattr("learngene.limits.MAX_JSON", 20)
     with pytest.raises(LearngeneError, match="class names of 12 letters in all, and 10 are stored"):
         finetune(
-            ARCH, str(write_folder(tmp_path / "data", 8)), depth=2, arch_args=ARGS | {"in_chans": 1}, out=tmp_path / "run", **FAST
+            ARCH,
+            str(write_folder(tmp_path / "data", 8)),
+            depth=2,
+            arch_args=ARGS | {"in_chans": 1},
+            out=tmp_path / "run",
+            **FAST,
         )
     assert not (tmp_path / "run").exists()
 
@@ -240,7 +282,9 @@ BEFORE = {
 
 @pytest.mark.parametrize("name", BEFORE)
 def test_only_what_comes_before_the_layers_is_frozen(name):
-    args = {k: v for k, v in SMALL.items() if not (name.startswith("xcit") and k in ("patch_size", "img_size"))}
+    args = {
+        k: v for k, v in SMALL.items() if not (name.startswith("xcit") and k in ("patch_size", "img_size"))
+    }
     model = timm.create_model(name, depth=3, **args)
     freeze(model, 1)
     blocks = find_blocks(model)
@@ -271,7 +315,9 @@ class Unmeasured(Net):
         return super().forward(images - self.offset if images.max() < 100 else images)
 
 
-@pytest.mark.parametrize("net", [Unmeasured(), nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten())], ids=["lock", "no tensors"])
+@pytest.mark.parametrize(
+    "net", [Unmeasured(), nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten())], ids=["lock", "no tensors"]
+)
 def test_counting_flops_stops_no_job(folder, tmp_path, net, caplog):
     options = {"arch": ARCH, "arch_args": ARGS, "plan": "1,1", **FAST, **OWN}
     distill(net, str(folder), out=tmp_path / "run", **options)
@@ -292,14 +338,22 @@ def test_flops_that_cannot_be_counted_are_left_out_aloud(folder, tmp_path, caplo
 
 
 def test_the_users_module_is_left_as_it_was(folder, tmp_path):
-    net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 3)).train()
+    net = nn.Sequential(
+        nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 3)
+    ).train()
     net[1].eval()
     net[4].requires_grad_(False)
     state, generators = digest_of(net.state_dict()), (torch.get_rng_state(), random.getstate())
     distill(net, str(folder), out=tmp_path / "run", arch=ARCH, arch_args=ARGS, plan="1,1", **FAST, **OWN)
     with pytest.raises(LearngeneError, match="2 ancestor_classes"):
         cache(
-            net, str(folder), out=tmp_path / "cache", arch=ARCH, arch_args=ARGS, **FAST, **{**OWN, "ancestor_classes": ["a", "b"]}
+            net,
+            str(folder),
+            out=tmp_path / "cache",
+            arch=ARCH,
+            arch_args=ARGS,
+            **FAST,
+            **{**OWN, "ancestor_classes": ["a", "b"]},
         )
     assert [m.training for m in net] == [True, False, True, True, True]
     assert [p.requires_grad for p in net.parameters()] == [True, True, True, True, False, False]
@@ -314,7 +368,11 @@ def test_the_users_module_is_left_as_it_was(folder, tmp_path):
 
 def test_what_a_foreign_module_says_itself_is_believed_and_the_rest_assumed_aloud(folder, tmp_path, caplog):
     net = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten())
-    net.pretrained_cfg = {"mean": (0.2, 0.4, 0.6), "std": (0.1, 0.2, 0.3), "label_names": ["shirt", "boot", "bag"]}
+    net.pretrained_cfg = {
+        "mean": (0.2, 0.4, 0.6),
+        "std": (0.1, 0.2, 0.3),
+        "label_names": ["shirt", "boot", "bag"],
+    }
     found = open_ancestor(net, AncestorImages(), ARCH, ARGS)
     assert (found.pretrained_cfg["mean"], found.num_classes) == ([0.2, 0.4, 0.6], 3)
     assert label_names_of(found) == ["shirt", "boot", "bag"]
@@ -332,7 +390,10 @@ def test_what_a_foreign_module_says_itself_is_believed_and_the_rest_assumed_alou
             {"input_size": 40},
             r"ancestor_input_size \[3, 40, 40\], but the ancestor vit_tiny_patch16_224 is built for \[3, 28, 28\]",
         ),
-        ({"mean": [0.5], "std": [0.5]}, "ancestor_mean has 1 values, and the ancestor vit_tiny_patch16_224 takes 3 channels"),
+        (
+            {"mean": [0.5], "std": [0.5]},
+            "ancestor_mean has 1 values, and the ancestor vit_tiny_patch16_224 takes 3 channels",
+        ),
         ({"classes": ["a"]}, "1 ancestor_classes, but the ancestor vit_tiny_patch16_224 has 3 outputs"),
     ],
 )
@@ -358,7 +419,15 @@ def test_heads_that_are_not_what_the_model_says(folder, tmp_path):
 def test_a_run_is_not_resumed_with_another_ancestor(folder, tmp_path, monkeypatch):
     from test_resume import Stop, power_goes_out
 
-    options = {"out": tmp_path / "run", "arch": ARCH, "arch_args": ARGS, "plan": "1,1", **FAST, **OWN, "epochs": 2}
+    options = {
+        "out": tmp_path / "run",
+        "arch": ARCH,
+        "arch_args": ARGS,
+        "plan": "1,1",
+        **FAST,
+        **OWN,
+        "epochs": 2,
+    }
     net, other = Net(), Net()
     nn.init.ones_(other.body[0].bias)
     with monkeypatch.context() as patch:

@@ -55,7 +55,11 @@ def test_values_that_fit(value, hint, taken):
         ({"a", "b"}, Sequence[str] | None, "x of type set: it must be a list"),
         ((n for n in "ab"), Sequence[str], "x of type generator: it must be a list"),
         ("abc", Sequence[str], "x 'abc': it must be a list"),
-        (torch.nn.Linear(1, 1), str | Path, "x of type Linear: it must be a text or a path; save it, and name the file"),
+        (
+            torch.nn.Linear(1, 1),
+            str | Path,
+            "x of type Linear: it must be a text or a path; save it, and name the file",
+        ),
         ("no", Literal["float16", "float32"], "x 'no': it must be float16 or float32"),
     ],
 )
@@ -92,14 +96,22 @@ def test_every_command_checks_its_arguments(name):
 def test_options_of_a_recipe():
     (recipe,) = divide({"batch_size": np.int32(8), "lr": np.float64(0.5), "steps": None}, Recipe)
     assert (type(recipe.batch_size), type(recipe.lr)) == (int, float)
-    for option in ({"compile": "false"}, {"lr": "1e-3"}, {"freeze": 1.5}, {"grad_checkpointing": "no"}, {"opt": None}):
+    for option in (
+        {"compile": "false"},
+        {"lr": "1e-3"},
+        {"freeze": 1.5},
+        {"grad_checkpointing": "no"},
+        {"opt": None},
+    ):
         with pytest.raises(LearngeneError, match=f"{next(iter(option))} .*: it must be"):
             divide(option, Recipe)
 
 
 def test_a_path_is_as_good_as_a_text(folder, tmp_path, ancestor):
     found = learngene.evaluate(ancestor, folder, workers=0)
-    assert found == learngene.evaluate(str(ancestor), str(folder), workers=0) | {"images_per_second": found["images_per_second"]}
+    assert found == learngene.evaluate(str(ancestor), str(folder), workers=0) | {
+        "images_per_second": found["images_per_second"]
+    }
     run = learngene.distill(ancestor, folder, out=tmp_path / "run", plan=np.array([1, 1]), **FAST)
     assert str(run.plan) == "1,1"
 
@@ -109,7 +121,10 @@ def test_a_path_is_as_good_as_a_text(folder, tmp_path, ancestor):
     [
         ({"depth": "4"}, "depth '4': it must be a whole number"),
         ({"depth": 4, "num_heads": 4}, r"num_heads \[4\]: the weights are of layers with \[2\] heads"),
-        ({"depth": 4, "embed_dim": 32}, r"'pos_embed' has the shape \(1, 16, 16\), the model's has \(1, 16, 32\)"),
+        (
+            {"depth": 4, "embed_dim": 32},
+            r"'pos_embed' has the shape \(1, 16, 16\), the model's has \(1, 16, 32\)",
+        ),
         ({"depth": 4, "embed_dim": 32, "img_size": 56}, "size mismatch for pos_embed: [^\n]*$"),
         ({"depth": 4, "pretrained": True}, "pretrained: a descendant's weights are those of the learngene"),
         ({"depth": 4, "checkpoint_path": "x"}, "'checkpoint_path' is not allowed"),

@@ -82,7 +82,9 @@ def test_a_file_is_not_overwritten_unasked(tmp_path, name, options, message):
     (tmp_path / "kept.png").write_bytes(b"picture")
     (tmp_path / "folder.png").mkdir()
     with pytest.raises(LearngeneError, match=message):
-        attention(["no/model"], "no/data", out=tmp_path / name, **options)  # said before any of these is opened
+        attention(
+            ["no/model"], "no/data", out=tmp_path / name, **options
+        )  # said before any of these is opened
     assert (tmp_path / "kept.safetensors").read_bytes() == b"weights"
     assert (tmp_path / "kept.png").read_bytes() == b"picture"
 
@@ -98,4 +100,6 @@ def test_bad_input(ancestor, folder, tmp_path):
         with pytest.raises(LearngeneError, match=message):
             attention(models, str(folder), out=out, **options)
     with pytest.raises(LearngeneError, match=r"cannot be read|shows no attention"):
-        attention_maps(Architecture("mixer_s16_224", {"img_size": 32}).build(8), torch.randn(1, 3, 32, 32), [1])
+        attention_maps(
+            Architecture("mixer_s16_224", {"img_size": 32}).build(8), torch.randn(1, 3, 32, 32), [1]
+        )

@@ -12,7 +12,7 @@ from learngene.families.architecture import Architecture
 from learngene.families.records import data_config_of
 from learngene.families.weights import digest_of
 from learngene.gene import Learngene
-from learngene.mix import relayer
+from learngene.mix import pick
 from learngene.plan import StagePlan
 from learngene.sharing import build_auxnet, tie
 
@@ -30,7 +30,9 @@ FAMILIES = {
     "cait": Architecture("cait_xxs24_224", {**SMALL, "img_size": 32}),
     "xcit": Architecture("xcit_nano_12_p16_224", {**SMALL, "img_size": 32}),
     "mixer": Architecture("mixer_s32_224", {"img_size": 64, "num_classes": 3}),
-    "naflexvit": Architecture("naflexvit_base_patch16_gap", {"embed_dim": 32, "num_heads": 2, "num_classes": 3}),
+    "naflexvit": Architecture(
+        "naflexvit_base_patch16_gap", {"embed_dim": 32, "num_heads": 2, "num_classes": 3}
+    ),
 }
 
 
@@ -76,7 +78,10 @@ def test_stages_share_and_the_rest_does_not(architecture):
 
 def shared(model: torch.nn.Module) -> bool:
     blocks = get_blocks(model)
-    return blocks[0].attn.qkv.weight is blocks[1].attn.qkv.weight and blocks[3].norm1.weight is blocks[4].norm1.weight
+    return (
+        blocks[0].attn.qkv.weight is blocks[1].attn.qkv.weight
+        and blocks[3].norm1.weight is blocks[4].norm1.weight
+    )
 
 
 def test_sharing_survives_deepcopy_dtype_and_loading(architecture):
@@ -125,8 +130,8 @@ def test_depth_must_agree(architecture):
 def test_relayer_composes(architecture):
     state = randomize(architecture.build(5)).state_dict()
     a, b = (4, 2, 0, 1), (1, 1, 3, 0, 2)
-    twice = relayer(relayer(state, a, "blocks"), b, "blocks")
-    once = relayer(state, [a[i] for i in b], "blocks")
+    twice = pick(pick(state, a, "blocks"), b, "blocks")
+    once = pick(state, [a[i] for i in b], "blocks")
     assert digest_of(twice) == digest_of(once)
     with pytest.raises(LearngeneError, match=r"layer 9 was asked for, but there are only 5 layers"):
-        relayer(state, (9,), "blocks")
+        pick(state, (9,), "blocks")

@@ -52,7 +52,10 @@ ROWS = [
     *(row("learngene", 6, 2, seed, value, prepared=GENE) for seed, value in enumerate((0.80, 0.82, 0.84))),
     *(row("random", 6, 2, seed, value) for seed, value in enumerate((0.60, 0.61, 0.65))),
     *(row("random", 6, 9, seed, value) for seed, value in enumerate((0.83, 0.84, 0.85))),
-    *(row("pretrained", 6, 2, seed, value, prepared=own("pre", 6)) for seed, value in enumerate((0.81, 0.82, 0.83))),
+    *(
+        row("pretrained", 6, 2, seed, value, prepared=own("pre", 6))
+        for seed, value in enumerate((0.81, 0.82, 0.83))
+    ),
 ]
 
 
@@ -70,13 +73,17 @@ def test_mean_spread_and_pairs():
     assert gap.mean == pytest.approx(20.0)
     assert gap.half == pytest.approx(4.303 * 1.0 / 3**0.5, rel=1e-3)
     assert gap.clear
-    assert "| 6 | learngene | 2 epochs | 3 | 82.00 ± 2.00 | 20.0 | 1,000 | 2.00 | 100 | 3.0 |" in markdown_table([gene])
+    assert (
+        "| 6 | learngene | 2 epochs | 3 | 82.00 ± 2.00 | 20.0 | 1,000 | 2.00 | 100 | 3.0 |"
+        in markdown_table([gene])
+    )
 
 
 def test_words_come_from_the_numbers():
     words = in_words(lines(summarize(ROWS)))
     assert (
-        "**learngene** has the highest mean, 82.00 % test accuracy, then pretrained with 82.00 % (difference +0.00 points" in words
+        "**learngene** has the highest mean, 82.00 % test accuracy, then pretrained with 82.00 % (difference +0.00 points"
+        in words
     )
     assert "the interval includes 0, so which is better stays open" in words
     assert "the learngene is ahead, 82.00 ± 2.00 against 62.00 ± 2.65 % (+20.00 points" in words
@@ -108,8 +115,9 @@ def test_costs_are_compared_at_equal_accuracy_only():
     better = [r | {"test_top1": 0.9} if r["epochs"] == 9 else r for r in ROWS]
     found = lines(summarize(better))
     assert "ten models cost 25.0 TFLOPs" in in_words(found)
-    assert "| training from scratch | 82.00 | 2 epochs | 25.0 | 9 epochs | 90.0 | from 1 model on |" in equal_table(
-        at_equal_accuracy(found[0], found)
+    assert (
+        "| training from scratch | 82.00 | 2 epochs | 25.0 | 9 epochs | 90.0 | from 1 model on |"
+        in equal_table(at_equal_accuracy(found[0], found))
     )
     worse = lines(summarize([r | {"test_top1": 0.5} if r["start"] == "learngene" else r for r in ROWS]))
     assert "the learngene has 50.00 % at 2 epochs, its best that was run" in in_words(worse)
@@ -139,9 +147,13 @@ def test_plots_that_mean_nothing_are_left_out(tmp_path):
         return [r for r in ROWS if (r["start"], r["epochs"]) in names]
 
     assert pictures(ROWS, "all") == {"break-even", "stored"}
-    assert pictures(only(("learngene", 2), ("random", 2)), "all") == set()  # those of the report before are gone
+    assert (
+        pictures(only(("learngene", 2), ("random", 2)), "all") == set()
+    )  # those of the report before are gone
     assert pictures(only(("learngene", 2), ("random", 9)), "longer") == set()
-    assert pictures(only(("learngene", 2), ("random", 2), ("random", 9)), "scratch") == {"break-even"}  # scratch stores nothing
+    assert pictures(only(("learngene", 2), ("random", 2), ("random", 9)), "scratch") == {
+        "break-even"
+    }  # scratch stores nothing
     assert pictures(only(("learngene", 2)), "one") == set()
     assert pictures(only(("random", 2), ("random", 9)), "no-gene") == set()
     assert pictures([r | {"prepared": {}} for r in ROWS], "unprepared") == set()
@@ -189,8 +201,15 @@ def test_a_start_looks_the_same_in_all_plots(tmp_path, monkeypatch):
 
 def test_budgets_of_a_start_differ_in_line_style(tmp_path, monkeypatch):
     (axes,) = drawn(monkeypatch, ROWS, tmp_path)["accuracy-by-depth.png"].axes
-    styles = {label: handle.lines[0].get_linestyle() for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)}
-    assert styles["random (from scratch), 2 epochs"] == styles["learngene, 2 epochs"] != styles["random (from scratch), 9 epochs"]
+    styles = {
+        label: handle.lines[0].get_linestyle()
+        for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)
+    }
+    assert (
+        styles["random (from scratch), 2 epochs"]
+        == styles["learngene, 2 epochs"]
+        != styles["random (from scratch), 9 epochs"]
+    )
 
 
 @pytest.mark.parametrize("seeds", [1, 2])
@@ -240,12 +259,20 @@ def test_costs_and_break_even_by_hand():
     assert "14.3 times fewer stored parameters" in words
     assert "The learngene is cheaper there from 1 model on" in words
     assert "10.0 times less training before fine-tuning" in words
-    assert "| learngene | 2 epochs | 82.00 ± 2.00 | 5.00 | 2.00 | 25.0 | 1,400 | 40 | 700 |" in cost_table(lines(summarize(ROWS)))
+    assert "| learngene | 2 epochs | 82.00 ± 2.00 | 5.00 | 2.00 | 25.0 | 1,400 | 40 | 700 |" in cost_table(
+        lines(summarize(ROWS))
+    )
 
 
 def test_a_learngene_for_each_seed_is_counted_once():
-    prepared = [{f"out/gene-s{s}": {**GENE["out/gene"], "flops": (4 + s) * 1e12, "each": ["seed"]}} for s in range(3)]
-    rows = [row("learngene", depth, 2, seed, 0.8, prepared=prepared[seed]) for depth in (6, 9) for seed in range(3)]
+    prepared = [
+        {f"out/gene-s{s}": {**GENE["out/gene"], "flops": (4 + s) * 1e12, "each": ["seed"]}} for s in range(3)
+    ]
+    rows = [
+        row("learngene", depth, 2, seed, 0.8, prepared=prepared[seed])
+        for depth in (6, 9)
+        for seed in range(3)
+    ]
     (found,) = lines(summarize(rows))
     assert found.shared("flops") == pytest.approx(5e12)
     assert found.total("flops", 2) == pytest.approx(9e12)
@@ -255,7 +282,11 @@ def test_a_learngene_for_each_seed_is_counted_once():
 
 
 def test_lines_of_other_depths_are_compared_where_both_are():
-    rows = [row("learngene", depth, 2, seed, 0.8 + depth / 100, prepared=GENE) for depth in (6, 9) for seed in range(3)]
+    rows = [
+        row("learngene", depth, 2, seed, 0.8 + depth / 100, prepared=GENE)
+        for depth in (6, 9)
+        for seed in range(3)
+    ]
     rows += [row("random", depth, 2, seed, 0.6) for depth in (6, 9) for seed in range(3)]
     rows += [row("deep", 9, 2, seed, 0.9, kind="mimetic") for seed in range(3)]
     found = lines(summarize(rows))
@@ -264,7 +295,10 @@ def test_lines_of_other_depths_are_compared_where_both_are():
     assert "| random | 6, 9 |  | 60.00 ± 0.00 | 87.50 ± 0.00 | -27.50 | 3 | -27.50 to -27.50 |" in text
     assert "| learngene | 6, 9 | once | 87.50 ± 0.00 | 87.50 ± 0.00 | | | |" in text
     words = in_words(lines(summarize(rows)))
-    assert "mean over depths 6, 9: **learngene** is first with 87.50 % test accuracy, then random with 60.00 %" in words
+    assert (
+        "mean over depths 6, 9: **learngene** is first with 87.50 % test accuracy, then random with 60.00 %"
+        in words
+    )
     assert "clearly better (95 % interval above 0): deep (+1.00 points" in words
     assert "deep" not in cost_table(comparable(lines(summarize(rows))))
 
@@ -283,12 +317,16 @@ def experiment(starts, **changes):
 
 def test_grid():
     random = {"start": "random", "epochs": [2, 8]}
-    trials = experiment(["mimetic", random, {"name": "short", "start": "xavier", "depths": [6]}], tflops=(0.5,)).trials()
+    trials = experiment(
+        ["mimetic", random, {"name": "short", "start": "xavier", "depths": [6]}], tflops=(0.5,)
+    ).trials()
     assert len(trials) == len(set(trials)) == 2 * 2 * (2 + 2) + 2 * 2
     assert trials[0].key == "mimetic-d06-e2-s0"
     assert trials[1].key == "mimetic-d06-t0.5-s0"
     assert {t.seed for t in trials[:10]} == {0}
-    split = experiment(["random"], datasets={"a": {}, "b": {}}, recipes={"weak": {}, "strong": {"mixup": 0.8}}).trials()
+    split = experiment(
+        ["random"], datasets={"a": {}, "b": {}}, recipes={"weak": {}, "strong": {"mixup": 0.8}}
+    ).trials()
     assert len(split) == 2 * 2 * 2 * 2
     assert split[0].key == "a-weak-random-d06-e2-s0"
 
@@ -300,7 +338,10 @@ def test_what_is_needed_comes_in_order_and_once():
         "tall": {"finetune": {"depth": 9}},
         "idle": {"finetune": {"depth": 9}},
     }
-    starts = [{"name": "direct", "start": "pretrained", "source": "direct"}, {"start": "learngene", "gene": "gene"}]
+    starts = [
+        {"name": "direct", "start": "pretrained", "source": "direct"},
+        {"start": "learngene", "gene": "gene"},
+    ]
     found = experiment(starts, prepare=prepare)
     keys = [need.key for need in found.needed(found.trials())]
     assert keys == ["tall", "gene-s0", "direct-d06", "direct-d09", "gene-s1"]
@@ -329,9 +370,17 @@ def test_bad_experiments():
             {"prepare": {"g": {"finetune": {}, "each": ["depth"]}}},
             "gene needs a preparation by distill",
         ),
-        (["random"], {"prepare": {"a": {"finetune": {"model": "b"}}, "b": {"finetune": {"model": "a"}}}}, "it needs itself"),
+        (
+            ["random"],
+            {"prepare": {"a": {"finetune": {"model": "b"}}, "b": {"finetune": {"model": "a"}}}},
+            "it needs itself",
+        ),
         (["random"], {"prepare": {"g": None}}, "say how with distill or finetune"),
-        (["random"], {"prepare": {"g": {"distill": {"ancestor": "a"}, "cost_of": "g"}}}, "cost_of sets the steps of finetune"),
+        (
+            ["random"],
+            {"prepare": {"g": {"distill": {"ancestor": "a"}, "cost_of": "g"}}},
+            "cost_of sets the steps of finetune",
+        ),
         (["random"], {"datasets": {"torch/x": {}}}, "part of a folder's"),
         (["random", "random"], {}, "two starts are called 'random'"),
         ([{"start": "random", "epochs": "many"}], {}, "are numbers above 0"),
@@ -368,7 +417,11 @@ def test_the_examples_in_the_help_are_accepted():
 
     given = {"depths": (6,), "seeds": (0,), "epochs": 2}
     found = Experiment.parse(
-        [example("starts")], prepare=example("prepare"), recipes=example("recipes"), datasets=example("datasets"), **given
+        [example("starts")],
+        prepare=example("prepare"),
+        recipes=example("recipes"),
+        datasets=example("datasets"),
+        **given,
     )
     assert set(found.recipes) == {"weak", "strong"}
     assert set(found.prepare) == {"tall", "gene", "direct"}
@@ -416,9 +469,20 @@ def test_interrupted_and_resumed_gives_the_same_rows(folder, gene, tmp_path, mon
 
 def test_rows_are_counted_by_hand(folder, gene, tmp_path):
     file = gene.save(tmp_path / "gene.safetensors")
-    result = benchmark(str(folder), out=tmp_path / "b", gene=file, **{**OPTIONS, "depths": [4], "seeds": [3], "scratch_epochs": []})
+    result = benchmark(
+        str(folder),
+        out=tmp_path / "b",
+        gene=file,
+        **{**OPTIONS, "depths": [4], "seeds": [3], "scratch_epochs": []},
+    )
     first = result["rows"][0]
-    assert (first["start"], first["depth"], first["seed"], first["images"], first["steps"]) == ("learngene", 4, 3, 48, 3)
+    assert (first["start"], first["depth"], first["seed"], first["images"], first["steps"]) == (
+        "learngene",
+        4,
+        3,
+        48,
+        3,
+    )
     tokens, width, classes = 16, 16, 3  # 28 px in patches of 7
     layer = 2 * tokens * width * (3 * width + width + 4 * width + 4 * width) + 2 * 2 * tokens**2 * width
     forward = 2 * tokens * 49 * width + 4 * layer + 2 * width * classes
@@ -441,7 +505,10 @@ def test_distils_first_when_asked(folder, ancestor, tmp_path):
     assert (tmp_path / "b" / "prepared" / "distill" / "learngene.safetensors").exists()
 
 
-FAMILY = {"arch": "vit_tiny_patch16_224", "arch_args": {k: v for k, v in TINY_ARGS.items() if k != "num_classes"}}
+FAMILY = {
+    "arch": "vit_tiny_patch16_224",
+    "arch_args": {k: v for k, v in TINY_ARGS.items() if k != "num_classes"},
+}
 
 
 def test_preparations_budgets_data_sets_and_recipes(folder, ancestor, tmp_path):
@@ -449,15 +516,27 @@ def test_preparations_budgets_data_sets_and_recipes(folder, ancestor, tmp_path):
     plain = {**FAST, "epochs": 1}
     prepare = {
         "gene": {"distill": {"ancestor": str(ancestor), "plan": "1,1,1", **plain}},
-        "mimetic-gene": {"distill": {"ancestor": "tall", "plan": "2,1", "start": "mimetic", "share_norms": False, **plain}},
-        "direct": {"finetune": {"ancestor": str(ancestor), "kl": 1.0, "ce": 0.0, **FAST}, "each": ["depth"], "cost_of": "gene"},
+        "mimetic-gene": {
+            "distill": {"ancestor": "tall", "plan": "2,1", "start": "mimetic", "share_norms": False, **plain}
+        },
+        "direct": {
+            "finetune": {"ancestor": str(ancestor), "kl": 1.0, "ce": 0.0, **FAST},
+            "each": ["depth"],
+            "cost_of": "gene",
+        },
         "tall": {"finetune": {"depth": 5, **plain}},
     }
     starts = [
         {"start": "learngene", "gene": "gene"},
         {"name": "over-tall", "start": "learngene", "gene": "mimetic-gene", "recipe": {"lr": 0.002}},
         {"name": "direct", "start": "pretrained", "source": "direct"},
-        {"name": "chosen", "start": "depth-selection", "ancestor": "tall", "layers": "last", "tflops": [1e-4]},
+        {
+            "name": "chosen",
+            "start": "depth-selection",
+            "ancestor": "tall",
+            "layers": "last",
+            "tflops": [1e-4],
+        },
         {"name": "tiny", "start": "post-norm+small-embedding"},
     ]
     options = {
@@ -470,7 +549,10 @@ def test_preparations_budgets_data_sets_and_recipes(folder, ancestor, tmp_path):
         **FAMILY,
         **FAST,
     }
-    more = {"datasets": {"all": {}, "half": {"train_fraction": 0.5}}, "recipes": {"weak": {}, "strong": {"mixup": 0.5}}}
+    more = {
+        "datasets": {"all": {}, "half": {"train_fraction": 0.5}},
+        "recipes": {"weak": {}, "strong": {"mixup": 0.5}},
+    }
     result = benchmark(str(folder), out=tmp_path / "b", **more, **options)
     rows = {(r["data"], r["recipe"], r["start"]): r for r in result["rows"]}
     assert len(rows) == 2 * 2 * 5
@@ -518,7 +600,9 @@ def test_a_shard_on_other_images_is_refused(folder, gene, tmp_path):
     options = {**OPTIONS, "depths": [3], "scratch_epochs": [], "starts": ["learngene"]}
     benchmark(str(photos), out=tmp_path / "b", gene=file, shard="1/2", **options)
     min((photos / "test").rglob("*.png")).unlink()
-    with pytest.raises(LearngeneError, match="was begun with other test images: files were added, removed or renamed"):
+    with pytest.raises(
+        LearngeneError, match="was begun with other test images: files were added, removed or renamed"
+    ):
         benchmark(str(photos), out=tmp_path / "b", gene=file, shard="2/2", **options)
 
 
@@ -570,7 +654,9 @@ def test_report_gathers_what_trials_have_finished(folder, gene, tmp_path):
     """Of an interrupted benchmark there is no results.jsonl yet, or one that is older than the last trials."""
     file = gene.save(tmp_path / "gene.safetensors")
     out = tmp_path / "b"
-    whole = benchmark(str(folder), out=out, gene=file, **{**OPTIONS, "depths": [3], "seeds": [0], "scratch_epochs": []})
+    whole = benchmark(
+        str(folder), out=out, gene=file, **{**OPTIONS, "depths": [3], "seeds": [0], "scratch_epochs": []}
+    )
     text = (out / "results.jsonl").read_text()
     assert "- threads: 1\n" in (out / "report.md").read_text()
     for stored in (None, text.splitlines()[0], text):
@@ -582,12 +668,16 @@ def test_report_gathers_what_trials_have_finished(folder, gene, tmp_path):
     record.write_text(record.read_text().replace('"arch_args": {},', ""))
     assert report(out)["trials"] == 2  # results.jsonl has them all
     (out / "results.jsonl").unlink()
-    with pytest.raises(LearngeneError, match=r"run.json' is no trial: it lacks 'arch_args'; an earlier version ran it"):
+    with pytest.raises(
+        LearngeneError, match=r"run.json' is no trial: it lacks 'arch_args'; an earlier version ran it"
+    ):
         report(out)
 
 
 def test_only_the_familys_own_architecture_counts_as_scratch():
-    changed = [r | {"start": "other-norm", "arch_args": {"pre_norm": True}} for r in ROWS if r["start"] == "random"]
+    changed = [
+        r | {"start": "other-norm", "arch_args": {"pre_norm": True}} for r in ROWS if r["start"] == "random"
+    ]
     long = [r | {"start": "long"} for r in ROWS if r["start"] == "random"]
     found = {line.start: line for line in lines(summarize([*ROWS, *changed, *long]))}
     assert [name for name, line in found.items() if line.scratch] == ["random", "long"]
@@ -597,7 +687,10 @@ def test_only_the_familys_own_architecture_counts_as_scratch():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"test_top1": 89.35}, "its 'test_top1' is 89.35, where a share from 0 to 1 is meant; correct or delete it"),
+        (
+            {"test_top1": 89.35},
+            "its 'test_top1' is 89.35, where a share from 0 to 1 is meant; correct or delete it",
+        ),
         ({"val_top1": -1}, "its 'val_top1' is -1, where a share from 0 to 1 is meant"),
         ({"curve": [{"epoch": 0, "val_top1": 20}]}, "its 'val_top1' is 20"),
         ({"flops": -1}, "its 'flops' is -1, less than 0"),
@@ -617,12 +710,17 @@ def test_results_that_cannot_be(tmp_path, change, message):
 def test_a_trial_counts_once(tmp_path):
     file, text = tmp_path / "results.jsonl", "".join(json.dumps(r) + "\n" for r in ROWS[:4])
     file.write_text(text + "\n" + text)
-    with pytest.raises(LearngeneError, match=r"line 6 is the same trial as '.*' line 1 \(learngene, depth 6, seed 0\); delete one"):
+    with pytest.raises(
+        LearngeneError,
+        match=r"line 6 is the same trial as '.*' line 1 \(learngene, depth 6, seed 0\); delete one",
+    ):
         report(file)
     file.write_text(text)
     for name in ("a", "b"):  # a folder of a trial that was copied
         (tmp_path / "trials" / name).mkdir(parents=True)
-        (tmp_path / "trials" / name / "run.json").write_text(json.dumps({"status": "finished", "results": ROWS[0]}))
+        (tmp_path / "trials" / name / "run.json").write_text(
+            json.dumps({"status": "finished", "results": ROWS[0]})
+        )
     assert report(tmp_path)["trials"] == 4
     file.unlink()
     with pytest.raises(LearngeneError, match=r"b/run\.json' is the same trial as"):
@@ -651,12 +749,18 @@ def test_starts_are_ranked_over_seeds_that_all_of_them_have():
     assert "One seed:" not in words
     part = [row("mimetic", 6, 2, seed, 0.9) for seed in (0, 1)]
     words = in_words(lines(summarize([*ROWS[:3], *part])))
-    assert "at depth 6, seeds 0, 1 alone, which all of these have: **mimetic** has the highest mean, 90.00 %" in words
+    assert (
+        "at depth 6, seeds 0, 1 alone, which all of these have: **mimetic** has the highest mean, 90.00 %"
+        in words
+    )
     assert "then learngene with 81.00 % (difference +9.00 points" in words
     assert "With 2 seeds of mimetic the intervals" in words
     part = [r for r in ROWS if r["seed"] == 0 or r["epochs"] == 2]
     assert "One seed of random (6 layers at 9 epochs): no spread" in in_words(lines(summarize(part)))
-    without = [row("random", 6, 2, 5, 0.9), *(row(name, 6, 2, s, 0.5) for name in ("mimetic", "xavier") for s in (0, 1))]
+    without = [
+        row("random", 6, 2, 5, 0.9),
+        *(row(name, 6, 2, s, 0.5) for name in ("mimetic", "xavier") for s in (0, 1)),
+    ]
     assert "Not ranked, as they lack these seeds: random." in in_words(lines(summarize(without)))
 
 
@@ -674,7 +778,14 @@ def test_the_command_in_a_report_is_for_a_shell(tmp_path):
     (folder / "results.jsonl").write_text(json.dumps(ROWS[0]) + "\n")
     report(folder)
     (command,) = re.findall("- command: `(.*)`", (folder / "report.md").read_text())
-    assert shlex.split(command) == ["learngene", "benchmark", "--config", str(folder / "config.yaml"), "--out", "NEW"]
+    assert shlex.split(command) == [
+        "learngene",
+        "benchmark",
+        "--config",
+        str(folder / "config.yaml"),
+        "--out",
+        "NEW",
+    ]
 
 
 def test_bad_results(tmp_path):
@@ -699,8 +810,14 @@ def test_bad_benchmarks(folder, gene, tmp_path, ancestor):
         ({"gene": file, "starts": ["none"]}, "there is no start 'none'"),
         ({"gene": tmp_path / "no"}, "there is no file"),
         ({"gene": file, "depths": [3], "val_split": "nowhere"}, "there is no folder 'nowhere'"),
-        ({"distill": {"ancestor": "no/where", "plan": "1,1,1"}, "depths": [3]}, "there is no model directory"),
-        ({"distill": {"ancestor": "no/where", "plan": "1,1,1", "epoch": 3}, "depths": [3]}, "unknown option 'epoch'"),
+        (
+            {"distill": {"ancestor": "no/where", "plan": "1,1,1"}, "depths": [3]},
+            "there is no model directory",
+        ),
+        (
+            {"distill": {"ancestor": "no/where", "plan": "1,1,1", "epoch": 3}, "depths": [3]},
+            "unknown option 'epoch'",
+        ),
         ({"gene": file, "steps": 3}, "budgets are epochs"),
         ({"gene": file, "devices": 2}, "on one device"),
         ({"distill": {"plan": "1,1,1"}, "depths": [3]}, "lacks the ancestor"),
@@ -708,9 +825,15 @@ def test_bad_benchmarks(folder, gene, tmp_path, ancestor):
         ({"starts": ["random"]}, "name the family's architecture with arch"),
         ({"starts": ["random"], "arch_args": {"depth": 3}}, "name it with arch"),
         ({**FAMILY, "starts": ["small-embedding"]}, "start small-embedding, depth 6: .* pre_norm: true"),
-        ({**FAMILY, "starts": [{"start": "weight-selection", "ancestor": str(ancestor)}]}, "depth 6: layers 'first': .* only 4"),
+        (
+            {**FAMILY, "starts": [{"start": "weight-selection", "ancestor": str(ancestor)}]},
+            "depth 6: layers 'first': .* only 4",
+        ),
         ({"gene": file, "recipes": {"long": {"epochs": 3}}}, "the recipe cannot set epochs"),
-        ({**FAMILY, "starts": [{"start": "random", "recipe": {"warmup_epochs": 3.0}}]}, "longer than the 1 epochs"),
+        (
+            {**FAMILY, "starts": [{"start": "random", "recipe": {"warmup_epochs": 3.0}}]},
+            "longer than the 1 epochs",
+        ),
         ({**FAMILY, "starts": [{"start": "learngene", "gene": "x{width}"}]}, "in braces, nothing else"),
     ):
         with pytest.raises(LearngeneError, match=message):

@@ -11,13 +11,20 @@ from conftest import CLASSES, FAST, TINY_ARGS, write_folder
 
 from learngene import LearngeneError, cache, distill
 from learngene.data.teacher import LogitCache, spread
-from learngene.export.timm_directory import save_timm_directory
+from learngene.formats.timm_directory import save_timm_directory
 from learngene.families.anatomy import count_parameters
 from learngene.families.architecture import Architecture
 from learngene.families.weights import digest_of
 from learngene.objectives import Ancestor, soft_kl
 
-STRONG = {"mixup": 0.5, "cutmix": 0.5, "auto_augment": "rand-m5-inc1", "repeats": 2, "accumulate": 2, "drop_path": 0.2}
+STRONG = {
+    "mixup": 0.5,
+    "cutmix": 0.5,
+    "auto_augment": "rand-m5-inc1",
+    "repeats": 2,
+    "accumulate": 2,
+    "drop_path": 0.2,
+}
 LOOKS = {k: v for k, v in FAST.items() if k != "epochs"}
 
 
@@ -32,18 +39,32 @@ def losses(out):
 
 
 @pytest.mark.parametrize(
-    "options", [{}, STRONG, {"workers": 2}, {"on_device": True, "mixup": 0.4}], ids=["plain", "strong", "workers", "device"]
+    "options",
+    [{}, STRONG, {"workers": 2}, {"on_device": True, "mixup": 0.4}],
+    ids=["plain", "strong", "workers", "device"],
 )
 def test_cached_equals_live(folder, ancestor, tmp_path, small_shards, options, monkeypatch):
     options = {**LOOKS, **options}
-    written = cache(ancestor, str(folder), out=tmp_path / "cache", epochs=2, top_k=3, dtype="float32", **options)
+    written = cache(
+        ancestor, str(folder), out=tmp_path / "cache", epochs=2, top_k=3, dtype="float32", **options
+    )
     assert written["views"] == 48
     assert len(list((tmp_path / "cache").glob("epoch-*.safetensors"))) == 4
     live = distill(ancestor, str(folder), out=tmp_path / "live", plan="2,1", epochs=2, **options)
     seen = []
     forward = Ancestor.forward
-    monkeypatch.setattr(Ancestor, "forward", lambda self, images: (seen.append(len(images)), forward(self, images))[1])
-    cached = distill(ancestor, str(folder), out=tmp_path / "cached", plan="2,1", epochs=2, cache=tmp_path / "cache", **options)
+    monkeypatch.setattr(
+        Ancestor, "forward", lambda self, images: (seen.append(len(images)), forward(self, images))[1]
+    )
+    cached = distill(
+        ancestor,
+        str(folder),
+        out=tmp_path / "cached",
+        plan="2,1",
+        epochs=2,
+        cache=tmp_path / "cache",
+        **options,
+    )
     assert sum(seen) <= 2 * 24  # validation alone
     assert losses(tmp_path / "cached") == pytest.approx(losses(tmp_path / "live"), rel=1e-5)
     assert all(torch.allclose(cached.state[k], live.state[k], atol=1e-5) for k in live.state)
@@ -51,7 +72,9 @@ def test_cached_equals_live(folder, ancestor, tmp_path, small_shards, options, m
     assert cost["flops"] + cost["cache_flops"] == live.metrics["cost"]["flops"]
 
 
-@pytest.mark.parametrize(("top_k", "dtype", "tolerance"), [(3, "float16", 1e-3), (2, "float32", 1e-4), (1, "float32", 0.5)])
+@pytest.mark.parametrize(
+    ("top_k", "dtype", "tolerance"), [(3, "float16", 1e-3), (2, "float32", 1e-4), (1, "float32", 0.5)]
+)
 def test_tolerance_by_k_and_dtype(folder, ancestor, tmp_path, top_k, dtype, tolerance):
     cache(ancestor, str(folder), out=tmp_path / "cache", epochs=1, top_k=top_k, dtype=dtype, **LOOKS)
     distill(ancestor, str(folder), out=tmp_path / "live", plan="2,1", **FAST)
@@ -69,7 +92,9 @@ def test_what_is_left_is_shared_evenly():
     every, order = full.topk(50)
     assert torch.equal(spread(every, order, 50), full)
     student = torch.randn(64, 50)
-    errors = [abs(soft_kl(student, spread(*full.topk(k), 50)) - soft_kl(student, full)).item() for k in (2, 10, 30)]
+    errors = [
+        abs(soft_kl(student, spread(*full.topk(k), 50)) - soft_kl(student, full)).item() for k in (2, 10, 30)
+    ]
     assert errors == sorted(errors, reverse=True)
 
 
@@ -92,13 +117,21 @@ def test_an_interrupted_cache_goes_on(folder, ancestor, tmp_path, small_shards, 
         patch.setattr(
             LogitCache,
             "write",
-            lambda self, epoch, shard, *a: original(self, epoch, shard, *a) if (epoch, shard) < (1, 1) else 1 / 0,
+            lambda self, epoch, shard, *a: (
+                original(self, epoch, shard, *a) if (epoch, shard) < (1, 1) else 1 / 0
+            ),
         )
         with pytest.raises(ZeroDivisionError):
             cache(ancestor, str(folder), out=tmp_path / "cut", epochs=2, **options)
     with pytest.raises(LearngeneError, match="holds 1 of 2 epochs; 'learngene cache --resume --epochs 2'"):
         distill(
-            ancestor, str(folder), out=tmp_path / "early", plan="2,1", cache=tmp_path / "cut", mixup=0.5, **{**FAST, "epochs": 2}
+            ancestor,
+            str(folder),
+            out=tmp_path / "early",
+            plan="2,1",
+            cache=tmp_path / "cut",
+            mixup=0.5,
+            **{**FAST, "epochs": 2},
         )
     assert not (tmp_path / "early").exists()
     with pytest.raises(LearngeneError, match="holds a cache; pass --resume to go on with it"):
@@ -116,14 +149,19 @@ def test_a_cache_that_does_not_belong_is_refused(folder, ancestor, tmp_path):
     made = tmp_path / "cache"
     cache(ancestor, str(folder), out=made, epochs=1, top_k=2, **LOOKS)
     torch.manual_seed(9)
-    other = save_timm_directory(Architecture("vit_tiny_patch16_224", TINY_ARGS).build(4), tmp_path / "other", class_names=CLASSES)
+    other = save_timm_directory(
+        Architecture("vit_tiny_patch16_224", TINY_ARGS).build(4), tmp_path / "other", class_names=CLASSES
+    )
     write_folder(tmp_path / "elsewhere" / "train", 20, offset=200)
     cases = [
         ({"ancestor": other}, "was made with ancestor [0-9a-f]{12}..., now [0-9a-f]{12}...;"),
         ({"data": str(tmp_path / "elsewhere")}, r"is of another data \("),
         ({"hflip": 0.0}, r"was made with hflip 0\.5, now 0\.0;"),
         ({"seed": 1}, "was made with seed 0, now 1;"),
-        ({"arch": "vit_tiny_patch16_224", "arch_args": TINY_ARGS}, r"was made with mean \[0\.3\], now \[0\.5\]"),
+        (
+            {"arch": "vit_tiny_patch16_224", "arch_args": TINY_ARGS},
+            r"was made with mean \[0\.3\], now \[0\.5\]",
+        ),
         ({"feature": 1.0}, "feature 1.0 needs the ancestor's layers"),
         ({"kl": 0.0, "ce": 1.0}, "nothing of the cache would be used"),
         ({"cache": tmp_path / "elsewhere"}, r"is no cache \(it has no cache.json\)"),
@@ -148,7 +186,10 @@ def test_a_damaged_cache_says_so(folder, ancestor, tmp_path):
     good = shard.read_bytes()
     options = {"plan": "2,1", "cache": made, **FAST}
     shard.write_bytes(good[:-1] + bytes([good[-1] ^ 1]))
-    with pytest.raises(LearngeneError, match=r"is damaged \(its checksum differs\); delete it, and 'learngene cache --resume'"):
+    with pytest.raises(
+        LearngeneError,
+        match=r"is damaged \(its checksum differs\); delete it, and 'learngene cache --resume'",
+    ):
         distill(ancestor, str(folder), out=tmp_path / "a", **options)
     shard.unlink()
     with pytest.raises(LearngeneError, match="cannot be read"):
@@ -190,7 +231,9 @@ def test_steps_and_resuming_with_a_cache(folder, ancestor, tmp_path, monkeypatch
             power_goes_out(patch, *moment)
             with pytest.raises(Stop):
                 distill(ancestor, str(folder), out=out, **options)
-        assert digest_of(distill(ancestor, str(folder), out=out, resume=True, **options).state) == digest_of(whole.state)
+        assert digest_of(distill(ancestor, str(folder), out=out, resume=True, **options).state) == digest_of(
+            whole.state
+        )
     with pytest.raises(LearngeneError, match="holds 2 of 3 epochs"):
         distill(ancestor, str(folder), out=tmp_path / "long", **{**options, "steps": 5})
 
@@ -206,7 +249,9 @@ def test_the_architecture_may_be_another(folder, ancestor, tmp_path):
     args = {k: v for k, v in TINY_ARGS.items() if k != "num_classes"} | {"embed_dim": 32}
     common = {"arch": "vit_tiny_patch16_224", "arch_args": args, **FAST}
     cache(ancestor, str(folder), out=tmp_path / "cache", top_k=3, dtype="float32", **common)
-    gene = distill(ancestor, str(folder), out=tmp_path / "cached", plan="2,1", cache=tmp_path / "cache", **common)
+    gene = distill(
+        ancestor, str(folder), out=tmp_path / "cached", plan="2,1", cache=tmp_path / "cache", **common
+    )
     distill(ancestor, str(folder), out=tmp_path / "live", plan="2,1", **common)
     assert losses(tmp_path / "cached") == pytest.approx(losses(tmp_path / "live"), rel=1e-5)
     assert count_parameters(gene.spawn(3)) > 0
@@ -220,5 +265,15 @@ def test_the_difference_is_named(folder, ancestor, tmp_path):
         cache(ancestor, str(folder), out=made, epochs=1, top_k=2, resume=True, **{**LOOKS, "batch_size": 8})
     assert str(error.value) == f"the cache '{made}' was made with batch_size 16, now 8; {way_out}"
     with pytest.raises(LearngeneError) as error:
-        distill(ancestor, str(folder), out=tmp_path / "run", cache=made, plan="2,1", auto_augment="rand-m5-inc1", **FAST)
-    assert str(error.value) == f"the cache '{made}' was made with auto_augment none, now rand-m5-inc1; {way_out}"
+        distill(
+            ancestor,
+            str(folder),
+            out=tmp_path / "run",
+            cache=made,
+            plan="2,1",
+            auto_augment="rand-m5-inc1",
+            **FAST,
+        )
+    assert (
+        str(error.value) == f"the cache '{made}' was made with auto_augment none, now rand-m5-inc1; {way_out}"
+    )

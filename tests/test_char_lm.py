@@ -9,7 +9,9 @@ import torch
 
 from learngene.starts import begin
 
-spec = importlib.util.spec_from_file_location("char_lm", Path(__file__).parent.parent / "tools" / "char_lm.py")
+spec = importlib.util.spec_from_file_location(
+    "char_lm", Path(__file__).parent.parent / "tools" / "char_lm.py"
+)
 char_lm = sys.modules["char_lm"] = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(char_lm)
 SIZES = {"width": 16, "depth": 2, "heads": 2, "context": 8}

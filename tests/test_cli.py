@@ -15,7 +15,17 @@ import yaml
 from conftest import TINY_ARGS
 
 from learngene import cli, commands
-from learngene.cli import COMMANDS, FIRST, FUNCTIONS, JSON_COMMANDS, POSITIONAL, _after_interrupt, _parse, _records, main
+from learngene.cli import (
+    COMMANDS,
+    FIRST,
+    FUNCTIONS,
+    JSON_COMMANDS,
+    POSITIONAL,
+    _after_interrupt,
+    _parse,
+    _records,
+    main,
+)
 from learngene.families.weights import digest_of
 from learngene.plan import parse_depths
 from learngene.recipe import GROUPS, DataOptions, DistillOptions, Recipe, own_parameters
@@ -35,7 +45,9 @@ def fails(capsys, *words):
 
 
 def test_help_names_every_command():
-    done = subprocess.run([sys.executable, "-m", "learngene", "--help"], capture_output=True, text=True, check=True, timeout=60)
+    done = subprocess.run(
+        [sys.executable, "-m", "learngene", "--help"], capture_output=True, text=True, check=True, timeout=60
+    )
     assert all(f"  {name} " in done.stdout for name in COMMANDS)
 
 
@@ -54,29 +66,65 @@ def test_version(capsys):
 
 def test_pipeline_from_the_command_line(folder, ancestor, tmp_path, capsys):
     run = tmp_path / "run"
-    assert main(["distill", "--ancestor", str(ancestor), "--data", str(folder), "--plan", "2,1,1", "--out", str(run), *FAST]) == 0
+    assert (
+        main(
+            [
+                "distill",
+                "--ancestor",
+                str(ancestor),
+                "--data",
+                str(folder),
+                "--plan",
+                "2,1,1",
+                "--out",
+                str(run),
+                *FAST,
+            ]
+        )
+        == 0
+    )
     gene = run / "learngene.safetensors"
     assert main(["spawn", str(gene), "--depth", "3", "5", "--out", str(tmp_path / "family")]) == 0
     assert (
-        main(["finetune", str(tmp_path / "family" / "depth-05"), "--data", str(folder), "--out", str(tmp_path / "tuned"), *FAST])
+        main(
+            [
+                "finetune",
+                str(tmp_path / "family" / "depth-05"),
+                "--data",
+                str(folder),
+                "--out",
+                str(tmp_path / "tuned"),
+                *FAST,
+            ]
+        )
         == 0
     )
     capsys.readouterr()
-    assert main(["evaluate", str(tmp_path / "tuned" / "model"), "--data", str(folder), "--workers", "0", "--json"]) == 0
+    assert (
+        main(
+            ["evaluate", str(tmp_path / "tuned" / "model"), "--data", str(folder), "--workers", "0", "--json"]
+        )
+        == 0
+    )
     assert json.loads(capsys.readouterr().out)["images"] == 24
     assert main(["info", str(gene), "--json"]) == 0
     document = json.loads(capsys.readouterr().out)
     assert document["plan"] == "2,1,1"
     assert [row["depth"] for row in document["depths"]] == list(range(6, 16))
     assert document["times_smaller_than_ten_models"] > 10
-    for words in (["info", str(gene), "--latency", "--depth", "3"], ["info", str(run.parent / "family" / "depth-03")]):
+    for words in (
+        ["info", str(gene), "--latency", "--depth", "3"],
+        ["info", str(run.parent / "family" / "depth-03")],
+    ):
         assert main(words) == 0
         assert "gflops" in capsys.readouterr().out
     again = ["distill", "--config", str(run / "config.yaml"), "--out", str(tmp_path / "again")]
     assert main(again) == 0
     from learngene import Learngene
 
-    assert digest_of(Learngene.load(tmp_path / "again" / "learngene.safetensors").state) == digest_of(Learngene.load(gene).state)
+    assert digest_of(Learngene.load(tmp_path / "again" / "learngene.safetensors").state) == digest_of(
+        Learngene.load(gene).state
+    )
 
 
 def test_print_config_and_back(tmp_path, capsys):
@@ -100,7 +148,9 @@ def test_print_config_and_back(tmp_path, capsys):
     (tmp_path / "c.yaml").write_text(text)
     assert main(["distill", "--config", str(tmp_path / "c.yaml"), "--print-config"]) == 0
     assert capsys.readouterr().out == text
-    assert main(["distill", "--config", str(tmp_path / "c.yaml"), "--batch-size", "64", "--print-config"]) == 0
+    assert (
+        main(["distill", "--config", str(tmp_path / "c.yaml"), "--batch-size", "64", "--print-config"]) == 0
+    )
     assert yaml.safe_load(capsys.readouterr().out)["batch_size"] == 64
 
 
@@ -130,11 +180,16 @@ def test_every_command_runs_again_from_its_printed_config(command, tmp_path, cap
     (tmp_path / "c.yaml").write_text(text)
     assert printed(capsys, command, "--config", tmp_path / "c.yaml") == text
     function = getattr(commands, FUNCTIONS.get(command, command))
-    assert _parse(command, function, ["--config", str(tmp_path / "c.yaml")]) == _parse(command, function, typical(command)[1:])
+    assert _parse(command, function, ["--config", str(tmp_path / "c.yaml")]) == _parse(
+        command, function, typical(command)[1:]
+    )
     positional = POSITIONAL.get(command)
     if positional:
         assert config[positional] in ("some.thing", ["m/a", "m/b"])
-        for words in ((["other"], ["--config", tmp_path / "c.yaml"]), (["--config", tmp_path / "c.yaml"], ["other"])):
+        for words in (
+            (["other"], ["--config", tmp_path / "c.yaml"]),
+            (["--config", tmp_path / "c.yaml"], ["other"]),
+        ):
             again = yaml.safe_load(printed(capsys, command, *words[0], *words[1]))
             assert again == config | {positional: ["other"] if positional == "models" else "other"}
 
@@ -143,13 +198,19 @@ def test_the_command_line_overrides_a_config_wherever_it_stands(tmp_path, capsys
     (tmp_path / "c.yaml").write_text("model: a\ndata: d\nepochs: 7\nlr: 0.5\n")
     (tmp_path / "e.yaml").write_text("epochs: 8\n")
     config = ["--config", tmp_path / "c.yaml"]
-    for words in ([*config, "--epochs", "3"], ["--epochs", "3", *config], ["--epochs=3", f"--config={tmp_path / 'c.yaml'}"]):
+    for words in (
+        [*config, "--epochs", "3"],
+        ["--epochs", "3", *config],
+        ["--epochs=3", f"--config={tmp_path / 'c.yaml'}"],
+    ):
         resolved = yaml.safe_load(printed(capsys, "finetune", *words))
         assert (resolved["model"], resolved["epochs"], resolved["lr"]) == ("a", 3, 0.5)
     resolved = yaml.safe_load(printed(capsys, "finetune", *config, "--config", tmp_path / "e.yaml"))
     assert (resolved["epochs"], resolved["lr"]) == (8, 0.5)
     (tmp_path / "s.yaml").write_text("gene: g\nout: o\n")
-    resolved = yaml.safe_load(printed(capsys, "spawn", "--depth", "6", "9", "--config", tmp_path / "s.yaml", "other"))
+    resolved = yaml.safe_load(
+        printed(capsys, "spawn", "--depth", "6", "9", "--config", tmp_path / "s.yaml", "other")
+    )
     assert (parse_depths(resolved["depth"]), resolved["gene"], resolved["out"]) == ([6, 9], "other", "o")
     assert "--config has no value; give one, or leave it out" in fails(capsys, "finetune", "m", "--config")
 
@@ -162,7 +223,10 @@ def test_a_run_is_run_again_by_its_own_config(folder, ancestor, tmp_path, capsys
     assert (run / "config.yaml").read_text() == (again / "config.yaml").read_text()
     weights = [(place / "model" / "model.safetensors").read_bytes() for place in (run, again)]
     assert weights[0] == weights[1]
-    for words in (["info", str(run / "model")], ["evaluate", str(run / "model"), "--data", str(folder), "--workers", "0"]):
+    for words in (
+        ["info", str(run / "model")],
+        ["evaluate", str(run / "model"), "--data", str(folder), "--workers", "0"],
+    ):
         (tmp_path / "c.yaml").write_text(printed(capsys, *words, "--json"))
         assert main([words[0], "--config", str(tmp_path / "c.yaml")]) == 0
         document = json.loads(capsys.readouterr().out)
@@ -187,7 +251,9 @@ def test_a_run_is_run_again_by_its_own_config(folder, ancestor, tmp_path, capsys
 )
 def test_configs_that_are_for_something_else(tmp_path, capsys, text, message):
     (tmp_path / "c.yaml").write_text(text)
-    assert message in fails(capsys, "finetune", "--config", tmp_path / "c.yaml", "--data", "d", "--out", tmp_path / "o")
+    assert message in fails(
+        capsys, "finetune", "--config", tmp_path / "c.yaml", "--data", "d", "--out", tmp_path / "o"
+    )
     assert not (tmp_path / "o").exists()
 
 
@@ -217,13 +283,20 @@ def test_help_shows_every_option_in_exactly_one_group(command, capsys):
     assert list(groups)[-1] == "General"
     assert command not in FIRST or tuple(groups["Main options"]) == FIRST[command]
     assert len(FIRST.get(command, ())) <= 10
-    required = [p.name for p in own_parameters(getattr(commands, FUNCTIONS.get(command, command))) if p.default is p.empty]
+    required = [
+        p.name
+        for p in own_parameters(getattr(commands, FUNCTIONS.get(command, command)))
+        if p.default is p.empty
+    ]
     assert " ".join(text.split()).count("(required)") == len(required)
     assert set(required) <= set(groups["Main options"])
 
 
 def test_groups_name_options_that_there_are():
-    kinds = {kind.__name__: {field.name for field in fields(kind)} for kind in (Recipe, DataOptions, DistillOptions)}
+    kinds = {
+        kind.__name__: {field.name for field in fields(kind)}
+        for kind in (Recipe, DataOptions, DistillOptions)
+    }
     names = [name for group in GROUPS.values() for name in group]
     assert len(names) == len(set(names))
     assert set(names) <= set(kinds) | set().union(*kinds.values())
@@ -249,11 +322,31 @@ def test_python_help_tells_every_option(command):
 @pytest.mark.parametrize(
     ("words", "left", "message"),
     [
-        (["finetune", "m", "--data", "d", "--out", "o"], None, "nothing was begun; the same command begins anew"),
-        (["finetune", "m", "--data", "d", "--out", "o"], "run.json", "the same command with --resume goes on"),
-        (["cache", "--ancestor", "m", "--data", "d", "--out", "o"], "cache.json", "the same command with --resume goes on"),
-        (["demo", "--out", "o", "--overwrite"], "run.json", "the same command with --resume instead of --overwrite goes on"),
-        (["relearn", "m", "--data", "d", "--out", "o", "--resume"], "run.json", "the same command with --resume goes on"),
+        (
+            ["finetune", "m", "--data", "d", "--out", "o"],
+            None,
+            "nothing was begun; the same command begins anew",
+        ),
+        (
+            ["finetune", "m", "--data", "d", "--out", "o"],
+            "run.json",
+            "the same command with --resume goes on",
+        ),
+        (
+            ["cache", "--ancestor", "m", "--data", "d", "--out", "o"],
+            "cache.json",
+            "the same command with --resume goes on",
+        ),
+        (
+            ["demo", "--out", "o", "--overwrite"],
+            "run.json",
+            "the same command with --resume instead of --overwrite goes on",
+        ),
+        (
+            ["relearn", "m", "--data", "d", "--out", "o", "--resume"],
+            "run.json",
+            "the same command with --resume goes on",
+        ),
         (["evaluate", "m", "--data", "d"], None, "interrupted; the same command begins anew"),
         (["spawn", "g", "--depth", "6", "--out", "o"], None, "interrupted; the same command begins anew"),
         (
@@ -274,7 +367,10 @@ def test_what_is_said_after_an_interrupt_is_true(words, left, message, tmp_path,
 
     function = getattr(commands, FUNCTIONS.get(words[0], words[0]))
     interrupted.__signature__, interrupted.__doc__ = inspect.signature(function), function.__doc__
-    interrupted.kinds, interrupted.defaults = getattr(function, "kinds", ()), getattr(function, "defaults", {})
+    interrupted.kinds, interrupted.defaults = (
+        getattr(function, "kinds", ()),
+        getattr(function, "defaults", {}),
+    )
     monkeypatch.setattr(commands, words[0], interrupted)
     assert main(words) == 130
     error = capsys.readouterr().err
@@ -301,11 +397,15 @@ def test_an_earlier_run_that_was_to_be_overwritten_is_not_to_be_resumed(tmp_path
 def run_into(stdout, *words, shell=None, **kwargs):
     """The command with an output that is gone; its status and what it says on stderr."""
     program = [sys.executable, "-m", "learngene", *words]
-    done = subprocess.run(shell or program, stdout=stdout, stderr=subprocess.PIPE, text=True, check=False, timeout=60, **kwargs)
+    done = subprocess.run(
+        shell or program, stdout=stdout, stderr=subprocess.PIPE, text=True, check=False, timeout=60, **kwargs
+    )
     return done.returncode, done.stderr
 
 
-@pytest.mark.parametrize("words", [["-h"], ["distill", "--help"], ["finetune", "m", "--print-config"], ["info", "GENE"]], ids=str)
+@pytest.mark.parametrize(
+    "words", [["-h"], ["distill", "--help"], ["finetune", "m", "--print-config"], ["info", "GENE"]], ids=str
+)
 def test_nobody_reads_the_output(words, gene, tmp_path):
     words = [str(gene.save(tmp_path / "g.safetensors")) if word == "GENE" else word for word in words]
     reader, writer = os.pipe()
@@ -325,7 +425,22 @@ def test_output_that_is_closed_or_full(tmp_path):
 
 
 def test_switches_need_no_value(capsys):
-    assert main(["distill", "--ancestor", "a", "--data", "d", "--unlabeled", "--in-memory", "--resume", "--print-config"]) == 0
+    assert (
+        main(
+            [
+                "distill",
+                "--ancestor",
+                "a",
+                "--data",
+                "d",
+                "--unlabeled",
+                "--in-memory",
+                "--resume",
+                "--print-config",
+            ]
+        )
+        == 0
+    )
     config = yaml.safe_load(capsys.readouterr().out)
     assert config["unlabeled"] is config["in_memory"] is config["resume"] is True
     assert main(["distill", "--unlabeled=false", "--download", "true", "--print-config"]) == 0
@@ -350,10 +465,14 @@ def test_mistakes_end_in_one_sentence_and_status_2(folder, ancestor, tmp_path, c
     (tmp_path / "used" / "file").touch()
     assert "is not empty" in fails(capsys, *base, "--out", tmp_path / "used")
     (tmp_path / "bad.pt").write_bytes(b"PK\x03\x04 something")
-    assert "is a pickle" in fails(capsys, "spawn", tmp_path / "bad.pt", "--depth", "6", "--out", tmp_path / "y")
+    assert "is a pickle" in fails(
+        capsys, "spawn", tmp_path / "bad.pt", "--depth", "6", "--out", tmp_path / "y"
+    )
     assert "is a pickle" in fails(capsys, "info", tmp_path / "bad.pt")
     assert "has no config.json" in fails(capsys, "evaluate", tmp_path / "used", "--data", folder)
-    assert "device 'tpu9' cannot be used" in fails(capsys, "evaluate", ancestor, "--data", folder, "--device", "tpu9")
+    assert "device 'tpu9' cannot be used" in fails(
+        capsys, "evaluate", ancestor, "--data", folder, "--device", "tpu9"
+    )
     assert not (tmp_path / "x").exists()
 
 
@@ -370,7 +489,9 @@ def test_mistakes_end_in_one_sentence_and_status_2(folder, ancestor, tmp_path, c
 def test_bad_configs_name_the_key(tmp_path, capsys, text, message, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "c.yaml").write_text(text)
-    assert message in fails(capsys, "distill", "--config", "c.yaml", "--ancestor", "a", "--data", "d", "--out", "o")
+    assert message in fails(
+        capsys, "distill", "--config", "c.yaml", "--ancestor", "a", "--data", "d", "--out", "o"
+    )
     assert not (tmp_path / "hacked").exists()
 
 
@@ -393,7 +514,9 @@ def test_log_lines_when_redirected(folder, ancestor, tmp_path):
         "--log-every",
         "2",
     ]
-    done = subprocess.run([sys.executable, "-m", "learngene", *words], capture_output=True, text=True, check=True, timeout=120)
+    done = subprocess.run(
+        [sys.executable, "-m", "learngene", *words], capture_output=True, text=True, check=True, timeout=120
+    )
     assert "step 2/3  total" in done.stderr
     assert "images/s" in done.stderr
     assert " left" in done.stderr
@@ -417,10 +540,30 @@ def test_a_command_without_any_word(capsys):
         (["evaluate", "m", "--data="], "--data is empty; give images"),
         (["evaluate", "", "--data", "d"], "MODEL is empty; give a model"),
         (["relearn", "m", " ", "--data", "d", "--out", "o"], "MODELS is empty; give a model"),
-        (["distill", "--ancestor", "local-dir:", "--data", "d", "--out", "o"], "--ancestor is empty; give a model"),
-        (["distill", "--ancestor", "a", "--data", "d", "--out", "o", "--cache="], "--cache is empty; give a directory"),
-        (["benchmark", "--data", "d", "--out", "o", "--distill", '{ancestor: ""}'], "--distill.ancestor is empty"),
-        (["benchmark", "--data", "d", "--out", "o", "--starts", '[random, {start: pretrained, source: ""}]'], "is empty"),
+        (
+            ["distill", "--ancestor", "local-dir:", "--data", "d", "--out", "o"],
+            "--ancestor is empty; give a model",
+        ),
+        (
+            ["distill", "--ancestor", "a", "--data", "d", "--out", "o", "--cache="],
+            "--cache is empty; give a directory",
+        ),
+        (
+            ["benchmark", "--data", "d", "--out", "o", "--distill", '{ancestor: ""}'],
+            "--distill.ancestor is empty",
+        ),
+        (
+            [
+                "benchmark",
+                "--data",
+                "d",
+                "--out",
+                "o",
+                "--starts",
+                '[random, {start: pretrained, source: ""}]',
+            ],
+            "is empty",
+        ),
         (["archs", ""], "PATTERN is empty; give one such as 'deit3*', or leave it out"),
     ],
 )
@@ -439,8 +582,14 @@ def test_arguments_of_timm_may_be_empty():
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["finetune", "m", "--learning-rat", "3"], "--learning-rat is no option of finetune; did you mean --lr?"),
-        (["finetune", "m", "--batchsize", "3"], "--batchsize is no option of finetune; did you mean --batch-size?"),
+        (
+            ["finetune", "m", "--learning-rat", "3"],
+            "--learning-rat is no option of finetune; did you mean --lr?",
+        ),
+        (
+            ["finetune", "m", "--batchsize", "3"],
+            "--batchsize is no option of finetune; did you mean --batch-size?",
+        ),
         (["info", "--latncy", "g"], "--latncy is no option of info; did you mean --latency?"),
         (["info", "g", "--jsn"], "did you mean --json?"),
         (["spawn", "g", "--epochs", "3"], "--epochs is no option of spawn, but of distill,"),
@@ -473,7 +622,19 @@ def test_the_way_out_of_a_slip(words, message, capsys):
 
 
 def test_one_number_is_a_plan_or_a_size(capsys):
-    words = ["distill", "--ancestor", "a", "--data", "d", "--out", "o", "--plan", "2", "--ancestor-input-size", "28"]
+    words = [
+        "distill",
+        "--ancestor",
+        "a",
+        "--data",
+        "d",
+        "--out",
+        "o",
+        "--plan",
+        "2",
+        "--ancestor-input-size",
+        "28",
+    ]
     config = yaml.safe_load(printed(capsys, *words))
     assert (str(config["plan"]), config["ancestor_input_size"]) == ("2", 28)
 
@@ -498,7 +659,9 @@ def test_a_bad_config_is_named(content, message, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "c.conf").write_bytes(content)
     for config in (["--config", "c.conf"], ["--config=c.conf"]):
-        error = fails(capsys, "benchmark", "--data", "d", *config, *([] if b"out" in content else ["--out", "o"]))
+        error = fails(
+            capsys, "benchmark", "--data", "d", *config, *([] if b"out" in content else ["--out", "o"])
+        )
         assert message in error
         assert "<" not in error
     assert "--config is empty" in fails(capsys, "benchmark", "--config", "")

@@ -21,7 +21,9 @@ CONFIGS = sorted((ROOT / "configs").glob("*.yaml"))
 
 def head_command(path: Path) -> list[str]:
     """The command in the head comment, its line breaks joined."""
-    comment = [line.removeprefix("#").strip() for line in path.read_text().splitlines() if line.startswith("#")]
+    comment = [
+        line.removeprefix("#").strip() for line in path.read_text().splitlines() if line.startswith("#")
+    ]
     words = [word for word in " ".join(comment).split() if word != "\\"]
     start = words.index("learngene") + 1
     return words[start : words.index("--out") + 2]
@@ -64,7 +66,11 @@ def test_relearning_states_its_learning_rate():
     """The command has none of its own, so configs and README do not change with the recipe's."""
     assert build_parser("relearn", commands.relearn).get_defaults().lr == Recipe().lr
     assert all("lr" in yaml.safe_load(path.read_text()) for path in CONFIGS if "relearn" in path.name)
-    tour = [line for line in (ROOT / "README.md").read_text().splitlines() if line.startswith("learngene relearn ")]
+    tour = [
+        line
+        for line in (ROOT / "README.md").read_text().splitlines()
+        if line.startswith("learngene relearn ")
+    ]
     assert tour
     assert all("--lr " in line for line in tour)
 
@@ -75,5 +81,7 @@ def test_parser_knows_every_argument_of_every_command():
     for name in commands.__all__:
         function = getattr(commands, name)
         known = {action.dest for action in build_parser(name, function)._actions}
-        parameters = [p for p in inspect.signature(function).parameters.values() if p.kind is not p.VAR_KEYWORD]
+        parameters = [
+            p for p in inspect.signature(function).parameters.values() if p.kind is not p.VAR_KEYWORD
+        ]
         assert {p.name for p in parameters} <= known

@@ -91,11 +91,19 @@ def test_torchvision_set_from_local_files(tmp_path):
         header = bytes([0, 0, 8, 3]) + b"".join(n.to_bytes(4, "big") for n in images.shape)
         (raw / f"{prefix}-images-idx3-ubyte").write_bytes(header + images.tobytes())
         labels = (np.arange(count) % 10).astype(np.uint8)
-        (raw / f"{prefix}-labels-idx1-ubyte").write_bytes(bytes([0, 0, 8, 1]) + count.to_bytes(4, "big") + labels.tobytes())
+        (raw / f"{prefix}-labels-idx1-ubyte").write_bytes(
+            bytes([0, 0, 8, 1]) + count.to_bytes(4, "big") + labels.tobytes()
+        )
     options = DataOptions(data_root=str(tmp_path), workers=0)
     train, val = open_training("torch/fashion_mnist", options, "L")
-    assert (len(train), len(val), len(open_split("torch/fashion_mnist", options, "auto", "L"))) == (30, 10, 20)
-    with pytest.raises(LearngeneError, match="label_column 'x': 'torch/fashion_mnist' has no columns; drop --label-column"):
+    assert (len(train), len(val), len(open_split("torch/fashion_mnist", options, "auto", "L"))) == (
+        30,
+        10,
+        20,
+    )
+    with pytest.raises(
+        LearngeneError, match="label_column 'x': 'torch/fashion_mnist' has no columns; drop --label-column"
+    ):
         open_training("torch/fashion_mnist", replace(options, label_column="x"), "L")
     (raw / "train-labels-idx1-ubyte").write_bytes(bytes([0, 0, 8, 1]) + (30).to_bytes(4, "big") + bytes(30))
     with pytest.raises(LearngeneError, match="has 40 images and 30 labels"):
@@ -109,9 +117,13 @@ def test_options_that_contradict_or_mean_nothing_are_refused(folder, tmp_path):
         tar.add(folder / "train", ".")
     for data, count in ((str(folder), 3), (str(tmp_path / "images.tar"), 3), (EMBEDDED, 10)):
         assert open_training(data, replace(OPTIONS, num_classes=count), "L")[0].num_classes == count
-        with pytest.raises(LearngeneError, match=f"num_classes 7: .* names {count} classes itself; drop --num-classes"):
+        with pytest.raises(
+            LearngeneError, match=f"num_classes 7: .* names {count} classes itself; drop --num-classes"
+        ):
             open_training(data, replace(OPTIONS, num_classes=7), "L")
-        with pytest.raises(LearngeneError, match=r"image_column 'img': .* has no columns; drop --image-column"):
+        with pytest.raises(
+            LearngeneError, match=r"image_column 'img': .* has no columns; drop --image-column"
+        ):
             open_training(data, replace(OPTIONS, image_column="img"), "L")
 
 
@@ -126,7 +138,9 @@ def test_a_folder_of_the_embedded_sets_name_is_ambiguous(tmp_path, monkeypatch):
 def test_in_memory_is_the_same(folder):
     train, _ = open_training(str(folder), OPTIONS, "L")
     held = train.in_memory()
-    assert all(np.array_equal(np.asarray(train.read(i)), np.asarray(held.read(i))) for i in range(0, len(train), 7))
+    assert all(
+        np.array_equal(np.asarray(train.read(i)), np.asarray(held.read(i))) for i in range(0, len(train), 7)
+    )
     assert held.in_memory() is held
 
 
@@ -145,14 +159,22 @@ def test_strong_augmentation_never_fails(folder, mode):
     train, _ = open_training(str(folder), OPTIONS, mode)
     channels = len(mode)
     config = CONFIG | {"input_size": [channels, 28, 28], "mean": [0.5] * channels, "std": [0.5] * channels}
-    views = Views(train, train_transform(config, Recipe(auto_augment="rand-m9-mstd2-inc1", random_erasing=1.0, color_jitter=0.4)))
+    views = Views(
+        train,
+        train_transform(
+            config, Recipe(auto_augment="rand-m9-mstd2-inc1", random_erasing=1.0, color_jitter=0.4)
+        ),
+    )
     for seed in range(300):
         assert views[(seed % len(views), seed)]["image"].shape == (channels, 28, 28)
 
 
 def test_workers_change_nothing(folder):
     train, val = open_training(str(folder), OPTIONS, "L")
-    batches = [[b["image"] for b in loader(train, val, options=DataOptions(workers=w)).train_dataloader()] for w in (0, 2)]
+    batches = [
+        [b["image"] for b in loader(train, val, options=DataOptions(workers=w)).train_dataloader()]
+        for w in (0, 2)
+    ]
     assert all(torch.equal(a, b) for a, b in zip(*batches, strict=True))
 
 
@@ -206,7 +228,9 @@ def test_validation_needs_an_image_that_can_be_read(tmp_path, caplog):
         for batch in data.val_dataloader():
             data.take_bad(batch)
 
-    with pytest.raises(LearngeneError, match=r"none of the images of .*val can be read; check the data set and the disk"):
+    with pytest.raises(
+        LearngeneError, match=r"none of the images of .*val can be read; check the data set and the disk"
+    ):
         validate()
     caplog.text.encode()  # names that are no text, too
     shutil.copy(tmp_path / "train" / "bag" / "000.png", broken / "bag" / "001.png")
@@ -224,7 +248,9 @@ def test_too_many_corrupt_images_stop(tmp_path):
         for batch in data.train_dataloader():
             data.take_bad(batch)
 
-    with pytest.raises(LearngeneError, match=r"3 images cannot be read, more than the 2 allowed.*--max-bad-images"):
+    with pytest.raises(
+        LearngeneError, match=r"3 images cannot be read, more than the 2 allowed.*--max-bad-images"
+    ):
         epoch()
 
 
@@ -237,7 +263,10 @@ def test_too_many_corrupt_images_stop(tmp_path):
             lambda p: (p / "only").mkdir(parents=True) or Image.new("L", (8, 8)).save(p / "only" / "a.png"),
             "1 class with images, training needs at least 2",
         ),
-        (lambda p: p.mkdir() or Image.new("L", (8, 8)).save(p / "a.png"), "1 images but no class folders.*--unlabeled"),
+        (
+            lambda p: p.mkdir() or Image.new("L", (8, 8)).save(p / "a.png"),
+            "1 images but no class folders.*--unlabeled",
+        ),
         (lambda p: [(p / c).mkdir(parents=True) for c in "ab"], "no images in class folders"),
         (lambda p: p.write_text("x"), "is a file but not a .tar"),
     ],
@@ -355,7 +384,9 @@ def test_webdataset_stream(tmp_path):
         s: {"num_samples": n, "filenames": [f"set-{s}-0000.tar"], "shard_lengths": [n]}
         for s, n in (("train", 24), ("validation", 8))
     }
-    (tmp_path / "_info.json").write_text(json.dumps({"splits": {k: {"name": k, **v} for k, v in info.items()}}))
+    (tmp_path / "_info.json").write_text(
+        json.dumps({"splits": {k: {"name": k, **v} for k, v in info.items()}})
+    )
     options = DataOptions(data_root=str(tmp_path), val_split="validation", workers=1, num_classes=3)
     train, val = open_training("wds/set", options, "L")
     data = loader(train, val, options=options)

@@ -47,12 +47,25 @@ sys.exit(main(sys.argv[1:]))
 
 
 def words(ancestor, out, *extra, data="fashion-mnist"):
-    common = ["--ancestor", str(ancestor), "--data", str(data), "--plan", "2,1", "--precision", "32-true", "--workers", "0"]
+    common = [
+        "--ancestor",
+        str(ancestor),
+        "--data",
+        str(data),
+        "--plan",
+        "2,1",
+        "--precision",
+        "32-true",
+        "--workers",
+        "0",
+    ]
     return ["distill", *common, "--unlabeled", "--accelerator", "cpu", *extra, "--out", str(out)]
 
 
 def run(command, **variables):
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300, env={**os.environ, **variables})
+    done = subprocess.run(
+        command, capture_output=True, text=True, timeout=300, env={**os.environ, **variables}
+    )
     assert done.returncode == 0, done.stderr
     return done.stderr
 
@@ -81,10 +94,27 @@ def alone(ancestor, tmp_path_factory):
 @pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
 def test_two_processes_take_the_same_step_as_one(ancestor, alone, tmp_path, strategy):
     """Two ranks with half the batch each, and tied weights."""
-    log = learngene(*words(ancestor, tmp_path / "run", *SGD, *TWO, "--steps", "3", "--feature", "0.5", "--strategy", strategy))
+    log = learngene(
+        *words(
+            ancestor, tmp_path / "run", *SGD, *TWO, "--steps", "3", "--feature", "0.5", "--strategy", strategy
+        )
+    )
     assert log.count("wrote") == 1
     two = load(tmp_path / "run")
-    learngene(*words(ancestor, tmp_path / "still", "--steps", "1", "--lr", "1e-12", "--min-lr", "0", "--batch-size", "32"))
+    learngene(
+        *words(
+            ancestor,
+            tmp_path / "still",
+            "--steps",
+            "1",
+            "--lr",
+            "1e-12",
+            "--min-lr",
+            "0",
+            "--batch-size",
+            "32",
+        )
+    )
     assert distance(two, load(tmp_path / "still")) > 1e-2  # it has moved
     assert distance(two, alone) < 1e-6
     assert two.metrics["cost"]["images"] == alone.metrics["cost"]["images"] == 96
@@ -98,7 +128,12 @@ def test_a_sharded_run_resumes_to_what_ddp_trains(folder, ancestor, tmp_path):
     learngene(*words(ancestor, tmp_path / "ddp", *common, "--strategy", "ddp", data=folder))
     (tmp_path / "cut.py").write_text(CUT)
     sharded = words(ancestor, tmp_path / "fsdp", *common, "--strategy", "fsdp", data=folder)
-    assert subprocess.run([sys.executable, tmp_path / "cut.py", *sharded], capture_output=True, timeout=300).returncode == 9
+    assert (
+        subprocess.run(
+            [sys.executable, tmp_path / "cut.py", *sharded], capture_output=True, timeout=300
+        ).returncode
+        == 9
+    )
     found = torch.load(tmp_path / "fsdp" / "last.ckpt", weights_only=True)
     wanted = torch.load(tmp_path / "ddp" / "last.ckpt", weights_only=True)
     assert found["epoch"] == 0
@@ -157,7 +192,9 @@ def exchange(rank, store, answers):
         setattr(dist, name, counted(getattr(dist, name), seen, key))
     module = TrainingModule(tied(), Supervised(), Recipe(), num_classes=3)
     module.training_step = lambda: loss(module.model)
-    module._device_mesh = dist.init_device_mesh("cpu", (2, 1), mesh_dim_names=("data_parallel", "tensor_parallel"))
+    module._device_mesh = dist.init_device_mesh(
+        "cpu", (2, 1), mesh_dim_names=("data_parallel", "tensor_parallel")
+    )
     shard(module)
     module.training_step().backward()
     shown = dict(seen)
@@ -196,7 +233,10 @@ def free_port():
 
 def together(commands):
     """Start all at once, and wait for all."""
-    running = [subprocess.Popen(c, stderr=subprocess.PIPE, text=True, env={**os.environ, **env}) for c, env in commands]
+    running = [
+        subprocess.Popen(c, stderr=subprocess.PIPE, text=True, env={**os.environ, **env})
+        for c, env in commands
+    ]
     logs = [process.communicate(timeout=300)[1] for process in running]
     assert [process.returncode for process in running] == [0] * len(running), "\n".join(logs)
     return "".join(logs)
@@ -221,21 +261,42 @@ def torchrun(node, port):
 @pytest.mark.slow
 def test_two_machines_by_torchrun_train_what_one_does(ancestor, alone, tmp_path):
     """And again on the finished run: both see that there is nothing to do."""
-    half = [*SGD, "--steps", "3", "--batch-size", "16", "--feature", "0.5", "--num-nodes", "2", "--devices", "1", "--resume"]
+    half = [
+        *SGD,
+        "--steps",
+        "3",
+        "--batch-size",
+        "16",
+        "--feature",
+        "0.5",
+        "--num-nodes",
+        "2",
+        "--devices",
+        "1",
+        "--resume",
+    ]
     for wrote in (1, 0):
         port = free_port()
-        commands = [([*torchrun(node, port), *words(ancestor, tmp_path / "run", *half)], {}) for node in (0, 1)]
+        commands = [
+            ([*torchrun(node, port), *words(ancestor, tmp_path / "run", *half)], {}) for node in (0, 1)
+        ]
         assert together(commands).count("wrote") == wrote
     assert distance(load(tmp_path / "run"), alone) < 1e-6
 
 
 def test_processes_that_would_train_alone_are_refused(ancestor, tmp_path):
     """Forgotten --num-nodes: Lightning would let each machine train by itself."""
-    command = [*torchrun(0, free_port()), *words(ancestor, tmp_path / "run", "--steps", "1", "--devices", "1")]
+    command = [
+        *torchrun(0, free_port()),
+        *words(ancestor, tmp_path / "run", "--steps", "1", "--devices", "1"),
+    ]
     command[command.index("2")] = "1"
     command[command.index("--nproc-per-node") + 1] = "2"
     done = subprocess.run(command, capture_output=True, text=True, timeout=300)
-    assert "2 processes were launched, but this run is to have 1 x 1: give the number of machines with --num-nodes" in done.stderr
+    assert (
+        "2 processes were launched, but this run is to have 1 x 1: give the number of machines with --num-nodes"
+        in done.stderr
+    )
     assert not (tmp_path / "run").exists()
 
 
@@ -246,8 +307,26 @@ def test_processes_that_would_train_alone_are_refused(ancestor, tmp_path):
         ({"LOCAL_RANK": "0", "NODE_RANK": "0"}, False),
         ({"LOCAL_RANK": "0", "NODE_RANK": "1"}, True),
         ({"SLURM_PROCID": "3"}, True),
-        ({"TORCHELASTIC_RUN_ID": "1", "RANK": "0", "SLURM_PROCID": "1", "GROUP_RANK": "0", "LOCAL_RANK": "0"}, False),
-        ({"TORCHELASTIC_RUN_ID": "1", "RANK": "1", "SLURM_PROCID": "0", "GROUP_RANK": "1", "LOCAL_RANK": "0"}, True),
+        (
+            {
+                "TORCHELASTIC_RUN_ID": "1",
+                "RANK": "0",
+                "SLURM_PROCID": "1",
+                "GROUP_RANK": "0",
+                "LOCAL_RANK": "0",
+            },
+            False,
+        ),
+        (
+            {
+                "TORCHELASTIC_RUN_ID": "1",
+                "RANK": "1",
+                "SLURM_PROCID": "0",
+                "GROUP_RANK": "1",
+                "LOCAL_RANK": "0",
+            },
+            True,
+        ),
     ],
 )
 def test_one_process_writes(monkeypatch, variables, follows):
@@ -286,14 +365,26 @@ def slurm(tmp_path, program):
     for name, text in fakes.items():
         (tmp_path / name).write_text(text)
         (tmp_path / name).chmod(0o755)
-    job = {"SLURM_NNODES": "2", "SLURM_NTASKS_PER_NODE": "1", "SLURM_NTASKS": "2", "SLURM_JOB_ID": "4711", "SLURM_JOB_NAME": "gene"}
+    job = {
+        "SLURM_NNODES": "2",
+        "SLURM_NTASKS_PER_NODE": "1",
+        "SLURM_NTASKS": "2",
+        "SLURM_JOB_ID": "4711",
+        "SLURM_JOB_NAME": "gene",
+    }
     return {**os.environ, **job, "PATH": f"{tmp_path}:{os.environ['PATH']}"}
 
 
 def test_a_slurm_job_trains_what_one_process_does(ancestor, alone, tmp_path):
     half = [*SGD, "--steps", "3", "--batch-size", "16", "--feature", "0.5"]
     job = slurm(tmp_path, ["-m", "learngene"])
-    done = subprocess.run([SCRIPT, *words(ancestor, tmp_path / "run", *half)], env=job, capture_output=True, text=True, timeout=300)
+    done = subprocess.run(
+        [SCRIPT, *words(ancestor, tmp_path / "run", *half)],
+        env=job,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
     assert done.returncode == 0, done.stderr
     assert not (tmp_path / "called").exists()
     assert distance(load(tmp_path / "run"), alone) < 1e-6
@@ -304,7 +395,9 @@ def test_a_slurm_job_is_queued_again(tmp_path, code):
     """When the time is nearly up and the run has saved itself; not when it finished just then, nor after a failure before."""
     program = f"import signal, sys, time; signal.signal(signal.SIGUSR1, lambda *_: (time.sleep(1), sys.exit({code}))); "
     program += "sys.exit(3)" if code == 3 else "time.sleep(60)"
-    job = subprocess.Popen([SCRIPT, "distill"], env=slurm(tmp_path, ["-c", program]), stdout=subprocess.PIPE, text=True)
+    job = subprocess.Popen(
+        [SCRIPT, "distill"], env=slurm(tmp_path, ["-c", program]), stdout=subprocess.PIPE, text=True
+    )
     assert job.stdout.readline() == "running\n"
     time.sleep(1)
     if code != 3:
@@ -322,7 +415,9 @@ def test_a_slurm_job_goes_on_where_it_was_stopped(ancestor, tmp_path):
     half = [*SGD, "--epochs", "4", "--batch-size", "16"]
     learngene(*words(ancestor, tmp_path / "whole", *half, "--devices", "2", "--num-nodes", "1"))
     command = [SCRIPT, *words(ancestor, tmp_path / "run", *half)]
-    job = subprocess.Popen(command, env=slurm(tmp_path, ["-m", "learngene"]), stderr=subprocess.PIPE, stdout=subprocess.DEVNULL)
+    job = subprocess.Popen(
+        command, env=slurm(tmp_path, ["-m", "learngene"]), stderr=subprocess.PIPE, stdout=subprocess.DEVNULL
+    )
     while not (tmp_path / "run" / "last.ckpt").exists():  # the first epoch
         assert job.poll() is None
         time.sleep(0.02)
@@ -331,7 +426,9 @@ def test_a_slurm_job_goes_on_where_it_was_stopped(ancestor, tmp_path):
     assert "goes on there" in log
     assert (job.returncode, (tmp_path / "called").read_text()) == (0, "requeue 4711\n")
     assert not (tmp_path / "run" / "learngene.safetensors").exists()
-    done = subprocess.run(command, env=slurm(tmp_path, ["-m", "learngene"]), capture_output=True, text=True, timeout=300)
+    done = subprocess.run(
+        command, env=slurm(tmp_path, ["-m", "learngene"]), capture_output=True, text=True, timeout=300
+    )
     assert done.returncode == 0, done.stderr
     assert "resuming from" in done.stderr
     assert distance(load(tmp_path / "run"), load(tmp_path / "whole")) < 1e-6

@@ -50,7 +50,9 @@ def test_plan_tells_what_will_be_stored_and_spawned(architecture):
     assert told["parameters"] == gene.parameters
     assert told["auxnet"]["parameters"] == count_parameters(auxnet)
     assert (told["auxnet"]["depth"], told["auxnet"]["plan"]) == (5, "2,1,2")
-    assert told["auxnet"]["gflops"] == count_flops(architecture.build(5).requires_grad_(False).to("meta")) / 1e9
+    assert (
+        told["auxnet"]["gflops"] == count_flops(architecture.build(5).requires_grad_(False).to("meta")) / 1e9
+    )
     assert [row["depth"] for row in told["depths"]] == [3, 4, 5, 6]
     for row in told["depths"]:
         model = gene.spawn(row["depth"])
@@ -72,7 +74,17 @@ def test_plan_and_info_agree(gene, file):
 
 
 def test_plan_at_the_command_line(capsys):
-    words = ["plan", "vit_tiny_patch16_224", "--plan", "2,1,2", "--arch-args", json.dumps(TINY_ARGS), "--depth", "3", "5-6"]
+    words = [
+        "plan",
+        "vit_tiny_patch16_224",
+        "--plan",
+        "2,1,2",
+        "--arch-args",
+        json.dumps(TINY_ARGS),
+        "--depth",
+        "3",
+        "5-6",
+    ]
     assert main([*words, "--latency", "--json"]) == 0
     told = json.loads(capsys.readouterr().out)
     assert [row["depth"] for row in told["depths"]] == [3, 5, 6]
@@ -80,7 +92,12 @@ def test_plan_at_the_command_line(capsys):
         low, high = row["latency_quartiles_ms"]
         assert 0 < low <= row["latency_ms"] <= high
     how = told["latency"]
-    assert (how["dtype"], how["threads"], how["batch"], how["device"]) == ("float32", torch.get_num_threads(), 1, "cpu")
+    assert (how["dtype"], how["threads"], how["batch"], how["device"]) == (
+        "float32",
+        torch.get_num_threads(),
+        1,
+        "cpu",
+    )
     assert main([*words, "--latency"]) == 0
     shown = capsys.readouterr().out
     assert "auxiliary net: 5 layers" in shown
@@ -92,9 +109,13 @@ def test_bad_plans_end_in_a_sentence(capsys):
     assert "ARCH is missing" in fails(capsys, "plan", "--plan", "3,3")
     assert "resnet50 is not supported, because" in fails(capsys, "plan", "resnet50")
     assert "stage 1 has no layer" in fails(capsys, "plan", "vit_tiny_patch16_224", "--plan", "3,0,3")
-    assert "depth 4 is less than the 5 stages" in fails(capsys, "plan", "vit_tiny_patch16_224", "--depth", "4-6")
+    assert "depth 4 is less than the 5 stages" in fails(
+        capsys, "plan", "vit_tiny_patch16_224", "--depth", "4-6"
+    )
     assert "'9-4' run backwards" in fails(capsys, "plan", "vit_tiny_patch16_224", "--depth", "9-4")
-    assert "timm cannot build" in fails(capsys, "plan", "vit_tiny_patch16_224", "--arch-args", '{"no_such": 1}')
+    assert "timm cannot build" in fails(
+        capsys, "plan", "vit_tiny_patch16_224", "--arch-args", '{"no_such": 1}'
+    )
 
 
 @pytest.mark.parametrize(
@@ -155,7 +176,8 @@ def test_a_learngene_of_many_stages_has_a_row_all_the_same(architecture):
 def test_all_depths_are_measured_in_turns(monkeypatch, architecture):
     order = []
     monkeypatch.setattr(
-        "learngene.latency._timed", lambda model, images, passes: order.append(len(get_blocks(model))) or [1.0] * passes
+        "learngene.latency._timed",
+        lambda model, images, passes: order.append(len(get_blocks(model))) or [1.0] * passes,
     )
     measured = Sizes(architecture).latencies([9, 4, 6])
     assert order == [4, 6, 9] * 3  # one round to warm up
@@ -181,7 +203,8 @@ def test_a_disturbance_meets_all_depths_alike(monkeypatch, architecture):
 def test_a_deeper_model_that_is_clearly_faster_is_told(monkeypatch, architecture, caplog):
     caplog.set_level("WARNING", logger="learngene")
     monkeypatch.setattr(
-        "learngene.latency._timed", lambda model, images, passes: [{8: 9.8, 12: 8.0}[len(get_blocks(model))]] * passes
+        "learngene.latency._timed",
+        lambda model, images, passes: [{8: 9.8, 12: 8.0}[len(get_blocks(model))]] * passes,
     )
     Sizes(architecture).latencies([8, 12])
     assert "8 layers took 9.8 ms and 12 layers 8 ms, so something else was running" in caplog.text
@@ -201,16 +224,25 @@ def test_median_and_quartiles():
 @pytest.mark.parametrize(("budget", "deepest"), [(7.5, 7), (30.0, 30), (3.0, 3), (1e6, 200)])
 def test_the_deepest_within_a_latency(monkeypatch, architecture, budget, deepest):
     """A millisecond a layer."""
-    monkeypatch.setattr(Sizes, "latencies", lambda self, depths, device: {d: Latency(float(d), float(d), float(d)) for d in depths})
+    monkeypatch.setattr(
+        Sizes,
+        "latencies",
+        lambda self, depths, device: {d: Latency(float(d), float(d), float(d)) for d in depths},
+    )
     assert Sizes(architecture).deepest(3, max_latency_ms=budget) == deepest
 
 
 def test_the_deepest_within_a_latency_that_bends(monkeypatch, architecture):
     """From 20 layers on a layer takes five times as long, so a straight line misleads."""
     cost = lambda d: float(d if d <= 20 else 20 + 5 * (d - 20))  # noqa: E731
-    monkeypatch.setattr(Sizes, "latencies", lambda self, depths, device: {d: Latency(cost(d), 0, 0) for d in depths})
+    monkeypatch.setattr(
+        Sizes, "latencies", lambda self, depths, device: {d: Latency(cost(d), 0, 0) for d in depths}
+    )
     assert Sizes(architecture).deepest(3, max_latency_ms=100) == 36
-    assert Sizes(architecture).deepest(3, max_latency_ms=100, max_params=Sizes(architecture).parameters(30)) == 30
+    assert (
+        Sizes(architecture).deepest(3, max_latency_ms=100, max_params=Sizes(architecture).parameters(30))
+        == 30
+    )
 
 
 @pytest.mark.parametrize("budget", ["max_params", "max_gflops", "max_latency_ms"])
@@ -236,7 +268,11 @@ def test_ranges_of_depths_for_every_command(file, tmp_path, capsys):
     capsys.readouterr()
     assert main(["info", str(file), "--depth", "4-6", "--json"]) == 0
     assert [row["depth"] for row in json.loads(capsys.readouterr().out)["depths"]] == [4, 5, 6]
-    for command, *more in (["spawn", "--out", tmp_path / "x"], ["info"], ["evaluate", "--data", "fashion-mnist"]):
+    for command, *more in (
+        ["spawn", "--out", tmp_path / "x"],
+        ["info"],
+        ["evaluate", "--data", "fashion-mnist"],
+    ):
         assert "'9-4' run backwards" in fails(capsys, command, file, "--depth", "9-4", *more)
         assert "'a-b' is neither" in fails(capsys, command, file, "--depth", "a-b", *more)
         assert "depth 0: a model" in fails(capsys, command, file, "--depth", "0", *more)
@@ -256,7 +292,9 @@ def test_print_config_gives_the_same_depths_again(file, tmp_path, capsys, said):
     assert json.loads(capsys.readouterr().out) == told
 
 
-@pytest.mark.parametrize(("text", "depths"), [("4-6", [4, 5, 6]), ("6", [6]), ("[5, 7-8]", [5, 7, 8]), ("4 6", [4, 6])])
+@pytest.mark.parametrize(
+    ("text", "depths"), [("4-6", [4, 5, 6]), ("6", [6]), ("[5, 7-8]", [5, 7, 8]), ("4 6", [4, 6])]
+)
 def test_depths_written_into_a_config(file, tmp_path, capsys, text, depths):
     (tmp_path / "c.yaml").write_text(f"depth: {text}\n")
     assert main(["info", str(file), "--config", str(tmp_path / "c.yaml"), "--json"]) == 0
@@ -283,7 +321,9 @@ def test_rows_are_those_of_the_spawned_directories(file, folder, tmp_path):
         costs = info(directory)["depths"][0]
         assert (row["bytes"], row["gflops"]) == (costs["bytes"], costs["gflops"])
         assert row["latency_quartiles_ms"][0] <= row["latency_ms"] <= row["latency_quartiles_ms"][1]
-    assert len({row["loss"] for row in told["rows"]}) == 3  # depths differ, so equal values above are no accident
+    assert (
+        len({row["loss"] for row in told["rows"]}) == 3
+    )  # depths differ, so equal values above are no accident
 
 
 def test_a_plan_or_nothing_instead_of_a_depth(file, folder, caplog):
@@ -299,7 +339,9 @@ def test_the_learngene_decides_the_order_of_labels(gene, tmp_path, folder):
     """A test folder alone whose classes sort otherwise than the learngene's outputs."""
     turned = tuple(reversed(CLASSES))
     head = {k: v.flip(0) if k.startswith("head.") else v for k, v in gene.state.items()}
-    file = Learngene(gene.architecture, gene.plan, head, turned, gene.data_config).save(tmp_path / "t.safetensors")
+    file = Learngene(gene.architecture, gene.plan, head, turned, gene.data_config).save(
+        tmp_path / "t.safetensors"
+    )
     write_folder(tmp_path / "photos" / "test", 8, offset=100)
     (row,) = evaluate(file, str(tmp_path / "photos"), depth=4, workers=0)["rows"]
     (expected,) = evaluate(gene.save(tmp_path / "g.safetensors"), str(folder), depth=4, workers=0)["rows"]
@@ -328,7 +370,9 @@ def test_one_table_and_what_is_kept(file, folder, tmp_path, capsys, monkeypatch)
     assert len(json.loads((tmp_path / "kept" / "evaluation.json").read_text())["rows"]) == 1
 
 
-@pytest.mark.parametrize("foreign", ["photo.png", "accuracy-by-size.png/boot.png", "evaluation.json/boot.png"])
+@pytest.mark.parametrize(
+    "foreign", ["photo.png", "accuracy-by-size.png/boot.png", "evaluation.json/boot.png"]
+)
 def test_overwriting_an_evaluation_deletes_nothing_else(file, folder, tmp_path, capsys, foreign):
     out = tmp_path / "out"
     (out / foreign).parent.mkdir(parents=True)
@@ -352,15 +396,25 @@ def test_overwriting_an_evaluation_does_not_delete_what_is_read(file, gene, fold
     words = ["--depth", "3", "--overwrite", "--workers", "0"]
     assert "holds or lies in" in fails(capsys, "evaluate", inside, "--data", photos, "--out", run, *words)
     assert "holds or lies in" in fails(capsys, "evaluate", file, "--data", photos, "--out", photos, *words)
-    assert "holds or lies in" in fails(capsys, "evaluate", file, "--data", photos, "--out", photos / "earlier", *words)
+    assert "holds or lies in" in fails(
+        capsys, "evaluate", file, "--data", photos, "--out", photos / "earlier", *words
+    )
     (tmp_path / "link").symlink_to(run)
-    assert "holds or lies in" in fails(capsys, "evaluate", inside, "--data", photos, "--out", tmp_path / "link", *words)
+    assert "holds or lies in" in fails(
+        capsys, "evaluate", inside, "--data", photos, "--out", tmp_path / "link", *words
+    )
     (tmp_path / "link").unlink()
     assert sorted(tmp_path.rglob("*")) == before
 
 
 COSTS = {"depth": 12, "plan": "3,2,3,2,2", "parameters": 10_955_674, "bytes": 43_822_696, "gflops": 1.234}
-RESULTS = {"latency_ms": 112.34, "latency_quartiles_ms": [110.12, 115.5], "top1": 0.8935, "top5": 0.99, "loss": 0.3345}
+RESULTS = {
+    "latency_ms": 112.34,
+    "latency_quartiles_ms": [110.12, 115.5],
+    "top1": 0.8935,
+    "top5": 0.99,
+    "loss": 0.3345,
+}
 
 
 @pytest.mark.parametrize("columns", [20, 40, 80, 160])
@@ -385,7 +439,14 @@ def test_a_narrow_terminal_cuts_no_number(row, columns):
 
 
 def test_a_narrow_terminal_folds_names_only(monkeypatch, capsys):
-    row = {"start": "weight-selection-of-all", "depth": 12, "budget": "2 epochs", "seeds": [0, 1], "mean": 0.8, "spread": 0.01}
+    row = {
+        "start": "weight-selection-of-all",
+        "depth": 12,
+        "budget": "2 epochs",
+        "seeds": [0, 1],
+        "mean": 0.8,
+        "spread": 0.01,
+    }
     row |= {"before": 0.1, "flops": 1.2e13, "seconds": 12345.6, "measure": "test"}
     for columns in (40, 80):
         console = Console(width=columns)
@@ -401,11 +462,17 @@ def test_a_narrow_terminal_folds_names_only(monkeypatch, capsys):
 def test_mistakes_of_evaluating_depths(file, folder, ancestor, tmp_path, capsys):
     data = ["--data", folder]
     for option in (["--depth", "4"], ["--plan", "1,1,1"], ["--out", tmp_path / "o"]):
-        assert f"{option[0]} is for the depths of a learngene file" in fails(capsys, "evaluate", ancestor, *option, *data)
-    assert "is for the depths of a learngene file" in fails(capsys, "evaluate", "vit_tiny_patch16_224", "--depth", "4", *data)
+        assert f"{option[0]} is for the depths of a learngene file" in fails(
+            capsys, "evaluate", ancestor, *option, *data
+        )
+    assert "is for the depths of a learngene file" in fails(
+        capsys, "evaluate", "vit_tiny_patch16_224", "--depth", "4", *data
+    )
     assert "in one way" in fails(capsys, "evaluate", file, "--depth", "5", "--plan", "2,1,2", *data)
     assert "has 2 stages, the learngene has 3" in fails(capsys, "evaluate", file, "--plan", "2,1", *data)
-    assert "not among the 3 classes" in fails(capsys, "evaluate", file, "--depth", "4", "--data", "fashion-mnist")
+    assert "not among the 3 classes" in fails(
+        capsys, "evaluate", file, "--depth", "4", "--data", "fashion-mnist"
+    )
     (tmp_path / "bad.pth").write_bytes(b"PK\x03\x04 something")
     assert "is a pickle" in fails(capsys, "evaluate", tmp_path / "bad.pth", "--depth", "4", *data)
     assert not (tmp_path / "o").exists()
@@ -460,7 +527,8 @@ def test_unsupported_architectures_are_asked_about_once(monkeypatch):
     why_unsupported.cache_clear()
     asked = []
     monkeypatch.setattr(
-        "learngene.families.anatomy.anatomy", lambda name: asked.append(name) or (_ for _ in ()).throw(LearngeneError("no"))
+        "learngene.families.anatomy.anatomy",
+        lambda name: asked.append(name) or (_ for _ in ()).throw(LearngeneError("no")),
     )
     assert [why_unsupported("x"), why_unsupported("x")] == ["no", "no"]
     assert asked == ["x"]

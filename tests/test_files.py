@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import save_file
 
 from learngene import LearngeneError
-from learngene.export.timm_directory import save_timm_directory
+from learngene.formats.timm_directory import save_timm_directory
 from learngene.files import atomic_directory, atomic_file, write_text
 
 FULL = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
@@ -21,7 +21,9 @@ def small_disk(tmp_path):
     """A file system of 1 MiB; `remount` makes it read-only."""
     place = tmp_path / "disk"
     place.mkdir()
-    mount = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(place)], capture_output=True, check=False)
+    mount = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(place)], capture_output=True, check=False
+    )
     if mount.returncode:
         pytest.skip("mounting needs root")
     yield place
@@ -45,7 +47,8 @@ def test_a_full_disk_leaves_the_earlier_file(small_disk, write):
     write_text(small_disk / "kept", "earlier")
     with (
         pytest.raises(
-            LearngeneError, match=r"disk/kept' cannot be written \(.*(No space|full).*; free some space or choose another"
+            LearngeneError,
+            match=r"disk/kept' cannot be written \(.*(No space|full).*; free some space or choose another",
         ),
         atomic_file(small_disk / "kept") as scratch,
     ):
@@ -71,7 +74,10 @@ def test_a_read_only_disk(small_disk):
     subprocess.run(["mount", "-o", "remount,ro", str(small_disk)], check=True)
     with pytest.raises(LearngeneError, match=r"kept' cannot be written \(Read-only file system"):
         write_text(small_disk / "kept", "later")
-    with pytest.raises(LearngeneError, match=r"cannot be written \(Read-only"), atomic_directory(small_disk / "d"):
+    with (
+        pytest.raises(LearngeneError, match=r"cannot be written \(Read-only"),
+        atomic_directory(small_disk / "d"),
+    ):
         pass
     with pytest.raises(LearngeneError, match=r"cannot be made \(Read-only"):
         write_text(small_disk / "new" / "file", "later")
@@ -86,7 +92,9 @@ def test_every_step_may_fail(tmp_path, monkeypatch, number, step):
     def refuse(*_, **__):
         raise OSError(number, os.strerror(number))
 
-    monkeypatch.setattr({"fsync": "os.fsync", "replace": "pathlib.Path.replace", "mkstemp": "tempfile.mkstemp"}[step], refuse)
+    monkeypatch.setattr(
+        {"fsync": "os.fsync", "replace": "pathlib.Path.replace", "mkstemp": "tempfile.mkstemp"}[step], refuse
+    )
     with pytest.raises(LearngeneError, match=os.strerror(number)):
         write_text(tmp_path / "kept", "later")
     assert (tmp_path / "kept").read_text() == "earlier"
@@ -101,7 +109,10 @@ def test_a_directory_comes_back_when_the_new_one_cannot_take_its_name(tmp_path, 
         raise FULL
 
     monkeypatch.setattr("pathlib.Path.replace", refuse)
-    with pytest.raises(LearngeneError, match="No space"), atomic_directory(tmp_path / "d", overwrite=True) as scratch:
+    with (
+        pytest.raises(LearngeneError, match="No space"),
+        atomic_directory(tmp_path / "d", overwrite=True) as scratch,
+    ):
         (scratch / "file").write_text("later")
     assert (tmp_path / "d" / "file").read_text() == "earlier"
     assert [p.name for p in tmp_path.iterdir()] == ["d"]

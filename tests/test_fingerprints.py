@@ -54,7 +54,10 @@ def touch(root):
 
 CHANGES = [
     (replace_one, r"replaced by others|written again"),
-    (lambda root: shutil.copy(min(root.rglob("*.bmp")), root / "bag" / "new.bmp"), "files were added, removed or renamed"),
+    (
+        lambda root: shutil.copy(min(root.rglob("*.bmp")), root / "bag" / "new.bmp"),
+        "files were added, removed or renamed",
+    ),
     (lambda root: min(root.rglob("*.bmp")).unlink(), "files were added, removed or renamed"),
     (rename_one, "files were added, removed or renamed"),
     (lambda root: (root / "bag").rename(root / "bags"), "files were added, removed or renamed"),
@@ -112,7 +115,9 @@ def test_tars_and_images_without_files(photos, tmp_path):
     os.utime(tmp_path / "a.tar", (10, 10))
     assert "written again" in difference(before, taken(tmp_path / "a.tar"))
     replace_one(photos)
-    assert "replaced" in difference(before, pack("a.tar")) or "written again" in difference(before, pack("a.tar"))
+    assert "replaced" in difference(before, pack("a.tar")) or "written again" in difference(
+        before, pack("a.tar")
+    )
     train = open_training("fashion-mnist", OPTIONS, "L")[0]
     other = train.subset(np.arange(len(train)), train.name)
     changed = 1000  # a single one, of 4500
@@ -126,23 +131,35 @@ def test_tars_and_images_without_files(photos, tmp_path):
 def test_replaced_files_of_a_hugging_face_stream_are_noticed(tmp_path, download):
     datasets = pytest.importorskip("datasets")
     datasets.disable_progress_bars()
-    columns = datasets.Features({"image": datasets.Image(), "label": datasets.ClassLabel(names=["ant", "bee"])})
+    columns = datasets.Features(
+        {"image": datasets.Image(), "label": datasets.ClassLabel(names=["ant", "bee"])}
+    )
 
     def write(order):
         rows = {"image": [Image.new("L", (8, 8), 9 * k) for k in order], "label": [k % 2 for k in order]}
         for split in ("train", "test"):
-            datasets.Dataset.from_dict(rows, features=columns).to_parquet(tmp_path / "set" / f"{split}-00000-of-00001.parquet")
+            datasets.Dataset.from_dict(rows, features=columns).to_parquet(
+                tmp_path / "set" / f"{split}-00000-of-00001.parquet"
+            )
 
     def look(**more):
         choice = DataOptions(
-            **{"data_root": str(tmp_path / "cache"), "workers": 0, "val_split": "test", "download": download, **more}
+            **{
+                "data_root": str(tmp_path / "cache"),
+                "workers": 0,
+                "val_split": "test",
+                "download": download,
+                **more,
+            }
         )
         return open_training(f"hfids/{tmp_path / 'set'}", choice, "L")[0]
 
     write(range(12))
     then = fingerprint(look())
     assert difference(then, fingerprint(look())) is None
-    assert difference({k: then[k] for k in ("images", "classes", "labels", "sample")}, then) is None  # of an earlier version
+    assert (
+        difference({k: then[k] for k in ("images", "classes", "labels", "sample")}, then) is None
+    )  # of an earlier version
     write(range(11, -1, -1))
     assert difference(then, fingerprint(look())) is not None
     if download:
@@ -179,7 +196,10 @@ def test_a_cache_of_replaced_images_is_refused(photos, ancestor, tmp_path):
     distill(ancestor, str(photos), out=tmp_path / "old", **gene)
     record.write_text(kept)
     shutil.copy(min(photos.rglob("*.bmp")), photos / "bag" / "new.bmp")
-    with pytest.raises(LearngeneError, match=r"is of another data \(files were added.*write another one with 'learngene cache'"):
+    with pytest.raises(
+        LearngeneError,
+        match=r"is of another data \(files were added.*write another one with 'learngene cache'",
+    ):
         distill(ancestor, str(photos), out=tmp_path / "refused", **gene)
     with pytest.raises(LearngeneError, match="is of another data"):
         cache(ancestor, str(photos), out=tmp_path / "cache", resume=True, **FAST)
@@ -196,7 +216,9 @@ def test_a_run_is_not_resumed_with_other_images(photos, ancestor, tmp_path, monk
     def run(**options):
         if job == "distill":
             return distill(ancestor, str(photos), out=out, plan="2,1", **FAST, **options)
-        return finetune("vit_tiny_patch16_224", str(photos), out=out, depth=2, arch_args=ARGS, **FAST, **options)
+        return finetune(
+            "vit_tiny_patch16_224", str(photos), out=out, depth=2, arch_args=ARGS, **FAST, **options
+        )
 
     def stop(self, *_):
         raise Stop
@@ -210,7 +232,9 @@ def test_a_run_is_not_resumed_with_other_images(photos, ancestor, tmp_path, monk
     path = min(p for p in photos.rglob("*.bmp"))
     old, times = path.read_bytes(), path.stat()
     path.write_bytes(max(photos.rglob("*.bmp")).read_bytes())
-    with pytest.raises(LearngeneError, match=r"was begun with other (train|val) images: .*choose another --out"):
+    with pytest.raises(
+        LearngeneError, match=r"was begun with other (train|val) images: .*choose another --out"
+    ):
         run(resume=True)
     assert json.loads((out / "run.json").read_text()) == record  # nothing is lost
     path.write_bytes(old)

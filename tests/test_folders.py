@@ -45,7 +45,9 @@ def both(root, tmp_path):
 
 
 def names(*sources):
-    return sorted("/".join(source.describe(i).split("/")[-2:]) for source in sources for i in range(len(source)))
+    return sorted(
+        "/".join(source.describe(i).split("/")[-2:]) for source in sources for i in range(len(source))
+    )
 
 
 def per_class(*sources):
@@ -74,7 +76,9 @@ def test_classes_have_one_order_in_every_process(tmp_path):
     seen = set()
     for seed in ("1", "2"):
         environment = os.environ | {"PYTHONHASHSEED": seed}
-        done = subprocess.run([sys.executable, "-c", code, *sets], env=environment, capture_output=True, text=True, check=True)
+        done = subprocess.run(
+            [sys.executable, "-c", code, *sets], env=environment, capture_output=True, text=True, check=True
+        )
         seen |= set(done.stdout.splitlines())
     assert seen == {"('01', '1', 'Cat', 'cat', 'dog')"}
 
@@ -83,7 +87,13 @@ def test_classes_have_one_order_in_every_process(tmp_path):
 
 
 def test_every_raster_format_counts_in_folders_and_tars(tmp_path, caplog):
-    for name, suffix, count in (("ant", "png", 3), ("ant", "tif", 3), ("bee", "webp", 6), ("cow", "bmp", 5), ("cow", "JPEG", 1)):
+    for name, suffix, count in (
+        ("ant", "png", 3),
+        ("ant", "tif", 3),
+        ("bee", "webp", 6),
+        ("cow", "bmp", 5),
+        ("cow", "JPEG", 1),
+    ):
         write(tmp_path / "data" / name, count, suffix)
     for data in both(tmp_path / "data", tmp_path):
         train, val = open_training(data, OPTIONS, "RGB")
@@ -261,7 +271,9 @@ def test_training_images_are_not_called_another_split(tmp_path, split, how):
     looks = [lambda: open_split(str(tmp_path), OPTIONS, split, "RGB")]
     looks += [lambda: open_split(str(tmp_path), OPTIONS, split, "RGB", ["ant", "bee"])]
     for look in looks:
-        with pytest.raises(LearngeneError, match=r"are files that '.*train' trains on, e\.g\. .*keep them apart"):
+        with pytest.raises(
+            LearngeneError, match=r"are files that '.*train' trains on, e\.g\. .*keep them apart"
+        ):
             look()
 
 
@@ -276,7 +288,14 @@ def test_the_training_split_by_name_is_no_other(tmp_path, role):
 
 
 def test_slices_of_a_split():
-    pairs = {("a", "a"): 1, ("a", "b"): 0, ("a", "a[:80%]"): 1, ("a[80%:]", "a[:80%]"): 0, ("a+b", "b[:9]"): 1, ("a+b", "c"): 0}
+    pairs = {
+        ("a", "a"): 1,
+        ("a", "b"): 0,
+        ("a", "a[:80%]"): 1,
+        ("a[80%:]", "a[:80%]"): 0,
+        ("a+b", "b[:9]"): 1,
+        ("a+b", "c"): 0,
+    }
     assert {pair: int(is_same_split(*pair)) for pair in pairs} == pairs
 
 
@@ -326,10 +345,19 @@ def test_a_tar_with_one_folder_above_its_classes(tmp_path):
     assert train.describe(0).endswith("packed.tar/photos/train/ant/0.png")
     data = ImageData(train, val, CONFIG, Recipe(batch_size=4), DataOptions(workers=2))
     assert torch.equal(next(iter(data.val_dataloader()))["target"], torch.tensor(val.targets))
-    assert all(np.array_equal(np.asarray(train.in_memory().read(i)), np.asarray(train.read(i))) for i in range(len(train)))
+    assert all(
+        np.array_equal(np.asarray(train.in_memory().read(i)), np.asarray(train.read(i)))
+        for i in range(len(train))
+    )
 
 
-CONFIG = {"input_size": [3, 16, 16], "mean": [0.5] * 3, "std": [0.5] * 3, "interpolation": "bicubic", "crop_pct": 1.0}
+CONFIG = {
+    "input_size": [3, 16, 16],
+    "mean": [0.5] * 3,
+    "std": [0.5] * 3,
+    "interpolation": "bicubic",
+    "crop_pct": 1.0,
+}
 
 
 def test_hard_links_and_later_members_of_a_tar(tmp_path):
@@ -370,7 +398,9 @@ def test_a_tar_of_splits_is_refused_without_labels_too(tmp_path):
     for split in ("train", "test"):
         write(tmp_path / "data" / split)
     with pytest.raises(LearngeneError, match="holds several splits"):
-        open_training(str(pack(tmp_path / "data", tmp_path / "packed.tar")), replace(OPTIONS, unlabeled=True), "RGB")
+        open_training(
+            str(pack(tmp_path / "data", tmp_path / "packed.tar")), replace(OPTIONS, unlabeled=True), "RGB"
+        )
 
 
 @pytest.mark.parametrize("top", ["test", "photos/Val"])
@@ -379,7 +409,9 @@ def test_a_tar_of_held_out_images_is_not_trained_on(tmp_path, top, unlabeled):
     for i, name in enumerate(("ant", "bee")):
         write(tmp_path / "data" / name, seed=i)
     path = pack(tmp_path / "data", tmp_path / "packed.tar", top)
-    with pytest.raises(LearngeneError, match=rf"holds a folder '{top.split('/')[-1]}' and none to train on; .*--train-split"):
+    with pytest.raises(
+        LearngeneError, match=rf"holds a folder '{top.split('/')[-1]}' and none to train on; .*--train-split"
+    ):
         open_training(str(path), replace(OPTIONS, unlabeled=unlabeled), "RGB")
 
 
@@ -400,9 +432,26 @@ def test_every_error_of_a_decoder_is_a_broken_image(tmp_path, monkeypatch):
 def tiff(pixels, bits, white_is_zero):
     """A grey TIFF as it is written by hand: PIL does not write these kinds."""
     height, width = 2, 2
-    tags = {256: width, 257: height, 258: bits, 259: 1, 262: int(not white_is_zero), 273: 8, 277: 1, 278: height, 279: len(pixels)}
+    tags = {
+        256: width,
+        257: height,
+        258: bits,
+        259: 1,
+        262: int(not white_is_zero),
+        273: 8,
+        277: 1,
+        278: height,
+        279: len(pixels),
+    }
     entries = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in tags.items())
-    return b"II*\0" + struct.pack("<I", 8 + len(pixels)) + pixels + struct.pack("<H", len(tags)) + entries + bytes(4)
+    return (
+        b"II*\0"
+        + struct.pack("<I", 8 + len(pixels))
+        + pixels
+        + struct.pack("<H", len(tags))
+        + entries
+        + bytes(4)
+    )
 
 
 @pytest.mark.parametrize(
@@ -432,8 +481,16 @@ def test_16_bit_grey_keeps_its_range(tmp_path, suffix):
     sources = [open_training(data, OPTIONS, "L")[0] for data in both(tmp_path / "data", tmp_path)]
     for source in [*sources, sources[0].in_memory()]:
         for i in (0, len(source) - 1):
-            assert np.asarray(source.read(i)).mean() == pytest.approx((8_000, 50_000)[source.targets[i]] / 257, abs=2)
-    data = ImageData(sources[0], sources[0], CONFIG | {"input_size": [1, 16, 16]}, Recipe(), DataOptions(on_device=True, workers=0))
+            assert np.asarray(source.read(i)).mean() == pytest.approx(
+                (8_000, 50_000)[source.targets[i]] / 257, abs=2
+            )
+    data = ImageData(
+        sources[0],
+        sources[0],
+        CONFIG | {"input_size": [1, 16, 16]},
+        Recipe(),
+        DataOptions(on_device=True, workers=0),
+    )
     assert data.pixels().float().mean() == pytest.approx(29_000 / 257, abs=2)
 
 
@@ -462,7 +519,9 @@ def test_arranged_changes_labels_only():
     assert (other.classes, other.num_classes) == (("d", "c", "b", "a"), 4)
     assert other.read(1) == source.read(1)
     assert source.arranged("ca").targets.tolist() == [1, 0, 0, 1]  # no image of b
-    with pytest.raises(LearngeneError, match="'shoes/test' has a class 'c' that is not among the 2 classes trained on"):
+    with pytest.raises(
+        LearngeneError, match="'shoes/test' has a class 'c' that is not among the 2 classes trained on"
+    ):
         source.arranged("ab")
     with pytest.raises(LearngeneError, match="'c' that is twice among"):
         source.arranged("abcc")
@@ -472,7 +531,9 @@ def test_arranged_changes_labels_only():
 
 
 def test_a_stream_is_arranged_as_it_is_read():
-    shards = Shards("s", (2,), lambda shard, first: iter(range(first, 2)), lambda sample: (Image.new("L", (4, 4)), sample))
+    shards = Shards(
+        "s", (2,), lambda shard, first: iter(range(first, 2)), lambda sample: (Image.new("L", (4, 4)), sample)
+    )
     stream = replace(source_of("ab", [0, 1]), targets=None, stream=shards, class_count=2)
     other = stream.arranged("cba")
     assert [other.stream.decode(sample)[1] for sample in other.stream.read(0, 0)] == [2, 1]
@@ -488,7 +549,9 @@ def test_a_models_classes_order_the_labels_of_every_split(tmp_path):
     for split in ("train", "val", "test"):
         source = open_split(str(tmp_path), OPTIONS, split, "RGB", ["cow", "bee", "ant"])
         assert source.classes == ("cow", "bee", "ant")
-        assert [source.describe(i).split("/")[-2] for i in range(6)] == [source.classes[t] for t in source.targets]
+        assert [source.describe(i).split("/")[-2] for i in range(6)] == [
+            source.classes[t] for t in source.targets
+        ]
         with pytest.raises(LearngeneError, match="'bee' that is not among the 2"):
             open_split(str(tmp_path), OPTIONS, split, "RGB", ["cow", "ant"])
 
@@ -537,9 +600,9 @@ def test_inaturalist_is_read(tmp_path, caplog):
 
 def test_postscript_is_refused_through_torchvision_too(tmp_path):
     inaturalist(tmp_path)
-    (tmp_path / "2021_train" / "00000_Animalia_Chordata_Aves_Piciformes_Family0_Genus_kind0" / "0.jpg").write_bytes(
-        b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\n%%EndComments\nshowpage\n"
-    )
+    (
+        tmp_path / "2021_train" / "00000_Animalia_Chordata_Aves_Piciformes_Family0_Genus_kind0" / "0.jpg"
+    ).write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\n%%EndComments\nshowpage\n")
     train, _ = open_training("torch/inaturalist", DataOptions(data_root=str(tmp_path), workers=0), "RGB")
     with pytest.raises(BROKEN_IMAGE, match="cannot identify"):
         train.read(0)
@@ -577,8 +640,14 @@ def test_imagenet_and_places_are_validated_on_validation(tmp_path, monkeypatch, 
         ("torch/nothing", {}, "there is no 'torch/nothing'; of torchvision's data sets timm opens cifar10"),
         ("torch/mnist", {"train_split": "trian"}, "torch/mnist has no split 'trian'; it has train and test"),
         ("torch/mnist", {"val_split": "training"}, "is the one that is trained on"),
-        *[(f"torch/{name}", {}, "cannot be opened under") for name in ("cifar10", "cifar100", "mnist", "kmnist", "qmnist")],
-        *[(f"torch/{name}", {}, "cannot be opened under") for name in ("fashion_mnist", "imagenet", "places365", "inaturalist")],
+        *[
+            (f"torch/{name}", {}, "cannot be opened under")
+            for name in ("cifar10", "cifar100", "mnist", "kmnist", "qmnist")
+        ],
+        *[
+            (f"torch/{name}", {}, "cannot be opened under")
+            for name in ("fashion_mnist", "imagenet", "places365", "inaturalist")
+        ],
     ],
 )
 def test_every_torchvision_set_ends_in_a_sentence(tmp_path, monkeypatch, data, options, message):
@@ -595,6 +664,10 @@ def test_streams_of_the_same_shards_are_noticed(tmp_path):
     from learngene.data.folders import shards_on_disk
 
     (tmp_path / "a.tar").write_bytes(b"x")
-    stream = replace(source_of("ab", [0, 1]), stream=object(), files=shards_on_disk([str(tmp_path / "a.tar")]))
-    with pytest.raises(LearngeneError, match=r"1 of the 1 files of 'shoes/test' are files that .* trains on, e\.g\. a\.tar"):
+    stream = replace(
+        source_of("ab", [0, 1]), stream=object(), files=shards_on_disk([str(tmp_path / "a.tar")])
+    )
+    with pytest.raises(
+        LearngeneError, match=r"1 of the 1 files of 'shoes/test' are files that .* trains on, e\.g\. a\.tar"
+    ):
         check_apart(stream, stream)

@@ -3,7 +3,7 @@ import torch
 from conftest import CLASSES
 
 from learngene import LearngeneError, export
-from learngene.export.timm_directory import save_timm_directory
+from learngene.formats.timm_directory import save_timm_directory
 from learngene.families.records import label_names_of
 from learngene.families.timm import open_model
 
@@ -34,7 +34,9 @@ def test_directory_is_written_whole_or_not_at_all(architecture, tmp_path, monkey
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("learngene.formats.save_for_hf", full_disk)
-    with pytest.raises(LearngeneError, match=r"/d' cannot be written \(No space left on device\); free some space"):
+    with pytest.raises(
+        LearngeneError, match=r"/d' cannot be written \(No space left on device\); free some space"
+    ):
         save_timm_directory(model, tmp_path / "d", overwrite=True)
     assert label_names_of(open_model(tmp_path / "d")) == list(CLASSES)
     (tmp_path / "d" / "config.json").rename(tmp_path / "d" / "mine.json")
@@ -49,7 +51,10 @@ def test_directory_is_written_whole_or_not_at_all(architecture, tmp_path, monkey
         (lambda d: (d / "config.json").unlink(), "has no config.json"),
         (lambda d: (d / "config.json").write_text("{"), "cannot be read as JSON"),
         (lambda d: (d / "config.json").write_text("{}"), "names no architecture"),
-        (lambda d: (d / "config.json").write_text('{"architecture": "vit_huge_nowhere"}'), "not an architecture of timm"),
+        (
+            lambda d: (d / "config.json").write_text('{"architecture": "vit_huge_nowhere"}'),
+            "not an architecture of timm",
+        ),
         (lambda d: (d / "model.safetensors").unlink(), "cannot be loaded"),
         (lambda d: (d / "model.safetensors").write_bytes(b"junk"), "cannot be loaded"),
     ],

@@ -28,7 +28,7 @@ from learngene import LearngeneError
 from learngene.cli import COMMANDS, main
 from learngene.commands import info, report
 from learngene.data.teacher import LogitCache
-from learngene.export.timm_directory import save_timm_directory
+from learngene.formats.timm_directory import save_timm_directory
 from learngene.families.anatomy import get_blocks
 from learngene.families.architecture import Architecture
 from learngene.families.records import data_config_of, image_config, label_names_of
@@ -89,9 +89,15 @@ def place(tmp_path_factory):
     architecture = Architecture("vit_tiny_patch16_224", TINY_ARGS)
     plan = StagePlan((2, 1, 2))
     auxnet = randomize(build_auxnet(architecture, plan))
-    about = {"class_names": CLASSES, "data_config": data_config_of(auxnet), "ancestor": {"name": "test", "license": "mit"}}
+    about = {
+        "class_names": CLASSES,
+        "data_config": data_config_of(auxnet),
+        "ancestor": {"name": "test", "license": "mit"},
+    }
     Learngene.extract(auxnet, plan, **about, metrics={"val_top1": 0.5}).save(root / "learngene.safetensors")
-    save_timm_directory(Learngene.load(root / "learngene.safetensors").spawn(3), root / "model", class_names=CLASSES)
+    save_timm_directory(
+        Learngene.load(root / "learngene.safetensors").spawn(3), root / "model", class_names=CLASSES
+    )
     return root
 
 
@@ -103,11 +109,20 @@ KEYS = ["pretrained", "checkpoint_path", "pretrained_cfg", "pretrained_cfg_overl
         "num_blocks", "embed_dim", "img_size", "num_classes", "patch_size", "mlp_ratio", "num_heads", "file", "url", "class_path",
         "../x", "", "label_names", "custom_load", "reg_tokens", "depths", "layers", "pos_embed", "class_token"]  # fmt: skip
 LEAVES = (
-    st.none() | st.booleans() | st.sampled_from(HUGE) | st.sampled_from(WORDS) | st.text(max_size=8) | st.integers() | st.floats()
+    st.none()
+    | st.booleans()
+    | st.sampled_from(HUGE)
+    | st.sampled_from(WORDS)
+    | st.text(max_size=8)
+    | st.integers()
+    | st.floats()
 )
 VALUES = st.recursive(
     LEAVES,
-    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.sampled_from(KEYS) | st.text(max_size=5), inner, max_size=3),
+    lambda inner: (
+        st.lists(inner, max_size=4)
+        | st.dictionaries(st.sampled_from(KEYS) | st.text(max_size=5), inner, max_size=3)
+    ),
     max_leaves=8,
 )
 
@@ -158,7 +173,9 @@ def damaged(draw, content: bytes):
         elif how == "remove":
             del data[at : at + draw(st.integers(1, 64))]
         elif how == "length":
-            data[:8] = draw(st.sampled_from([0, 1, 7, 10**6, 10**8, 2**31, 2**60, 2**64 - 1])).to_bytes(8, "little")
+            data[:8] = draw(st.sampled_from([0, 1, 7, 10**6, 10**8, 2**31, 2**60, 2**64 - 1])).to_bytes(
+                8, "little"
+            )
     return bytes(data)
 
 
@@ -183,7 +200,10 @@ def use(gene: Learngene, folder: Path) -> None:
     model = gene.spawn(gene.plan.stages)
     assert len(get_blocks(model)) == gene.plan.stages
     with torch.no_grad():
-        assert model.eval()(torch.zeros(1, *data_config_of(model)["input_size"])).shape == (1, gene.num_classes)
+        assert model.eval()(torch.zeros(1, *data_config_of(model)["input_size"])).shape == (
+            1,
+            gene.num_classes,
+        )
     again = gene.save(folder / "again.safetensors")
     json.dumps(info(again, depth=[gene.plan.stages])).encode()
 
@@ -220,13 +240,29 @@ def test_learngene_tensors(place, data):
     tensor = tensors.pop(name)
     if how == "rename":
         tensors[
-            data.draw(st.sampled_from(["", "blocks.x.y", "blocks.-1.z", "blocks.9.attn", f"{name}.x", "\0", "blocks.", "blocks"]))
+            data.draw(
+                st.sampled_from(
+                    ["", "blocks.x.y", "blocks.-1.z", "blocks.9.attn", f"{name}.x", "\0", "blocks.", "blocks"]
+                )
+            )
         ] = tensor
     elif how == "reshape":
         tensors[name] = tensor.reshape(-1).clone()
     elif how == "dtype":
         kind = data.draw(
-            st.sampled_from(["float16", "bfloat16", "float64", "int8", "int64", "bool", "uint16", "float8_e4m3fn", "complex64"])
+            st.sampled_from(
+                [
+                    "float16",
+                    "bfloat16",
+                    "float64",
+                    "int8",
+                    "int64",
+                    "bool",
+                    "uint16",
+                    "float8_e4m3fn",
+                    "complex64",
+                ]
+            )
         )
         tensors[name] = tensor.to(getattr(torch, kind))
     elif how == "empty":
@@ -292,7 +328,9 @@ KEY = {"ancestor": "a", "classes": 5, "views": {"seed": 0}}
 @pytest.fixture(scope="module")
 def cache(place):
     """A cache of one epoch, and its files."""
-    made = LogitCache.create(place / "cache", KEY, top_k=3, dtype="float16", classes=5, views=16, batch_size=8)
+    made = LogitCache.create(
+        place / "cache", KEY, top_k=3, dtype="float16", classes=5, views=16, batch_size=8
+    )
     torch.manual_seed(0)
     made.write(0, 0, np.arange(16), torch.randn(16, 5), {"images": 16, "seconds": 1.0, "flops": 10})
     return {path.name: path.read_bytes() for path in (place / "cache").iterdir()}
@@ -318,7 +356,9 @@ def test_cache(place, cache, data, how):
         shard = safetensors.numpy.save(tensors)
         record["shards"] = {"epoch-0000-0000.safetensors": hashlib.sha256(shard).hexdigest()}
     text = json.dumps(record).encode()
-    (place / "cache" / "cache.json").write_bytes(data.draw(damaged(text)) if how == "bytes of the record" else text)
+    (place / "cache" / "cache.json").write_bytes(
+        data.draw(damaged(text)) if how == "bytes of the record" else text
+    )
     (place / "cache" / "epoch-0000-0000.safetensors").write_bytes(shard)
     with clean("cache"):
         cached = LogitCache(place / "cache")
@@ -346,7 +386,11 @@ def test_checkpoint_bytes(place, data, previous):
         assert torch.equal(found["state_dict"]["weight"], torch.arange(100.0))
 
 
-ROW = json.loads((Path(__file__).parent.parent / "docs" / "results" / "starts" / "results.jsonl").read_text().splitlines()[0])
+ROW = json.loads(
+    (Path(__file__).parent.parent / "docs" / "results" / "starts" / "results.jsonl")
+    .read_text()
+    .splitlines()[0]
+)
 
 
 @cases(60)

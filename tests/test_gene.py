@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 from learngene.commands import spawn
 from learngene.costs import count_flops
 from learngene.errors import LearngeneError
-from learngene.export.timm_directory import save_timm_directory
+from learngene.formats.timm_directory import save_timm_directory
 from learngene.families.anatomy import count_parameters
 from learngene.families.architecture import Architecture
 from learngene.families.records import data_config_of
@@ -31,7 +31,11 @@ def file(gene, tmp_path):
 def test_save_and_load_are_bit_exact(gene, file):
     again = Learngene.load(file)
     assert digest_of(again.state) == digest_of(gene.state)
-    assert (again.architecture, again.plan, again.class_names) == (gene.architecture, gene.plan, gene.class_names)
+    assert (again.architecture, again.plan, again.class_names) == (
+        gene.architecture,
+        gene.plan,
+        gene.class_names,
+    )
     assert again.data_config == gene.data_config
     assert again.ancestor == gene.ancestor
     assert file.read_bytes() == again.save(file.with_name("second.safetensors")).read_bytes()
@@ -158,7 +162,9 @@ def test_other_things_offered_as_a_learngene(tmp_path):
     save_file({"x": torch.zeros(1)}, tmp_path / "plain.safetensors")
     with pytest.raises(LearngeneError, match="a safetensors file but not a learngene"):
         Learngene.load(tmp_path / "plain.safetensors")
-    with pytest.raises(LearngeneError, match=r"no learngene header.; give a learngene, a safetensors file that"):
+    with pytest.raises(
+        LearngeneError, match=r"no learngene header.; give a learngene, a safetensors file that"
+    ):
         Learngene.load(tmp_path / "plain.safetensors")
     for name, message in {
         "m.onnx": "'.*m.onnx' is an ONNX graph, which cannot be run as a torch model; give a learngene",
@@ -298,7 +304,10 @@ def test_spawn_by_budget(gene, file, tmp_path):
     (path,) = spawn(file, max_params=budget, out=tmp_path / "a")
     assert path.name == "depth-07"
     (path,) = spawn(
-        file, max_params=budget, max_gflops=count_flops(gene.architecture.build(5).to("meta")) / 1e9 + 1e-9, out=tmp_path / "b"
+        file,
+        max_params=budget,
+        max_gflops=count_flops(gene.architecture.build(5).to("meta")) / 1e9 + 1e-9,
+        out=tmp_path / "b",
     )
     assert path.name == "depth-05"
     with pytest.raises(LearngeneError, match=r"max_params 10: 3 layers have \d+ parameters, the shallowest"):
@@ -336,7 +345,9 @@ def test_filling_a_model_is_loading_into_a_built_one(name, args):
     assert {n: (p.requires_grad, p.dtype, p.stride()) for n, p in filled.named_parameters()} == {
         n: (p.requires_grad, p.dtype, p.stride()) for n, p in built.named_parameters()
     }
-    for (name_filled, one), (name_built, other) in zip(filled.named_buffers(), built.named_buffers(), strict=True):
+    for (name_filled, one), (name_built, other) in zip(
+        filled.named_buffers(), built.named_buffers(), strict=True
+    ):
         assert name_filled == name_built
         assert torch.equal(one, other)
     images = torch.randn(2, *data_config_of(built)["input_size"])
@@ -346,7 +357,11 @@ def test_filling_a_model_is_loading_into_a_built_one(name, args):
 
 
 def test_tables_that_no_state_tells_are_computed():
-    for name, whole in [("vit_tiny_patch16_224", True), ("beit_base_patch16_224", False), ("eva02_tiny_patch14_224", False)]:
+    for name, whole in [
+        ("vit_tiny_patch16_224", True),
+        ("beit_base_patch16_224", False),
+        ("eva02_tiny_patch14_224", False),
+    ]:
         with torch.device("meta"):
             assert _is_all_state(Architecture(name).build(1)) is whole
 

@@ -33,7 +33,9 @@ class Waits(Callback):
 
     def on_train_batch_start(self, trainer, module, batch, batch_idx):
         if batch_idx == FIRST:
-            warnings.simplefilter("always")  # within a block of Lightning's and ours that gives the filters back
+            warnings.simplefilter(
+                "always"
+            )  # within a block of Lightning's and ours that gives the filters back
             warnings.showwarning = self.note
             torch.cuda.set_sync_debug_mode("warn")
         if batch_idx == LAST:
@@ -45,7 +47,9 @@ class Waits(Callback):
 
 
 @pytest.mark.parametrize("on_device", [True, False], ids=["images on the device", "images from the host"])
-@pytest.mark.parametrize("options", [{}, {"mixup": 0.5, "cutmix": 0.5, "drop_path": 0.1}], ids=["plain", "strong"])
+@pytest.mark.parametrize(
+    "options", [{}, {"mixup": 0.5, "cutmix": 0.5, "drop_path": 0.1}], ids=["plain", "strong"]
+)
 def test_no_step_waits_for_the_device(architecture, tmp_path, on_device, options):
     recipe = Recipe(batch_size=32, steps=10, log_every=50, compile=False, **options)
     loading = DataOptions(on_device=on_device, workers=0)
@@ -70,12 +74,17 @@ def test_what_is_chosen_on_a_gpu(folder, tmp_path):
     options = {**FAST, "precision": "auto"}
     finetune("vit_tiny_patch16_224", str(folder), out=tmp_path / "run", depth=3, arch_args=ARGS, **options)
     run = json.loads((tmp_path / "run" / "run.json").read_text())
-    assert run["settled"]["precision"] == ("bf16-mixed" if torch.cuda.is_bf16_supported(including_emulation=False) else "32-true")
+    assert run["settled"]["precision"] == (
+        "bf16-mixed" if torch.cuda.is_bf16_supported(including_emulation=False) else "32-true"
+    )
 
 
 def test_it_learns_as_a_cpu_does(folder, ancestor, tmp_path):
     options = {**FAST, "epochs": 2, "plan": "2,1,2", "on_device": False, "compile": False}
-    states = [distill(ancestor, str(folder), out=tmp_path / name, accelerator=name, **options).state for name in ("cpu", "gpu")]
+    states = [
+        distill(ancestor, str(folder), out=tmp_path / name, accelerator=name, **options).state
+        for name in ("cpu", "gpu")
+    ]
     assert states[0].keys() == states[1].keys()
     for name, value in states[0].items():
         torch.testing.assert_close(

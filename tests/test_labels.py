@@ -43,7 +43,9 @@ def write_table(root, splits, kind=INTEGER, image="image", label="label", pictur
         found = pictures or PICTURES
         rows = {image: [found[k % len(found)] for k in range(len(labels))], label: labels}
         rows |= {name: [0] * len(labels) for name in more}
-        table = datasets.Dataset.from_dict(rows, features=datasets.Features({image: datasets.Image(), label: kind, **more}))
+        table = datasets.Dataset.from_dict(
+            rows, features=datasets.Features({image: datasets.Image(), label: kind, **more})
+        )
         table.to_parquet(root / "set" / f"{split}-00000-of-00001.parquet")
     return str(root / "set")
 
@@ -57,13 +59,20 @@ def write_shards(root, splits, image_suffix="png", label_suffix="cls", shard=100
         for file, part in zip(files, parts, strict=True):
             with tarfile.open(root / file, "w") as tar:
                 for k, label in enumerate(part):
-                    content, label = label if isinstance(label, tuple) else (encoded(PICTURES[k % len(PICTURES)]), label)
+                    content, label = (
+                        label if isinstance(label, tuple) else (encoded(PICTURES[k % len(PICTURES)]), label)
+                    )
                     for suffix, data in ((image_suffix, content), (label_suffix, label)):
                         if data is not None:
                             entry = tarfile.TarInfo(f"{k:03d}.{suffix}")
                             entry.size = len(data)
                             tar.addfile(entry, io.BytesIO(data))
-        info[split] = {"name": split, "num_samples": len(labels), "filenames": files, "shard_lengths": [len(p) for p in parts]}
+        info[split] = {
+            "name": split,
+            "num_samples": len(labels),
+            "filenames": files,
+            "shard_lengths": [len(p) for p in parts],
+        }
     (root / "_info.json").write_text(json.dumps({"splits": info}))
 
 
@@ -72,7 +81,9 @@ def options(root, **more):
 
 
 def shard_options(root, **more):
-    return DataOptions(**{"data_root": str(root), "val_split": "test", "workers": 0, "num_classes": 3, **more})
+    return DataOptions(
+        **{"data_root": str(root), "val_split": "test", "workers": 0, "num_classes": 3, **more}
+    )
 
 
 def all_batches(source, val, choice):
@@ -92,7 +103,8 @@ def test_whole_numbers(label, number):
 @pytest.mark.parametrize("label", [-1, 3, 4, "ant", b"ant", 2.5, None, float("nan"), b"", np.int64(-1)])
 def test_what_is_no_label(label):
     with pytest.raises(
-        LearngeneError, match=r"^photos: row 7 has (the|no) label .*whole numbers from 0 to 2\. Mend the labels.*--unlabeled"
+        LearngeneError,
+        match=r"^photos: row 7 has (the|no) label .*whole numbers from 0 to 2\. Mend the labels.*--unlabeled",
     ):
         Labels("photos", 3).index(label, "row 7")
     with pytest.raises(LearngeneError, match="row 2 has"):
@@ -106,7 +118,9 @@ def test_ways_out_are_those_that_lead_out():
         with pytest.raises(LearngeneError) as caught:
             labels.index(label, "row 0")
         assert "--num-classes" not in str(caught.value)
-    with pytest.raises(LearngeneError, match=r"the label 'cow'; the labels of the training images are ant, bee\. "):
+    with pytest.raises(
+        LearngeneError, match=r"the label 'cow'; the labels of the training images are ant, bee\. "
+    ):
         Labels("photos", 2, ("ant", "bee"), text=True).index("cow", "row 0")
 
 
@@ -139,8 +153,18 @@ BAD = {
 def test_labels_of_tables(tmp_path, fault, split, kind):
     feature, labels, said = BAD[fault]
     good = [float(x) for x in GOOD] if feature is FLOAT else GOOD
-    data = write_table(tmp_path, {name: labels if name == split else good for name in ("train", "validation", "test")}, feature)
-    choice = options(tmp_path, num_classes=3, val_split="validation", test_split="test", download=kind.endswith("downloaded"))
+    data = write_table(
+        tmp_path,
+        {name: labels if name == split else good for name in ("train", "validation", "test")},
+        feature,
+    )
+    choice = options(
+        tmp_path,
+        num_classes=3,
+        val_split="validation",
+        test_split="test",
+        download=kind.endswith("downloaded"),
+    )
     with pytest.raises(LearngeneError, match=rf"\({split}\): row \d.* has {said}.*whole numbers from 0 to 2"):
         open_split(f"{kind.split()[0]}/{data}", choice, "test" if split == "test" else "train", "L")
 
@@ -154,10 +178,16 @@ def test_labels_are_not_looked_at_without_need(tmp_path, kind):
 
 
 @pytest.mark.parametrize("kind", ["hfds", "hfids"])
-@pytest.mark.parametrize(("image", "label"), [("img", "label"), ("image", "labels"), ("photo", "kind"), ("img", "fine_label")])
+@pytest.mark.parametrize(
+    ("image", "label"), [("img", "label"), ("image", "labels"), ("photo", "kind"), ("img", "fine_label")]
+)
 def test_columns_are_found(tmp_path, kind, image, label):
-    further = ("coarse_label", datasets.ClassLabel(names=["x"])) if label == "fine_label" else ("extra", INTEGER)
-    data = write_table(tmp_path, {"train": [2, 1, 0] * 4, "test": [2, 0, 1]}, NAMES, image, label, further=further)
+    further = (
+        ("coarse_label", datasets.ClassLabel(names=["x"])) if label == "fine_label" else ("extra", INTEGER)
+    )
+    data = write_table(
+        tmp_path, {"train": [2, 1, 0] * 4, "test": [2, 0, 1]}, NAMES, image, label, further=further
+    )
     choice = options(tmp_path)
     train, val = open_training(f"{kind}/{data}", choice, "L")
     assert train.classes == val.classes == ("ant", "bee", "cat")
@@ -168,16 +198,33 @@ def test_columns_are_found(tmp_path, kind, image, label):
 
 @pytest.mark.parametrize("kind", ["hfds", "hfids"])
 def test_columns_that_are_not_found_are_listed(tmp_path, kind):
-    columns = {"front": datasets.Image(), "back": datasets.Image(), "species": NAMES, "age": NAMES, "words": TEXT}
-    rows = {"front": PICTURES[:4], "back": PICTURES[4:8], "species": [0, 1] * 2, "age": [2, 0, 0, 0], "words": ["a", "b"] * 2}
+    columns = {
+        "front": datasets.Image(),
+        "back": datasets.Image(),
+        "species": NAMES,
+        "age": NAMES,
+        "words": TEXT,
+    }
+    rows = {
+        "front": PICTURES[:4],
+        "back": PICTURES[4:8],
+        "species": [0, 1] * 2,
+        "age": [2, 0, 0, 0],
+        "words": ["a", "b"] * 2,
+    }
     for split in ("train", "test"):
         table = datasets.Dataset.from_dict(rows, features=datasets.Features(columns))
         table.to_parquet(tmp_path / "set" / f"{split}-00000-of-00001.parquet")
     data = f"{kind}/{tmp_path / 'set'}"
     listed = r"its columns are front \(Image\), back \(Image\), species \(ClassLabel\), age \(ClassLabel\), words \(string\)"
-    with pytest.raises(LearngeneError, match=rf"2 columns could have the images; {listed}\..*--image-column NAME"):
+    with pytest.raises(
+        LearngeneError, match=rf"2 columns could have the images; {listed}\..*--image-column NAME"
+    ):
         open_training(data, options(tmp_path), "L")
-    with pytest.raises(LearngeneError, match=rf"2 columns could have the labels; {listed}\..*--label-column NAME.*--unlabeled"):
+    with pytest.raises(
+        LearngeneError,
+        match=rf"2 columns could have the labels; {listed}\..*--label-column NAME.*--unlabeled",
+    ):
         open_training(data, options(tmp_path, image_column="back"), "L")
     with pytest.raises(LearngeneError, match=rf"has no column 'x'; {listed}"):
         open_training(data, options(tmp_path, image_column="x"), "L")
@@ -202,7 +249,10 @@ def test_text_becomes_classes_in_one_order(tmp_path, kind):
         (batch,) = ImageData(None, source, CONFIG, Recipe(batch_size=4), choice).val_dataloader()
         assert batch["target"].tolist() == [2, 1]
     write_table(tmp_path / "more", {"train": ["cow", "ant", "bee", "cow"], "test": ["cow", "dog"]}, TEXT)
-    with pytest.raises(LearngeneError, match=r"\(test\): row 1.* has the label 'dog'; the labels of the training images are ant"):
+    with pytest.raises(
+        LearngeneError,
+        match=r"\(test\): row 1.* has the label 'dog'; the labels of the training images are ant",
+    ):
         open_training(f"{kind}/{tmp_path / 'more' / 'set'}", choice, "L")
 
 
@@ -228,7 +278,8 @@ def test_another_order_of_class_names_in_a_split_is_refused(tmp_path, kind):
     write_table(tmp_path, {"test": [2, 0]}, datasets.ClassLabel(names=["cat", "bee", "ant"]))
     assert len(open_training(data, options(tmp_path, val_split="validation"), "L")[1]) == 2
     with pytest.raises(
-        LearngeneError, match=r"\(test\): '.*test-.*' has the classes cat, bee, ant in .*train-.*' has ant, bee, cat, so"
+        LearngeneError,
+        match=r"\(test\): '.*test-.*' has the classes cat, bee, ant in .*train-.*' has ant, bee, cat, so",
     ):
         open_training(data, options(tmp_path), "L")
 
@@ -244,7 +295,9 @@ def test_numbers_without_names(tmp_path):
     train, val = open_training(data, options(tmp_path), "L")
     assert train.num_classes == val.num_classes == 3  # validation's own highest is 1
     assert open_training(data, options(tmp_path, num_classes=5), "L")[0].num_classes == 5
-    with pytest.raises(LearngeneError, match=r"\(validation\): row 0 has the label 3; labels are whole numbers from 0 to 2"):
+    with pytest.raises(
+        LearngeneError, match=r"\(validation\): row 0 has the label 3; labels are whole numbers from 0 to 2"
+    ):
         open_training(data, options(tmp_path, val_split="validation"), "L")
     named = "hfds/" + write_table(tmp_path / "named", {"train": [0, 1, 2], "test": [0]}, NAMES)
     with pytest.raises(LearngeneError, match=r"num_classes 5: .* names 3 classes itself"):
@@ -258,7 +311,9 @@ def write_model(root):
     import timm
 
     timm.models.save_for_hf(
-        timm.create_model("vit_tiny_patch16_224", depth=2, **TINY_ARGS), root / "ancestor", safe_serialization=True
+        timm.create_model("vit_tiny_patch16_224", depth=2, **TINY_ARGS),
+        root / "ancestor",
+        safe_serialization=True,
     )
     return str(root / "ancestor")
 
@@ -267,22 +322,36 @@ def write_model(root):
 @pytest.mark.parametrize("wrong", [b"3", b"-1", b"ant", b"", b"2.5", None])
 def test_labels_of_shards_end_in_the_sentence(tmp_path, wrong, workers):
     pytest.importorskip("webdataset")
-    write_shards(tmp_path, {"train": [b"0", b"1", b"2", b"1", wrong, b"0", b"1", b"2"], "test": [b"0", b"1", b"2"]})
+    write_shards(
+        tmp_path, {"train": [b"0", b"1", b"2", b"1", wrong, b"0", b"1", b"2"], "test": [b"0", b"1", b"2"]}
+    )
     choice = shard_options(tmp_path, workers=workers)
     train, val = open_training("wds/set", choice, "L")
     said = "no class in a .cls file" if wrong is None else "whole numbers from 0 to 2"
-    with pytest.raises(LearngeneError, match=rf"^wds/set \(train\): sample 004 of .*{said}.*--unlabeled to distil without [a-z]+$"):
+    with pytest.raises(
+        LearngeneError,
+        match=rf"^wds/set \(train\): sample 004 of .*{said}.*--unlabeled to distil without [a-z]+$",
+    ):
         all_batches(train, val, choice)
-    assert len(all_batches(*open_training("wds/set", shard_options(tmp_path, unlabeled=True), "L"), choice)[0]) == 2
+    assert (
+        len(all_batches(*open_training("wds/set", shard_options(tmp_path, unlabeled=True), "L"), choice)[0])
+        == 2
+    )
 
 
 def test_wrong_labels_of_validation_are_found_before_an_epoch(tmp_path):
     pytest.importorskip("webdataset")
-    write_shards(tmp_path, {"train": [b"0", b"1", b"2", b"1"], "test": [b"0", b"1", b"3"]}, label_suffix="CLS")
-    with pytest.raises(LearngeneError, match=r"^wds/set \(test\): sample 002 of .*test-0000.tar has the label '3'"):
+    write_shards(
+        tmp_path, {"train": [b"0", b"1", b"2", b"1"], "test": [b"0", b"1", b"3"]}, label_suffix="CLS"
+    )
+    with pytest.raises(
+        LearngeneError, match=r"^wds/set \(test\): sample 002 of .*test-0000.tar has the label '3'"
+    ):
         open_training("wds/set", shard_options(tmp_path), "L")
     write_shards(tmp_path, {"train": [b"0", b"1", b"2", b"1"], "test": [b"0", None, b"2"]})
-    with pytest.raises(LearngeneError, match=r"^wds/set \(test\): sample 001 of .*\['png'\]: no class in a \.cls file"):
+    with pytest.raises(
+        LearngeneError, match=r"^wds/set \(test\): sample 001 of .*\['png'\]: no class in a \.cls file"
+    ):
         open_training("wds/set", shard_options(tmp_path), "L")
 
 
@@ -298,7 +367,18 @@ def test_shards_from_1_to_k_at_the_command_line(tmp_path, capsys, job):
     )
     if name == "finetune":
         words += ["--arch-args", json.dumps({k: v for k, v in TINY_ARGS.items() if k != "num_classes"})]
-    words += ["--data", "wds/set", "--data-root", str(tmp_path), "--num-classes", "3", "--val-split", "test", "--workers", "2"]
+    words += [
+        "--data",
+        "wds/set",
+        "--data-root",
+        str(tmp_path),
+        "--num-classes",
+        "3",
+        "--val-split",
+        "test",
+        "--workers",
+        "2",
+    ]
     words += [
         "--epochs",
         "1",
@@ -323,17 +403,24 @@ def test_shards_from_1_to_k_at_the_command_line(tmp_path, capsys, job):
 
 
 @pytest.mark.parametrize(
-    ("suffix", "kind"), [("bmp", "BMP"), ("TIF", "TIFF"), ("gif", "GIF"), ("JPG", "JPEG"), ("ppm", "PPM"), ("front.png", "PNG")]
+    ("suffix", "kind"),
+    [("bmp", "BMP"), ("TIF", "TIFF"), ("gif", "GIF"), ("JPG", "JPEG"), ("ppm", "PPM"), ("front.png", "PNG")],
 )
 def test_every_image_format_in_shards(tmp_path, suffix, kind):
     pytest.importorskip("webdataset")
-    labels = [(encoded(picture, kind), json.dumps({"kind": str(k % 3)}).encode()) for k, picture in enumerate(PICTURES)]
+    labels = [
+        (encoded(picture, kind), json.dumps({"kind": str(k % 3)}).encode())
+        for k, picture in enumerate(PICTURES)
+    ]
     write_shards(tmp_path, {"train": labels, "test": labels}, suffix, "json")
     choice = shard_options(tmp_path, label_column="kind")
     trained, validated = all_batches(*open_training("wds/set", choice, "L"), choice)
     assert not any(batch["bad"] for batch in [*trained, *validated])
     assert [n for batch in validated for n in batch["target"].tolist()] == [0, 1, 2] * 4
-    with pytest.raises(LearngeneError, match=r"no class in a field 'colour' of a \.json file; name another with --label-column"):
+    with pytest.raises(
+        LearngeneError,
+        match=r"no class in a field 'colour' of a \.json file; name another with --label-column",
+    ):
         open_training("wds/set", shard_options(tmp_path, label_column="colour"), "L")
 
 
@@ -346,7 +433,9 @@ def write_inaturalist(root, content=None):
             folder = root / version / f"0000{k}_Animalia_Chordata_Aves_Piciformes_Picidae_Genus_kind{k}"
             folder.mkdir(parents=True)
             for i in range(4):
-                (folder / f"{i}.png").write_bytes(content if content and i == 1 else encoded(PICTURES[4 * k + i]))
+                (folder / f"{i}.png").write_bytes(
+                    content if content and i == 1 else encoded(PICTURES[4 * k + i])
+                )
 
 
 def test_inaturalist(tmp_path):
@@ -373,7 +462,10 @@ def readers_of(root, content):
         for name in ("ant", "bee"):
             tar.add(root / "folder" / name, name)
     write_inaturalist(root / "naturalist", content)
-    write_shards(root, {split: [(one, b"%d" % (k % 2)) for k, one in enumerate(contents)] for split in ("train", "test")})
+    write_shards(
+        root,
+        {split: [(one, b"%d" % (k % 2)) for k, one in enumerate(contents)] for split in ("train", "test")},
+    )
     cells = [{"bytes": one, "path": None} for one in contents]
     table = write_table(root, {"train": [0, 1, 0, 1], "test": [0, 1, 0, 1]}, INTEGER, pictures=cells)
     choice = {"val_split": "test", "num_classes": 2}
@@ -407,7 +499,9 @@ def test_postscript_is_given_to_no_program(tmp_path, monkeypatch):
     """By whatever reader: PIL would run Ghostscript for a file of that content, be its name ``.png``."""
     pytest.importorskip("webdataset")
     ran = []
-    monkeypatch.setattr(EpsImagePlugin, "Ghostscript", lambda *args, **kwargs: ran.append(1) or Image.new("RGB", (32, 32)).im)
+    monkeypatch.setattr(
+        EpsImagePlugin, "Ghostscript", lambda *args, **kwargs: ran.append(1) or Image.new("RGB", (32, 32)).im
+    )
     Image.open(io.BytesIO(EPS)).load()
     assert ran == [1]
     for name, data, more in readers_of(tmp_path, EPS):
@@ -427,5 +521,8 @@ def test_16_bits_keep_their_range_in_every_reader(tmp_path):
 
 
 def test_labels_that_are_kept_secret_have_a_way_out():
-    with pytest.raises(LearngeneError, match=r"the label -1; .*use another split where -1 stands for labels that are kept secret"):
+    with pytest.raises(
+        LearngeneError,
+        match=r"the label -1; .*use another split where -1 stands for labels that are kept secret",
+    ):
         Labels("imagenet (test)", 3).index(-1, "row 0")

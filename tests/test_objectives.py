@@ -14,7 +14,11 @@ from learngene.objectives import Ancestor, Distillation, Supervised, match_layer
 def test_soft_kl_is_the_formula_per_image():
     student, teacher, temperature = torch.randn(4, 7), torch.randn(4, 7), 2.5
     p, q = F.softmax(student / temperature, -1), F.softmax(teacher / temperature, -1)
-    expected = temperature**2 * sum(float(q[i, k] * (q[i, k] / p[i, k]).log()) for i in range(4) for k in range(7)) / 4
+    expected = (
+        temperature**2
+        * sum(float(q[i, k] * (q[i, k] / p[i, k]).log()) for i in range(4) for k in range(7))
+        / 4
+    )
     assert float(soft_kl(student, teacher, temperature)) == pytest.approx(expected, rel=1e-5)
     assert float(soft_kl(teacher, teacher)) == pytest.approx(0, abs=1e-6)
 
@@ -27,14 +31,19 @@ def student(architecture):
 @pytest.fixture
 def teacher():
     return randomize(
-        Architecture("vit_tiny_patch16_224", {**TINY_ARGS, "embed_dim": 24, "img_size": 42, "in_chans": 3}).build(4), seed=1
+        Architecture(
+            "vit_tiny_patch16_224", {**TINY_ARGS, "embed_dim": 24, "img_size": 42, "in_chans": 3}
+        ).build(4),
+        seed=1,
     )
 
 
 def test_every_term_is_computed_and_named(student, teacher):
     config = data_config_of(student)
     guide = Ancestor(teacher, config)
-    objective = Distillation(guide, kl=1, hard=0.5, ce=0.25, feature=2, temperature=2, student=student, layers=[1, 2, 4])
+    objective = Distillation(
+        guide, kl=1, hard=0.5, ce=0.25, feature=2, temperature=2, student=student, layers=[1, 2, 4]
+    )
     images, targets = torch.randn(4, 1, 28, 28), torch.tensor([0, 1, 2, 0])
     losses = objective(student, images, targets)
     assert set(losses) == {"kl", "hard", "ce", "feature"} == set(objective.weights)
@@ -117,4 +126,6 @@ def test_bad_weights(student, teacher):
     with pytest.raises(LearngeneError, match="temperature 0"):
         Distillation(guide, temperature=0)
     with pytest.raises(LearngeneError, match="set the feature weight to 0"):
-        Distillation(Ancestor(torch.nn.Flatten(), data_config_of(student)), feature=1, student=student, layers=[0])
+        Distillation(
+            Ancestor(torch.nn.Flatten(), data_config_of(student)), feature=1, student=student, layers=[0]
+        )

@@ -51,7 +51,8 @@ def test_not_numbers(plan):
 
 
 @pytest.mark.parametrize(
-    ("plan", "message"), [("-1,2", "negative"), ("0,0", "no layer"), ((1.5, 2), "whole number"), ((True,), "whole number")]
+    ("plan", "message"),
+    [("-1,2", "negative"), ("0,0", "no layer"), ((1.5, 2), "whole number"), ((True,), "whole number")],
 )
 def test_bad_plans(plan, message):
     with pytest.raises(LearngeneError, match=message):

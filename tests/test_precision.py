@@ -94,8 +94,18 @@ def test_timing_leaves_no_trace_in_the_weights(with_bf16, monkeypatch, ancestor,
 def test_what_was_chosen_is_trained_in(with_bf16, monkeypatch, folder, tmp_path):
     monkeypatch.setattr(precision, "GAIN", 0.0)  # bf16 whatever the clock says
     for name, out in (("auto", "chosen"), ("bf16-mixed", "named")):
-        finetune("vit_tiny_patch16_224", str(folder), out=tmp_path / out, depth=2, arch_args=ARGS, **AUTO, precision=name)
-    chosen, named = (digest_of(open_model(tmp_path / out / "model").state_dict()) for out in ("chosen", "named"))
+        finetune(
+            "vit_tiny_patch16_224",
+            str(folder),
+            out=tmp_path / out,
+            depth=2,
+            arch_args=ARGS,
+            **AUTO,
+            precision=name,
+        )
+    chosen, named = (
+        digest_of(open_model(tmp_path / out / "model").state_dict()) for out in ("chosen", "named")
+    )
     assert chosen == named
 
 
@@ -121,7 +131,9 @@ def test_torch_first_is_left_alone(monkeypatch):
     assert environment == {}
 
 
-@pytest.mark.parametrize(("runnable", "busy"), [([1], False), ([2], True), ([2, 1, 1, 1, 1], False), ([9] * 8 + [1], False)])
+@pytest.mark.parametrize(
+    ("runnable", "busy"), [([1], False), ([2], True), ([2, 1, 1, 1, 1], False), ([9] * 8 + [1], False)]
+)
 def test_a_machine_is_busy_when_others_take_what_we_would_use_and_go_on(monkeypatch, runnable, busy):
     """The last two: work that ends while the machine is looked at."""
     monkeypatch.setattr(openmp, "PAUSE", 0)
@@ -135,11 +147,16 @@ def test_a_machine_is_busy_when_others_take_what_we_would_use_and_go_on(monkeypa
 def test_importing_the_package_is_enough():
     """Beside a process that keeps every processor busy."""
     code = "import os; [os.environ.pop(n, None) for n in {names}]; import learngene; print(os.environ.get('OMP_WAIT_POLICY'))"
-    spinners = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(os.cpu_count() or 1)]
+    spinners = [
+        subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(os.cpu_count() or 1)
+    ]
     try:
         time.sleep(1)
         done = subprocess.run(
-            [sys.executable, "-c", code.format(names=openmp.SETTINGS)], capture_output=True, text=True, check=True
+            [sys.executable, "-c", code.format(names=openmp.SETTINGS)],
+            capture_output=True,
+            text=True,
+            check=True,
         )
     finally:
         for spinner in spinners:

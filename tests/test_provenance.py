@@ -6,7 +6,11 @@ from learngene import provenance
 
 
 def test_joules_of_processors_are_those_of_rapl_packages(tmp_path):
-    for name, microjoules in (("intel-rapl:0", "1500000\n"), ("intel-rapl:1", "250000\n"), ("intel-rapl:0:0", "9000000\n")):
+    for name, microjoules in (
+        ("intel-rapl:0", "1500000\n"),
+        ("intel-rapl:1", "250000\n"),
+        ("intel-rapl:0:0", "9000000\n"),
+    ):
         (tmp_path / name).mkdir()
         (tmp_path / name / "energy_uj").write_text(microjoules)
     assert provenance._processor_joules(tmp_path) == [1.5, 0.25]  # :0:0 is a part of :0

@@ -41,17 +41,22 @@ logging.getLogger("learngene").debug("a detail")
 
 
 @pytest.mark.parametrize(
-    "configure", ["", "; import logging; logging.basicConfig(level=20)"], ids=["by default", "with basicConfig"]
+    "configure",
+    ["", "; import logging; logging.basicConfig(level=20)"],
+    ids=["by default", "with basicConfig"],
 )
 def test_the_log_is_seen_once(configure):
-    done = subprocess.run([sys.executable, "-c", SCRIPT.format(configure=configure)], capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", SCRIPT.format(configure=configure)], capture_output=True, text=True, check=True
+    )
     assert done.stderr.count("distilling something") == 1
     assert "a detail" not in done.stderr
 
 
 def test_who_listens_to_the_package_alone_gets_its_lines_once():
     script = SCRIPT.format(configure="").replace(
-        '__import__("logging")\n', '__import__("logging")\nlogging.getLogger("learngene").addHandler(logging.StreamHandler())\n'
+        '__import__("logging")\n',
+        '__import__("logging")\nlogging.getLogger("learngene").addHandler(logging.StreamHandler())\n',
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert done.stderr.count("distilling something") == 1
@@ -100,7 +105,9 @@ def test_a_level_that_the_user_has_set_holds_during_a_run(tmp_path):
         logger.setLevel(before)
         logging.getLogger().removeHandler(ear)
     assert heard == ["a warning"]
-    assert [word in (tmp_path / "run" / "log.txt").read_text() for word in ("a line", "a detail", "a warning")] == [True] * 3
+    assert [
+        word in (tmp_path / "run" / "log.txt").read_text() for word in ("a line", "a detail", "a warning")
+    ] == [True] * 3
     assert not ear.filters
 
 
@@ -111,8 +118,14 @@ def test_answers_to_signals_are_given_back(folder, tmp_path, lr):
     before = [signal.getsignal(number) for number in numbers]
     small = {k: v for k, v in TINY_ARGS.items() if k != "num_classes"}
     options = {**FAST, "epochs": 3, "lr": lr, "accelerator": "cpu"}
-    with contextlib.nullcontext() if lr < 1 else pytest.raises(learngene.LearngeneError, match=r"of epoch [1-3];"):
-        learngene.finetune("vit_tiny_patch16_224", str(folder), out=tmp_path / "run", depth=2, arch_args=small, **options)
+    with (
+        contextlib.nullcontext()
+        if lr < 1
+        else pytest.raises(learngene.LearngeneError, match=r"of epoch [1-3];")
+    ):
+        learngene.finetune(
+            "vit_tiny_patch16_224", str(folder), out=tmp_path / "run", depth=2, arch_args=small, **options
+        )
     assert [signal.getsignal(number) for number in numbers] == before
 
 
@@ -131,7 +144,8 @@ def test_bars_and_log_count_epochs_alike():
 
 
 @pytest.mark.parametrize(
-    ("notebook", "terminal", "kind"), [(True, False, NotebookBar), (False, True, TerminalBar), (False, False, type(None))]
+    ("notebook", "terminal", "kind"),
+    [(True, False, NotebookBar), (False, True, TerminalBar), (False, False, type(None))],
 )
 def test_the_bar_is_what_the_surroundings_have(monkeypatch, notebook, terminal, kind):
     monkeypatch.setattr(progress, "in_notebook", lambda: notebook)

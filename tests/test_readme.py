@@ -38,8 +38,21 @@ def test_the_cli_tour_runs_as_written(folder, ancestor, tmp_path, monkeypatch):
         if words[0] == "relearn":
             words += ["--max-images", "32"]
         if words[0] == "benchmark":  # its own data, learngene and grid take minutes
-            gene = json.dumps({"ancestor": "my-vit", "plan": "1,1", "epochs": 1, "batch_size": 16, "workers": 0})
-            small = ["--data", "photos", "--distill", gene, "--depths", "[3]", "--seeds", "[0]", "--scratch-epochs", "[]"]
+            gene = json.dumps(
+                {"ancestor": "my-vit", "plan": "1,1", "epochs": 1, "batch_size": 16, "workers": 0}
+            )
+            small = [
+                "--data",
+                "photos",
+                "--distill",
+                gene,
+                "--depths",
+                "[3]",
+                "--seeds",
+                "[0]",
+                "--scratch-epochs",
+                "[]",
+            ]
             words += [*small, "--warmup-epochs", "0", *QUICK]
         assert main(words) == 0, words
     assert (tmp_path / "runs" / "benchmark" / "report.md").exists()
@@ -65,10 +78,14 @@ def test_ci_runs_the_two_commands():
 
 def test_the_file_tree_is_complete():
     tree = next(block for block in blocks("text") if "pyproject.toml" in block)
-    tracked = subprocess.run(["git", "-C", str(ROOT), "ls-files"], capture_output=True, text=True).stdout.split("\n")
+    tracked = subprocess.run(
+        ["git", "-C", str(ROOT), "ls-files"], capture_output=True, text=True
+    ).stdout.split("\n")
     if not any(tracked):
         pytest.skip("not a checkout")
-    for name in {Path(f).name for f in tracked if f.startswith("learngene/") and f.endswith(".py") and "__" not in f}:
+    for name in {
+        Path(f).name for f in tracked if f.startswith("learngene/") and f.endswith(".py") and "__" not in f
+    }:
         assert name in tree, f"{name} is missing from README's file tree"
 
 

@@ -14,7 +14,7 @@ from learngene.errors import LearngeneError
 from learngene.families.anatomy import anatomy, find_blocks
 from learngene.families.architecture import Architecture
 from learngene.files import write_text
-from learngene.mix import relayer
+from learngene.mix import pick
 from learngene.plan import StagePlan
 from learngene.sharing import tie
 
@@ -36,9 +36,9 @@ def round_trip(name: str) -> None:
     with torch.device("meta"):
         auxnet = tie(architecture.build(plan.depth), plan)
         blocks = find_blocks(auxnet)
-        state = relayer(auxnet.state_dict(), plan.first_layers, blocks)
+        state = pick(auxnet.state_dict(), plan.first_layers, blocks)
         descendant = architecture.build(target.depth)
-        descendant.load_state_dict(relayer(state, target.stage_of_layer, blocks), strict=True)
+        descendant.load_state_dict(pick(state, target.stage_of_layer, blocks), strict=True)
     stage = len({id(p) for p in auxnet.parameters()})
     assert stage < len({id(p) for p in descendant.parameters()})
 

@@ -75,7 +75,9 @@ def lossy(ancestor, monkeypatch):
     import learngene.bench.relearn as bench
 
     best = digest_of(open_model(ancestor).state_dict())
-    monkeypatch.setattr(bench, "accuracy", lambda model, data: 0.9 if digest_of(model.state_dict()) == best else 0.5)
+    monkeypatch.setattr(
+        bench, "accuracy", lambda model, data: 0.9 if digest_of(model.state_dict()) == best else 0.5
+    )
 
 
 def test_end_to_end_is_resumed_and_never_run_twice(folder, ancestor, tmp_path, monkeypatch, lossy):
@@ -97,10 +99,15 @@ def test_end_to_end_is_resumed_and_never_run_twice(folder, ancestor, tmp_path, m
     before = {p: p.stat().st_mtime_ns for key in ran for p in (tmp_path / "cut" / "cells" / key).iterdir()}
     result = relearn([str(ancestor)], str(folder), out=tmp_path / "cut", resume=True, **options)
     assert before == {p: p.stat().st_mtime_ns for p in before}
-    assert [json.loads(line) for line in (tmp_path / "cut" / "results.jsonl").read_text().splitlines()] == result["rows"]
+    assert [
+        json.loads(line) for line in (tmp_path / "cut" / "results.jsonl").read_text().splitlines()
+    ] == result["rows"]
     assert len(result["rows"]) == 2 * 2 + 2 + 1
     assert result["rows"][-1]["points"][-1][0] == 4  # the last step is looked at, and nothing stops it
-    assert "without any reset, training on at this learning rate: ancestor" in (tmp_path / "cut" / "relearn.md").read_text()
+    assert (
+        "without any reset, training on at this learning rate: ancestor"
+        in (tmp_path / "cut" / "relearn.md").read_text()
+    )
     whole = relearn([str(ancestor)], str(folder), out=tmp_path / "whole", **options)
     assert whole["rows"] == result["rows"]
     assert (tmp_path / "cut" / "relearn.png").read_bytes().startswith(b"\x89PNG")
@@ -113,8 +120,30 @@ def test_stops_once_the_accuracy_is_back(folder, ancestor, tmp_path, capsys, mon
 
     values = iter([0.9, 0.5, 0.6, 0.7, 0.896])
     monkeypatch.setattr(bench, "accuracy", lambda model, data: next(values))
-    command = ["relearn", str(ancestor), "--data", str(folder), "--layers", "2", "--shares", "[1.0]", "--modes", "[frozen]"]
-    command += ["--max-images", "640", "--batch-size", "16", "--workers", "0", "--precision", "32-true", "--epochs", "1"]
+    command = [
+        "relearn",
+        str(ancestor),
+        "--data",
+        str(folder),
+        "--layers",
+        "2",
+        "--shares",
+        "[1.0]",
+        "--modes",
+        "[frozen]",
+    ]
+    command += [
+        "--max-images",
+        "640",
+        "--batch-size",
+        "16",
+        "--workers",
+        "0",
+        "--precision",
+        "32-true",
+        "--epochs",
+        "1",
+    ]
     assert main([*command, "--json", "--out", str(tmp_path / "a")]) == 0
     (row,) = json.loads(capsys.readouterr().out)["rows"]
     assert (row["steps"], row["images"], row["damaged"]) == (3, 48, 0.5)
@@ -148,7 +177,9 @@ def test_a_frozen_model_changes_in_the_reset_layer_alone(folder, ancestor, tmp_p
 
 
 def test_a_layer_that_is_not_missed_is_said_to_be_so(folder, ancestor, tmp_path):
-    result = relearn([str(ancestor)], str(folder), out=tmp_path / "a", **{**OPTIONS, "shares": [1.0], "tolerance": 0.99})
+    result = relearn(
+        [str(ancestor)], str(folder), out=tmp_path / "a", **{**OPTIONS, "shares": [1.0], "tolerance": 0.99}
+    )
     assert [row["images"] for row in result["rows"]] == [0, 0]
     assert "not lost" in (tmp_path / "a" / "relearn.md").read_text()
 
@@ -161,21 +192,44 @@ def row(layer, mode, share, images, *, model="m", control="", depth=4, width=16)
 
 
 def test_answers_follow_from_the_rows():
-    rows = [row(1, "frozen", 1.0, None), row(2, "frozen", 1.0, 50), row(1, "free", 1.0, 20), row(2, "free", 1.0, 40)]
-    rows += [row(1, "frozen", 0.1, None), row(2, "frozen", 0.1, 100), row(2, "free", 1.0, 80, control="lr-x5")]
+    rows = [
+        row(1, "frozen", 1.0, None),
+        row(2, "frozen", 1.0, 50),
+        row(1, "free", 1.0, 20),
+        row(2, "free", 1.0, 40),
+    ]
+    rows += [
+        row(1, "frozen", 0.1, None),
+        row(2, "frozen", 0.1, 100),
+        row(2, "free", 1.0, 80, control="lr-x5"),
+    ]
     text = answers(rows, {"m": 1000})
-    assert "with 10 % of the images 1 of 2 come back, median after 100 views (10 % of the original training)" in text
-    assert "with 100 % of the images 1 of 2 come back, median after 50 views (5 % of the original training)" in text
+    assert (
+        "with 10 % of the images 1 of 2 come back, median after 100 views (10 % of the original training)"
+        in text
+    )
+    assert (
+        "with 100 % of the images 1 of 2 come back, median after 50 views (5 % of the original training)"
+        in text
+    )
     assert "m, views until back by layer: 1: never, 2: 50" in text
-    assert "2 of 6 cells were not back when training was given up (2 with the rest frozen, 0 with the rest trained)" in text
-    assert "**Control lr-x5:** free, 1 of 1 are back (where both are, in 2 times the views, median of 1)." in text
+    assert (
+        "2 of 6 cells were not back when training was given up (2 with the rest frozen, 0 with the rest trained)"
+        in text
+    )
+    assert (
+        "**Control lr-x5:** free, 1 of 1 are back (where both are, in 2 times the views, median of 1)."
+        in text
+    )
     assert "only one model was tried" in text
     none = answers([row(1, "frozen", 1.0, 0), row(2, "frozen", 1.0, None)], {"m": None})
     assert "with 100 % of the images 0 of 2 come back, 1 had lost nothing" in none
     assert "1: not lost, 2: never" in none
     two = answers([*rows, row(1, "free", 1.0, 90, model="n", depth=8, width=32)], {"m": None, "n": None})
     assert "n (N = 8, D = 32): median views until back free 90" in two
-    assert "| m |  | 1 | frozen | 100 % | 90.00 | 50.0 | never in 100 |  | 91.00 |" in cell_table(rows, {"m": 1000})
+    assert "| m |  | 1 | frozen | 100 % | 90.00 | 50.0 | never in 100 |  | 91.00 |" in cell_table(
+        rows, {"m": 1000}
+    )
 
 
 def test_the_plot_takes_seeds_that_end_differently(tmp_path):
@@ -204,8 +258,16 @@ def test_bad_input(folder, ancestor, tmp_path):
 def test_views_of_the_original_training_are_read_beside_the_model(folder, tmp_path):
     from learngene import finetune
 
-    args = {"arch_args": {"img_size": 28, "patch_size": 7, "in_chans": 1, "embed_dim": 16, "num_heads": 2}, "depth": 2}
+    args = {
+        "arch_args": {"img_size": 28, "patch_size": 7, "in_chans": 1, "embed_dim": 16, "num_heads": 2},
+        "depth": 2,
+    }
     finetune("vit_tiny_patch16_224", str(folder), out=tmp_path / "run", **args, **FAST)
-    relearn([str(tmp_path / "run" / "model")], str(folder), out=tmp_path / "x", **{**OPTIONS, "shares": [1.0], "modes": ["free"]})
+    relearn(
+        [str(tmp_path / "run" / "model")],
+        str(folder),
+        out=tmp_path / "x",
+        **{**OPTIONS, "shares": [1.0], "modes": ["free"]},
+    )
     assert "run-model: 48 views" in (tmp_path / "x" / "relearn.md").read_text()
     assert open_model(tmp_path / "run" / "model").num_classes == 3

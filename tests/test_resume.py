@@ -22,8 +22,20 @@ from learngene.training.checkpoints import AtomicCheckpointIO
 from learngene.training.module import TrainingModule
 
 ARGS = {k: v for k, v in TINY_ARGS.items() if k != "num_classes"}
-STRONG = {"mixup": 0.5, "cutmix": 0.5, "drop_path": 0.2, "auto_augment": "rand-m5-inc1", "ema": 0.9, "accumulate": 2, "repeats": 2}
-OFTEN = {"batch_size": 4, "epochs": 3, "checkpoint_minutes": 0.0}  # 13 batches an epoch, a checkpoint at every step
+STRONG = {
+    "mixup": 0.5,
+    "cutmix": 0.5,
+    "drop_path": 0.2,
+    "auto_augment": "rand-m5-inc1",
+    "ema": 0.9,
+    "accumulate": 2,
+    "repeats": 2,
+}
+OFTEN = {
+    "batch_size": 4,
+    "epochs": 3,
+    "checkpoint_minutes": 0.0,
+}  # 13 batches an epoch, a checkpoint at every step
 
 
 class Stop(Exception):
@@ -31,7 +43,9 @@ class Stop(Exception):
 
 
 def scratch(folder, out, **options):
-    return finetune("vit_tiny_patch16_224", str(folder), out=out, depth=2, arch_args=ARGS, **{**FAST, **OFTEN, **options})
+    return finetune(
+        "vit_tiny_patch16_224", str(folder), out=out, depth=2, arch_args=ARGS, **{**FAST, **OFTEN, **options}
+    )
 
 
 def weights(out):
@@ -39,7 +53,10 @@ def weights(out):
 
 
 def rows(out):
-    return [{k: v for k, v in row.items() if k != "seconds"} for row in csv.DictReader((out / "metrics.csv").open())]
+    return [
+        {k: v for k, v in row.items() if k != "seconds"}
+        for row in csv.DictReader((out / "metrics.csv").open())
+    ]
 
 
 def power_goes_out(monkeypatch, epoch, batch):
@@ -79,10 +96,14 @@ def test_resumes_within_an_epoch(folder, tmp_path, monkeypatch, options, workers
             scratch(folder, tmp_path / "cut", workers=workers, **options)
     steps = []
     original = TrainingModule.training_step
-    monkeypatch.setattr(TrainingModule, "training_step", lambda self, *args: (steps.append(1), original(self, *args))[1])
+    monkeypatch.setattr(
+        TrainingModule, "training_step", lambda self, *args: (steps.append(1), original(self, *args))[1]
+    )
     resumed = scratch(folder, tmp_path / "cut", resume=True, workers=workers, **options)
     total = min(3 * 13, options.get("steps", 99) * options.get("accumulate", 1))
-    assert total - len(steps) > 13 * moment[0] + moment[1] - options.get("accumulate", 1)  # not from the start of the epoch
+    assert total - len(steps) > 13 * moment[0] + moment[1] - options.get(
+        "accumulate", 1
+    )  # not from the start of the epoch
     assert weights(tmp_path / "cut") == weights(tmp_path / "whole")
     assert resumed["val_loss"] == whole["val_loss"]
     assert rows(tmp_path / "cut") == rows(tmp_path / "whole")
@@ -106,7 +127,9 @@ def test_a_damaged_checkpoint_gives_way_to_the_one_before(folder, tmp_path, monk
     assert weights(cut) == weights(whole)
     last.write_bytes(b"")
     previous_checkpoint(last).write_bytes(b"PK")
-    with pytest.raises(LearngeneError, match="is damaged, and there is no older checkpoint; pass --overwrite"):
+    with pytest.raises(
+        LearngeneError, match="is damaged, and there is no older checkpoint; pass --overwrite"
+    ):
         newest_checkpoint(last)
 
 
@@ -133,11 +156,21 @@ def test_a_full_disk_keeps_the_last_checkpoint(folder, tmp_path, monkeypatch):
 
 
 def test_what_differs_is_named_inside_a_mapping(tmp_path):
-    then = {"distill": {"ancestor": "a", "seed": 0}, "starts": ["random", {"name": "b", "epochs": [8]}], "lr": 0.1}
+    then = {
+        "distill": {"ancestor": "a", "seed": 0},
+        "starts": ["random", {"name": "b", "epochs": [8]}],
+        "lr": 0.1,
+    }
     RunDirectory(tmp_path / "run", then).begin()
     for now, message in (
-        ({"distill": {"ancestor": "a", "seed": 3}}, "was begun with distill.seed 0, now it is 3; resume with the same"),
-        ({"starts": ["random", {"name": "b", "epochs": [9]}]}, r"was begun with starts.2.epochs \[8\], now it is \[9\];"),
+        (
+            {"distill": {"ancestor": "a", "seed": 3}},
+            "was begun with distill.seed 0, now it is 3; resume with the same",
+        ),
+        (
+            {"starts": ["random", {"name": "b", "epochs": [9]}]},
+            r"was begun with starts.2.epochs \[8\], now it is \[9\];",
+        ),
         ({"starts": ["random"]}, "was begun with starts "),
         ({"lr": 0.2}, "was begun with lr 0.1, now it is 0.2;"),
     ):
@@ -155,13 +188,39 @@ def test_one_path_is_written_in_many_ways(tmp_path, monkeypatch):
         RunDirectory("run", {"model": name, "distill": {"ancestor": name}, "opt": "adamw"}, resume=True)
     for changed in ({"model": "other"}, {"distill": {"ancestor": "nowhere"}}, {"opt": "./adamw"}):
         with pytest.raises(LearngeneError, match="was begun with"):
-            RunDirectory("run", {"model": "model", "distill": {"ancestor": "model"}, "opt": "adamw", **changed}, resume=True)
+            RunDirectory(
+                "run",
+                {"model": "model", "distill": {"ancestor": "model"}, "opt": "adamw", **changed},
+                resume=True,
+            )
 
 
 def command(folder, out, *words):
-    program = [sys.executable, "-m", "learngene", "finetune", "vit_tiny_patch16_224", "--data", str(folder), "--out", str(out)]
-    options = {"depth": 2, "arch_args": json.dumps(ARGS), "batch_size": 4, "epochs": 8, "precision": "32-true", "workers": 0}
-    return [*program, *(f"--{name}={value}" for name, value in options.items()), "--checkpoint-minutes=0", *words]
+    program = [
+        sys.executable,
+        "-m",
+        "learngene",
+        "finetune",
+        "vit_tiny_patch16_224",
+        "--data",
+        str(folder),
+        "--out",
+        str(out),
+    ]
+    options = {
+        "depth": 2,
+        "arch_args": json.dumps(ARGS),
+        "batch_size": 4,
+        "epochs": 8,
+        "precision": "32-true",
+        "workers": 0,
+    }
+    return [
+        *program,
+        *(f"--{name}={value}" for name, value in options.items()),
+        "--checkpoint-minutes=0",
+        *words,
+    ]
 
 
 def wait_for(path, process):
@@ -172,7 +231,9 @@ def wait_for(path, process):
         time.sleep(0.02)
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1, signal.SIGINT, signal.SIGKILL], ids=lambda n: n.name)
+@pytest.mark.parametrize(
+    "number", [signal.SIGTERM, signal.SIGUSR1, signal.SIGINT, signal.SIGKILL], ids=lambda n: n.name
+)
 def test_signals_stop_and_resume(folder, tmp_path, number):
     """And another run in the same directory is refused meanwhile."""
     out = tmp_path / "run"
@@ -180,9 +241,14 @@ def test_signals_stop_and_resume(folder, tmp_path, number):
         wait_for(out / "last.ckpt", process)
         if number is signal.SIGTERM:
             process.send_signal(signal.SIGSTOP)
-            second = subprocess.run(command(folder, out, "--resume"), capture_output=True, text=True, timeout=60)
+            second = subprocess.run(
+                command(folder, out, "--resume"), capture_output=True, text=True, timeout=60
+            )
             assert second.returncode == 2
-            assert f"error: another run is at work in '{out}'; wait for it, or choose another --out" in second.stderr
+            assert (
+                f"error: another run is at work in '{out}'; wait for it, or choose another --out"
+                in second.stderr
+            )
             process.send_signal(signal.SIGCONT)
         process.send_signal(number)
         errors = process.communicate(timeout=60)[1]
@@ -199,11 +265,15 @@ def test_signals_stop_and_resume(folder, tmp_path, number):
         assert weights(out) == weights(tmp_path / "whole")
 
 
-@pytest.mark.parametrize("config", [{"models": ["{}"]}, {"prepare": {"gene": {"distill": {"ancestor": "local-dir:{}"}}}}])
+@pytest.mark.parametrize(
+    "config", [{"models": ["{}"]}, {"prepare": {"gene": {"distill": {"ancestor": "local-dir:{}"}}}}]
+)
 def test_overwriting_a_run_does_not_delete_what_is_read_however_deep_it_is_named(tmp_path, config):
     run = RunDirectory(tmp_path / "run", {})
     run.begin()
     (run.path / "model").mkdir()
     named = json.loads(json.dumps(config).replace("{}", str(run.path / "model")))
-    with pytest.raises(LearngeneError, match=f"--overwrite would delete {next(iter(config))} .*choose another --out"):
+    with pytest.raises(
+        LearngeneError, match=f"--overwrite would delete {next(iter(config))} .*choose another --out"
+    ):
         RunDirectory(run.path, named, overwrite=True)

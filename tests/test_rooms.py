@@ -19,7 +19,10 @@ def imported_rooms(path: Path) -> set[str]:
     rooms = {name.split(".")[1] for name in names if name.startswith("learngene.")}
     tree = ast.walk(ast.parse(path.read_text()))
     direct = {
-        alias.name for node in tree if isinstance(node, ast.ImportFrom) and node.module == "learngene" for alias in node.names
+        alias.name
+        for node in tree
+        if isinstance(node, ast.ImportFrom) and node.module == "learngene"
+        for alias in node.names
     }
     return rooms | (direct & set(ROOMS))
 

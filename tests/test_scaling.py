@@ -20,7 +20,9 @@ def test_formulas_are_what_torch_counts(scaling):
 
 def test_the_page_is_up_to_date(scaling):
     text = (ROOT / "docs" / "scaling.md").read_text()
-    assert f"{scaling['BEGIN']}\n{scaling['tables']()}\n{scaling['END']}" in text, "run python tools/scaling.py --write"
+    assert f"{scaling['BEGIN']}\n{scaling['tables']()}\n{scaling['END']}" in text, (
+        "run python tools/scaling.py --write"
+    )
 
 
 def test_the_words_around_the_tables_are_true(scaling):

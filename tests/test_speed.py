@@ -75,7 +75,9 @@ def test_gradient_checkpointing_trains_to_the_same_weights(folder, tmp_path, mon
     asked = []
     original = VisionTransformer.set_grad_checkpointing
     monkeypatch.setattr(
-        VisionTransformer, "set_grad_checkpointing", lambda self, enable=True: (asked.append(enable), original(self, enable))
+        VisionTransformer,
+        "set_grad_checkpointing",
+        lambda self, enable=True: (asked.append(enable), original(self, enable)),
     )
     runs = {"plain": {}, "small": {"grad_checkpointing": True}}
     for name, options in runs.items():
@@ -117,10 +119,14 @@ def test_boxes_have_the_distribution_of_torchvision(rows, columns, scale):
     assert (top + height <= rows).all()
     torch.manual_seed(0)
     image = torch.zeros(1, rows, columns)
-    theirs = np.array([RandomResizedCrop.get_params(image, [scale, 1.0], [3 / 4, 4 / 3]) for _ in range(4000)])
+    theirs = np.array(
+        [RandomResizedCrop.get_params(image, [scale, 1.0], [3 / 4, 4 / 3]) for _ in range(4000)]
+    )
     for ours, other in zip((top, left, height, width), theirs.T, strict=True):
         assert abs(ours.mean() - other.mean()) < 4 * np.sqrt((ours.var() + other.var()) / 4000) + 1e-9
-        assert ours.std() == pytest.approx(other.std(), rel=0.1, abs=0.05)  # pixels; few crops move at all where few fit
+        assert ours.std() == pytest.approx(
+            other.std(), rel=0.1, abs=0.05
+        )  # pixels; few crops move at all where few fit
 
 
 def test_crops_on_the_device_are_those_of_pixels():
@@ -145,7 +151,9 @@ def test_training_from_images_on_the_device(folder, tmp_path, monkeypatch, ances
         power_goes_out(patch, 1, 5)
         with pytest.raises(Stop):
             distill(ancestor, str(folder), out=tmp_path / "cut", checkpoint_minutes=0.0, **common)
-    resumed = distill(ancestor, str(folder), out=tmp_path / "cut", checkpoint_minutes=0.0, resume=True, **common)
+    resumed = distill(
+        ancestor, str(folder), out=tmp_path / "cut", checkpoint_minutes=0.0, resume=True, **common
+    )
     assert digest_of(resumed.state) == digest_of(whole.state)
     usual = distill(ancestor, str(folder), out=tmp_path / "usual", **common | {"on_device": False})
     assert digest_of(usual.state) != digest_of(whole.state)
@@ -155,7 +163,10 @@ def test_training_from_images_on_the_device(folder, tmp_path, monkeypatch, ances
     ("options", "message"),
     [
         ({"auto_augment": "rand-m5-inc1"}, "on_device: auto_augment rand-m5-inc1 is done image by image"),
-        ({"arch_args": {**ARGS, "img_size": 14}}, "on_device: images of 28 x 28 pixels would have to shrink to 14 x 14"),
+        (
+            {"arch_args": {**ARGS, "img_size": 14}},
+            "on_device: images of 28 x 28 pixels would have to shrink to 14 x 14",
+        ),
     ],
 )
 def test_what_cannot_live_on_the_device_is_refused(folder, tmp_path, options, message):
@@ -172,4 +183,12 @@ def test_images_of_several_sizes_stay_where_they_are(tmp_path):
     picture = root / "bag" / "000.png"
     Image.open(picture).resize((20, 20)).save(picture)
     with pytest.raises(LearngeneError, match="are not of one size; drop --on-device"):
-        finetune("vit_tiny_patch16_224", str(root), out=tmp_path / "run", depth=2, arch_args=ARGS, on_device=True, **FAST)
+        finetune(
+            "vit_tiny_patch16_224",
+            str(root),
+            out=tmp_path / "run",
+            depth=2,
+            arch_args=ARGS,
+            on_device=True,
+            **FAST,
+        )

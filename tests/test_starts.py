@@ -71,13 +71,17 @@ def test_mimetic_takes_its_coefficients_and_leaves_the_mlp():
     assert torch.equal(model.pos_embed, plain.pos_embed)
     placed = begin(build(), "mimetic", position=True)
     assert not torch.equal(placed.pos_embed, plain.pos_embed)
-    assert placed.pos_embed[0].pow(2).sum(-1).tolist() == pytest.approx([8.0] * 16)  # half of the 16 are sines, half their cosines
+    assert placed.pos_embed[0].pow(2).sum(-1).tolist() == pytest.approx(
+        [8.0] * 16
+    )  # half of the 16 are sines, half their cosines
 
 
 # random -----------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("start", "grows"), [("random", False), ("trunc-normal", False), ("xavier", True), ("ds-init", True)])
+@pytest.mark.parametrize(
+    ("start", "grows"), [("random", False), ("trunc-normal", False), ("xavier", True), ("ds-init", True)]
+)
 def test_branches_of_small_weights_add_little(start, grows):
     """Zhang et al. 2019: with 0.02 the branches hardly change the stream; with Xavier each adds its own variance."""
     model = begin(build(depth=8, embed_dim=64, num_heads=2), start)
@@ -157,7 +161,9 @@ def test_weight_selection_follows_the_released_index_rule():
         begin(build(depth=5), "weight-selection", ancestor=large)
     stretched = begin(build(depth=5), "weight-selection", ancestor=large, layers="even")
     for layer, source in enumerate(choose_layers(4, 5, "even")):
-        assert torch.equal(stretched.blocks[layer].mlp.fc1.weight, large.blocks[source].mlp.fc1.weight[::2, ::2])
+        assert torch.equal(
+            stretched.blocks[layer].mlp.fc1.weight, large.blocks[source].mlp.fc1.weight[::2, ::2]
+        )
 
 
 def test_depth_selection_keeps_layers_and_the_function_of_all_of_them():
@@ -292,14 +298,23 @@ def test_commands_really_begin_with_the_start_they_are_given(folder, ancestor, t
         assert products(block)[1].diagonal().mean().item() == pytest.approx(-0.3, abs=0.05)
         assert block.mlp.fc1.weight.std().item() == pytest.approx((2 / (64 + 256)) ** 0.5, rel=0.05)
     gene = distill(
-        ancestor, str(folder), out=tmp_path / "b", arch="vit_tiny_patch16_224", arch_args=args, plan="1,1", start="mimetic", **idle
+        ancestor,
+        str(folder),
+        out=tmp_path / "b",
+        arch="vit_tiny_patch16_224",
+        arch_args=args,
+        plan="1,1",
+        start="mimetic",
+        **idle,
     )
     value = gene.state["blocks.1.attn.qkv.weight"].chunk(3)[2].T @ gene.state["blocks.1.attn.proj.weight"].T
     assert value.diagonal().mean().item() == pytest.approx(-0.4, abs=0.05)
     select = {"start": "weight-selection", "start_args": {"ancestor": str(ancestor)}}
     small = {**tiny, "arch_args": {**args, "embed_dim": 8}}
     finetune("vit_tiny_patch16_224", str(folder), out=tmp_path / "c", **select, **small)
-    large, small = (open_model(path).blocks[0].mlp.fc1.weight for path in (ancestor, tmp_path / "c" / "model"))
+    large, small = (
+        open_model(path).blocks[0].mlp.fc1.weight for path in (ancestor, tmp_path / "c" / "model")
+    )
     rows, columns = selected_indices(64, 32), selected_indices(16, 8)
     assert torch.allclose(small, large[rows][:, columns], atol=1e-5)
 
@@ -333,6 +348,11 @@ def fingerprints(ancestor, gene):
         model = build(depth=4, **args)
         torch.manual_seed(7)
         begin(model, name, **options.get(name, {}))
-        names = ("patch_embed.proj.weight", "blocks.1.attn.qkv.weight", "blocks.3.mlp.fc2.weight", "pos_embed")
+        names = (
+            "patch_embed.proj.weight",
+            "blocks.1.attn.qkv.weight",
+            "blocks.3.mlp.fc2.weight",
+            "pos_embed",
+        )
         found[name] = [round(model.get_parameter(key).abs().sum().item(), 5) for key in names]
     return found

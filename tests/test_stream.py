@@ -56,7 +56,10 @@ def write_parquet(root):
     features = datasets.Features({"image": datasets.Image(), "label": datasets.Value("int64")})
     for split, sizes in SIZES.items():
         for shard, numbers in enumerate(np.split(np.arange(sum(sizes)), np.cumsum(sizes)[:-1])):
-            rows = {"image": [{"bytes": encoded(n), "path": None} for n in numbers], "label": numbers.tolist()}
+            rows = {
+                "image": [{"bytes": encoded(n), "path": None} for n in numbers],
+                "label": numbers.tolist(),
+            }
             path = root / f"{split}-{shard:05d}-of-{len(sizes):05d}.parquet"
             datasets.Dataset.from_dict(rows, features=features).to_parquet(path)
     return f"hfids/{root}"
@@ -71,7 +74,9 @@ def stream(request, tmp_path_factory):
 
 def options(data, root, **more):
     cache = root if data.startswith("wds") else root.with_name("cache")
-    return DataOptions(**{"data_root": str(cache), "num_classes": 60, "val_split": "validation", "workers": 0, **more})
+    return DataOptions(
+        **{"data_root": str(cache), "num_classes": 60, "val_split": "validation", "workers": 0, **more}
+    )
 
 
 def classes(loader):
@@ -101,13 +106,17 @@ def test_every_image_comes_once(stream, monkeypatch, world, workers, download):
             loader = images.train_dataloader()
             loader.sampler.set_epoch(epoch)
             found = classes(loader)
-            assert [len(batch) for batch in found] == [BATCH] * len(loader) == [BATCH] * (53 // (BATCH * world))
+            assert (
+                [len(batch) for batch in found] == [BATCH] * len(loader) == [BATCH] * (53 // (BATCH * world))
+            )
             assert images.train_batches == len(loader)
             trained += flat(found)
             found = classes(images.val_dataloader())
             assert len(found) == len(images.val_dataloader())
             validated += flat(found)
-        assert len(trained) == len(set(trained)) == 53 // (BATCH * world) * BATCH * world  # all but less than a batch of all
+        assert (
+            len(trained) == len(set(trained)) == 53 // (BATCH * world) * BATCH * world
+        )  # all but less than a batch of all
         assert set(trained) <= set(range(53))
         assert sorted(validated) == list(range(13))
         orders.append(trained)
@@ -122,7 +131,12 @@ def test_an_epoch_is_repeated_exactly(stream):
     for _ in range(2):
         train, val = open_training(data, choice, "L")
         runs.append(
-            [batch["image"] for batch in ImageData(train, val, CONFIG, Recipe(batch_size=BATCH), choice).train_dataloader()]
+            [
+                batch["image"]
+                for batch in ImageData(
+                    train, val, CONFIG, Recipe(batch_size=BATCH), choice
+                ).train_dataloader()
+            ]
         )
     assert all((a == b).all() for a, b in zip(*runs, strict=True))
 
@@ -162,13 +176,48 @@ def test_two_processes_share_a_stream(tmp_path):
     data = write_webdataset(tmp_path)
     (tmp_path / "count.py").write_text(COUNT)
     arch = json.dumps({k: v for k, v in TINY_ARGS.items() if k != "num_classes"})
-    words = ["finetune", "vit_tiny_patch16_224", "--depth", "1", "--arch-args", arch, "--data", data, "--data-root", str(tmp_path)]
-    words += ["--num-classes", "60", "--val-split", "validation", "--workers", "1", "--epochs", "2", "--batch-size", "4"]
-    words += ["--devices", "2", "--accelerator", "cpu", "--precision", "32-true", "--out", str(tmp_path / "run")]
-    done = subprocess.run([sys.executable, "count.py", *words], cwd=tmp_path, capture_output=True, text=True, timeout=300)
+    words = [
+        "finetune",
+        "vit_tiny_patch16_224",
+        "--depth",
+        "1",
+        "--arch-args",
+        arch,
+        "--data",
+        data,
+        "--data-root",
+        str(tmp_path),
+    ]
+    words += [
+        "--num-classes",
+        "60",
+        "--val-split",
+        "validation",
+        "--workers",
+        "1",
+        "--epochs",
+        "2",
+        "--batch-size",
+        "4",
+    ]
+    words += [
+        "--devices",
+        "2",
+        "--accelerator",
+        "cpu",
+        "--precision",
+        "32-true",
+        "--out",
+        str(tmp_path / "run"),
+    ]
+    done = subprocess.run(
+        [sys.executable, "count.py", *words], cwd=tmp_path, capture_output=True, text=True, timeout=300
+    )
     assert done.returncode == 0, done.stderr
     seen = {path.name: path.read_text().split() for path in tmp_path.glob("seen-*")}
-    assert {name: len(numbers) for name, numbers in seen.items()} == {f"seen-{e}-{r}": 24 for e in (0, 1) for r in (0, 1)}
+    assert {name: len(numbers) for name, numbers in seen.items()} == {
+        f"seen-{e}-{r}": 24 for e in (0, 1) for r in (0, 1)
+    }
     for epoch in "01":
         assert set(Counter(seen[f"seen-{epoch}-0"] + seen[f"seen-{epoch}-1"]).values()) == {1}
     assert seen["seen-0-0"] != seen["seen-1-0"]
@@ -180,7 +229,10 @@ def test_shards_of_unknown_length_are_one(tmp_path, monkeypatch):
     write_webdataset(tmp_path)
     (tmp_path / "_info.json").unlink()
     choice = options(
-        "wds/set", tmp_path, train_split="set-train-{0000..0002}.tar|53", val_split="set-validation-{0000..0001}.tar|13"
+        "wds/set",
+        tmp_path,
+        train_split="set-train-{0000..0002}.tar|53",
+        val_split="set-validation-{0000..0001}.tar|13",
     )
     train, val = open_training("wds/set", choice, "L")
     seen = []
@@ -195,7 +247,8 @@ def test_files_that_do_not_say_how_many_rows_they_have(tmp_path, monkeypatch):
     monkeypatch.setattr("learngene.data.stream._parquet_lengths", lambda *args: ())
     data = write_parquet(tmp_path)
     with pytest.raises(
-        LearngeneError, match="does not say how many images it has; give the number of training images with --num-s"
+        LearngeneError,
+        match="does not say how many images it has; give the number of training images with --num-s",
     ):
         open_training(data, options(data, tmp_path), "L")
     choice = options(data, tmp_path)
@@ -212,9 +265,13 @@ def test_wrong_numbers_are_refused(tmp_path):
     (tmp_path / "_info.json").write_text(json.dumps(info))
     choice = options(data, tmp_path)
     train, val = open_training(data, choice, "L")
-    with pytest.raises(LearngeneError, match=r"set-train-0001.tar' holds 5 images, not 9; .* mend the data set's info file"):
+    with pytest.raises(
+        LearngeneError, match=r"set-train-0001.tar' holds 5 images, not 9; .* mend the data set's info file"
+    ):
         classes(ImageData(train, val, CONFIG, Recipe(batch_size=BATCH), choice).train_dataloader())
-    with pytest.raises(LearngeneError, match="has 57 images, fewer than one batch of 64 x 1; lower --batch-size"):
+    with pytest.raises(
+        LearngeneError, match="has 57 images, fewer than one batch of 64 x 1; lower --batch-size"
+    ):
         ImageData(train, val, CONFIG, Recipe(batch_size=64), choice).train_dataloader()
 
 
@@ -235,7 +292,11 @@ def test_a_cut_or_missing_shard_is_named(tmp_path, split, at):
     if at == "within a header" and split == "train":  # where a tar reader stops without a word
         message = rf"wds/set \(train\): '{shard}' holds 1 images, not 5; make it again if it was cut"
     with pytest.raises(LearngeneError, match=message):
-        classes(ImageData(*open_training(data, choice, "L"), CONFIG, Recipe(batch_size=BATCH), choice).train_dataloader())
+        classes(
+            ImageData(
+                *open_training(data, choice, "L"), CONFIG, Recipe(batch_size=BATCH), choice
+            ).train_dataloader()
+        )
 
 
 @pytest.mark.parametrize("workers", [0, 2])
@@ -249,7 +310,9 @@ def test_images_that_are_not_counted_are_said(tmp_path, monkeypatch, workers):
     images = ImageData(*open_training(data, choice, "L"), CONFIG, Recipe(batch_size=3), choice)
     said = tmp_path / "said"
     said.touch()
-    monkeypatch.setattr("learngene.data.stream.log.warning", lambda text: said.open("a").write(text))  # in the workers, too
+    monkeypatch.setattr(
+        "learngene.data.stream.log.warning", lambda text: said.open("a").write(text)
+    )  # in the workers, too
     for _ in range(2):
         assert len(flat(classes(images.train_dataloader()))) == 51
     assert said.read_text().count("set-train-0000.tar' holds more images than the 15 that are read") == 1

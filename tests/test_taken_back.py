@@ -48,7 +48,9 @@ def jobs(ancestor):
 
 
 @pytest.mark.parametrize("there", [False, True], ids=["new", "empty"])
-@pytest.mark.parametrize("job", ["distill", "finetune", "tracked", "cache", "benchmark", "prepared", "relearn"])
+@pytest.mark.parametrize(
+    "job", ["distill", "finetune", "tracked", "cache", "benchmark", "prepared", "relearn"]
+)
 def test_broken_images_leave_no_run_behind(broken, ancestor, tmp_path, job, there):
     """And once they are mended the same command runs."""
     if job == "tracked":
@@ -111,7 +113,9 @@ def test_only_what_this_run_began_is_taken_back(tmp_path):
     assert not list(out.iterdir())
 
 
-@pytest.mark.parametrize("name", ["notes.txt", "last.ckpt", "cells/a/run.json", "prepared/gene/learngene.safetensors"])
+@pytest.mark.parametrize(
+    "name", ["notes.txt", "last.ckpt", "cells/a/run.json", "prepared/gene/learngene.safetensors"]
+)
 @pytest.mark.parametrize("around", ["held", "taken_back"])
 def test_what_is_of_use_stays(tmp_path, name, around):
     run = RunDirectory(tmp_path / "r", {})
@@ -143,10 +147,14 @@ def test_the_demo_goes_on_where_it_was_interrupted(tmp_path, monkeypatch, capsys
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr("learngene.bench.trials.evaluate_model", interrupt)  # the learngene is distilled, the first trial begins
+        patch.setattr(
+            "learngene.bench.trials.evaluate_model", interrupt
+        )  # the learngene is distilled, the first trial begins
         assert main(command) == 130
     assert "learngene demo: interrupted; the same command with --resume goes on" in capsys.readouterr().err
     distilled = (tmp_path / "demo" / "prepared" / "distill" / "learngene.safetensors").stat().st_mtime_ns
     assert main([*command, "--resume"]) == 0
     assert "learngene" in capsys.readouterr().out
-    assert (tmp_path / "demo" / "prepared" / "distill" / "learngene.safetensors").stat().st_mtime_ns == distilled
+    assert (
+        tmp_path / "demo" / "prepared" / "distill" / "learngene.safetensors"
+    ).stat().st_mtime_ns == distilled

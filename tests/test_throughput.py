@@ -35,14 +35,21 @@ def test_a_case_that_fails_is_left_out(tool, capsys):
 def test_ratios_are_those_of_the_same_model_task_and_batch(tool):
     cases = tool["presets"]("cpu")
     rates = range(100, 100 + len(cases))
-    measured = [[{"images_per_second": rate + n, "flops_per_image": 10, "step_ms": 1.0} for n in (0, 2, 1)] for rate in rates]
+    measured = [
+        [{"images_per_second": rate + n, "flops_per_image": 10, "step_ms": 1.0} for n in (0, 2, 1)]
+        for rate in rates
+    ]
     rows = tool["rows_of"](cases, measured, {"32-true": 1e3, "bf16-mixed": 2e3})
     assert [row["images_per_second"] for row in rows] == [rate + 1 for rate in rates]
     for row in rows:
         assert row["mfu"] == row["images_per_second"] * 10 / (
             1e3 if "fp32" in row["variant"] or row["variant"] == "plain loop" else 2e3
         )
-        same = [r for r in rows if r["variant"] == "plain loop" and r["processes"] * r["batch"] == row["processes"] * row["batch"]]
+        same = [
+            r
+            for r in rows
+            if r["variant"] == "plain loop" and r["processes"] * r["batch"] == row["processes"] * row["batch"]
+        ]
         (plain,) = [r for r in same if all(r[k] == row[k] for k in ("task", "arch", "args", "depth"))]
         assert row["ratio"] == row["images_per_second"] / plain["images_per_second"]
 

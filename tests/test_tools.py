@@ -9,7 +9,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-spec = importlib.util.spec_from_file_location("unpack_cifar10", Path(__file__).parent.parent / "tools" / "unpack_cifar10.py")
+spec = importlib.util.spec_from_file_location(
+    "unpack_cifar10", Path(__file__).parent.parent / "tools" / "unpack_cifar10.py"
+)
 tool = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(tool)
 

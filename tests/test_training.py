@@ -28,11 +28,21 @@ ARGS = {k: v for k, v in TINY_ARGS.items() if k != "num_classes"}
 LOADING = DataOptions(workers=0)
 TINY = "tiny"
 QUICK = {k: v for k, v in FAST.items() if k != "workers"}
-STRONG = {"mixup": 0.5, "cutmix": 0.5, "drop_path": 0.2, "auto_augment": "rand-m5-inc1", "ema": 0.9, "accumulate": 2, "repeats": 2}
+STRONG = {
+    "mixup": 0.5,
+    "cutmix": 0.5,
+    "drop_path": 0.2,
+    "auto_augment": "rand-m5-inc1",
+    "ema": 0.9,
+    "accumulate": 2,
+    "repeats": 2,
+}
 
 
 def scratch(folder, out, **options):
-    return finetune("vit_tiny_patch16_224", str(folder), out=out, depth=3, arch_args=ARGS, **{**FAST, **options})
+    return finetune(
+        "vit_tiny_patch16_224", str(folder), out=out, depth=3, arch_args=ARGS, **{**FAST, **options}
+    )
 
 
 def weights(out):
@@ -86,7 +96,9 @@ def test_distillation_resumes_exactly_and_keeps_the_ancestor_out(folder, ancesto
 def test_resuming_after_the_last_epoch_keeps_the_average(folder, tmp_path, monkeypatch):
     scratch(folder, tmp_path / "whole", ema=0.9)
     with monkeypatch.context() as patch:
-        patch.setattr("learngene.jobs.save_timm_directory", lambda *args, **kwargs: (_ for _ in ()).throw(Stop))
+        patch.setattr(
+            "learngene.jobs.save_timm_directory", lambda *args, **kwargs: (_ for _ in ()).throw(Stop)
+        )
         with pytest.raises(Stop):
             scratch(folder, tmp_path / "cut", ema=0.9)
     scratch(folder, tmp_path / "cut", ema=0.9, resume=True)
@@ -122,7 +134,13 @@ def test_cait_and_other_families_distil(folder, tmp_path):
         head = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(size * size, 3))
         head.num_classes = 3
         gene = distill(head, str(folder), out=tmp_path / name, arch=name, arch_args=args, plan="2,1", **FAST)
-        finetune(tmp_path / name / "learngene.safetensors", str(folder), depth=4, out=tmp_path / f"{name}-4", **FAST)
+        finetune(
+            tmp_path / name / "learngene.safetensors",
+            str(folder),
+            depth=4,
+            out=tmp_path / f"{name}-4",
+            **FAST,
+        )
         assert gene.metrics["cost"]["flops"] > 0
 
 
@@ -147,7 +165,9 @@ def test_finished_runs_are_kept(folder, tmp_path):
     out = tmp_path / "run"
     first = scratch(folder, out)
     before = {p: p.stat().st_mtime_ns for p in out.rglob("*")}
-    with pytest.raises(LearngeneError, match="holds a finished run; choose another --out, or pass --overwrite"):
+    with pytest.raises(
+        LearngeneError, match="holds a finished run; choose another --out, or pass --overwrite"
+    ):
         scratch(folder, out)
     assert scratch(folder, out, resume=True) == first
     with pytest.raises(LearngeneError, match=r"was begun with lr 0\.001, now it is 0\.5"):
@@ -180,7 +200,10 @@ def trained(folder, out, recipe, model):
 
 
 def test_accumulated_equals_a_big_batch(folder, tmp_path, architecture):
-    recipes = [Recipe(**{**QUICK, "batch_size": size}, accumulate=48 // size, opt="sgd", lr=0.5, steps=1) for size in (48, 12)]
+    recipes = [
+        Recipe(**{**QUICK, "batch_size": size}, accumulate=48 // size, opt="sgd", lr=0.5, steps=1)
+        for size in (48, 12)
+    ]
     results = []
     for number, recipe in enumerate(recipes):
         torch.manual_seed(0)
@@ -195,7 +218,9 @@ def test_ema_moves_a_tied_weight_once(folder, tmp_path, architecture, monkeypatc
     plan = StagePlan((3, 1))
     model = build_auxnet(architecture, plan)
     before = {k: v.clone() for k, v in model.state_dict().items()}
-    recipe = Recipe(**QUICK, opt="sgd", lr=1.0, min_lr=1.0, weight_decay=0.0, clip_grad=None, ema=0.9, steps=2)
+    recipe = Recipe(
+        **QUICK, opt="sgd", lr=1.0, min_lr=1.0, weight_decay=0.0, clip_grad=None, ema=0.9, steps=2
+    )
     raw = {}
     from lightning.pytorch.callbacks import WeightAveraging
 
@@ -255,12 +280,17 @@ def test_layer_decay_and_freezing(folder, tmp_path, architecture):
     assert {"blocks.2.attn.qkv.weight", "head.weight"} <= changed
     scales = {g["lr_scale"] for g in module.trainer.optimizers[0].param_groups}
     assert {1.0, 0.5} <= scales
-    decayed = {id(p) for g in module.trainer.optimizers[0].param_groups if g["weight_decay"] for p in g["params"]}
+    decayed = {
+        id(p) for g in module.trainer.optimizers[0].param_groups if g["weight_decay"] for p in g["params"]
+    }
     assert id(model.pos_embed) not in decayed
     model = architecture.build(3)
     before = {k: v.clone() for k, v in model.state_dict().items()}
     trained(folder, tmp_path / "probe", Recipe(**QUICK, freeze=-1), model)
-    assert {k for k, v in model.state_dict().items() if not torch.equal(v, before[k])} == {"head.weight", "head.bias"}
+    assert {k for k, v in model.state_dict().items() if not torch.equal(v, before[k])} == {
+        "head.weight",
+        "head.bias",
+    }
     with pytest.raises(LearngeneError, match="freeze 9: the model has 3 layers"):
         trained(folder, tmp_path / "no", Recipe(**QUICK, freeze=9), architecture.build(3))
 
@@ -282,7 +312,9 @@ def break_gradients(monkeypatch, steps):
 
 def test_gradients_that_are_not_finite_stop_before_they_are_used(folder, tmp_path, monkeypatch):
     break_gradients(monkeypatch, steps=[4])
-    message = r"the gradients are not finite \(every term of the loss is\) at step 4 of epoch 2; .*--skip-nonfinite"
+    message = (
+        r"the gradients are not finite \(every term of the loss is\) at step 4 of epoch 2; .*--skip-nonfinite"
+    )
     with pytest.raises(LearngeneError, match=message):
         scratch(folder, tmp_path / "run", epochs=3, clip_grad=None)
     checkpoint = torch.load(tmp_path / "run" / "last.ckpt", weights_only=True)
@@ -290,12 +322,17 @@ def test_gradients_that_are_not_finite_stop_before_they_are_used(folder, tmp_pat
     assert all(torch.isfinite(v).all() for v in checkpoint["state_dict"].values())
 
 
-def test_steps_that_are_not_finite_are_left_out_on_request(folder, tmp_path, monkeypatch, caplog, architecture):
+def test_steps_that_are_not_finite_are_left_out_on_request(
+    folder, tmp_path, monkeypatch, caplog, architecture
+):
     recipe = Recipe(**QUICK, skip_nonfinite=True, steps=3, ema=0.5)
     break_gradients(monkeypatch, steps=[1])
     states = []
     monkeypatch.setattr(
-        TrainingModule, "on_train_batch_end", lambda self, *args: states.append(digest_of(self.model.state_dict())), raising=False
+        TrainingModule,
+        "on_train_batch_end",
+        lambda self, *args: states.append(digest_of(self.model.state_dict())),
+        raising=False,
     )
     result, module = trained(folder, tmp_path / "run", recipe, architecture.build(2))
     assert states[0] == states[1] != states[2]
@@ -342,7 +379,14 @@ def test_finetune_from_each_kind_of_model(folder, ancestor, gene, tmp_path):
 
 
 def test_finetune_changes(folder, ancestor, gene, tmp_path):
-    finetune(gene.save(tmp_path / "g"), str(folder), out=tmp_path / "a", plan="1,2,1", arch_args={"img_size": 56}, **FAST)
+    finetune(
+        gene.save(tmp_path / "g"),
+        str(folder),
+        out=tmp_path / "a",
+        plan="1,2,1",
+        arch_args={"img_size": 56},
+        **FAST,
+    )
     assert data_config_of(open_model(tmp_path / "a" / "model"))["input_size"] == [1, 56, 56]
 
 
@@ -381,16 +425,31 @@ def test_starts_by_name(folder, ancestor, tmp_path):
     """From the command line's function: a closed form, a selection with distillation on top, a start under the auxiliary net."""
     tiny = {"depth": 3, "arch_args": ARGS, **FAST}
     begun = finetune(
-        "vit_tiny_patch16_224", str(folder), out=tmp_path / "a", start="xavier+mimetic", start_args={"b2": 0.3}, **tiny
+        "vit_tiny_patch16_224",
+        str(folder),
+        out=tmp_path / "a",
+        start="xavier+mimetic",
+        start_args={"b2": 0.3},
+        **tiny,
     )
     assert begun["images"] == 48
     select = {"start": "weight-selection", "start_args": {"ancestor": str(ancestor)}}
-    finetune("vit_tiny_patch16_224", str(folder), out=tmp_path / "b", ancestor=str(ancestor), kl=1.0, **select, **tiny)
+    finetune(
+        "vit_tiny_patch16_224",
+        str(folder),
+        out=tmp_path / "b",
+        ancestor=str(ancestor),
+        kl=1.0,
+        **select,
+        **tiny,
+    )
     assert data_config_of(open_model(tmp_path / "b" / "model"))["mean"] == [0.3]
     with pytest.raises(LearngeneError, match="brings weights; drop one"):
         finetune(str(ancestor), str(folder), out=tmp_path / "c", start="mimetic", **FAST)
     chosen = {"start": "depth-selection", "start_args": {"ancestor": str(ancestor), "layers": "last"}}
-    gene = distill(ancestor, str(folder), out=tmp_path / "d", plan="1,1", **chosen, **{**FAST, "lr": 1e-9, "min_lr": 0.0})
+    gene = distill(
+        ancestor, str(folder), out=tmp_path / "d", plan="1,1", **chosen, **{**FAST, "lr": 1e-9, "min_lr": 0.0}
+    )
     last = open_model(ancestor).state_dict()["blocks.3.mlp.fc1.weight"]
     assert torch.allclose(gene.state["blocks.1.mlp.fc1.weight"], last, atol=1e-5)
 
@@ -409,7 +468,10 @@ def test_starts_by_name(folder, ancestor, tmp_path):
         ({"model": "vit_tiny_patch16_224", "lr": -1.0}, r"lr -1.0: it must be above 0"),
         ({"model": TINY, "epochs": 1.5}, "epochs 1.5: it must be a whole number"),
         ({"model": TINY, "depth": 0}, "depth 0: a model has at least 1 layer"),
-        ({"model": TINY, "arch_args": {"num_classes": 3}}, "'num_classes' in --arch-args: the data decides it"),
+        (
+            {"model": TINY, "arch_args": {"num_classes": 3}},
+            "'num_classes' in --arch-args: the data decides it",
+        ),
         ({"model": TINY, "arch_args": {"depth": 3}}, "'depth' in --arch-args: use --depth"),
         ({"model": TINY, "rifle": -1}, "rifle -1: it must be at least 0"),
         ({"model": TINY, "train_fraction": 0.0}, "train_fraction 0.0: it must be above 0"),
@@ -423,7 +485,10 @@ def test_starts_by_name(folder, ancestor, tmp_path):
         ({"model": TINY, "auto_augment": "none-such"}, "auto_augment 'none-such': timm does not know it"),
         ({"model": TINY, "precision": "bf17"}, "training cannot be set up: .*bf17"),
         ({"model": TINY, "strategy": "ddpp"}, "training cannot be set up: .*ddpp"),
-        ({"model": TINY, "strategy": "fsdp", "ema": 0.9}, "ema 0.9 does not work with sharded weights; use --strategy ddp"),
+        (
+            {"model": TINY, "strategy": "fsdp", "ema": 0.9},
+            "ema 0.9 does not work with sharded weights; use --strategy ddp",
+        ),
         ({"model": "vit_tiny_patch16_224", "mixup": 0.5, "batch_size": 7}, "must be even"),
     ],
 )
@@ -482,19 +547,38 @@ def test_begin_from_the_ancestor(folder, ancestor, tmp_path):
     recipe = {**FAST, "lr": 1e-12, "min_lr": 0.0, "weight_decay": 0.0}
     gene = distill(ancestor, str(folder), out=tmp_path / "run", plan="2,2", from_ancestor=True, **recipe)
     teacher = open_model(ancestor).state_dict()
-    assert torch.allclose(gene.state["blocks.0.attn.qkv.weight"], teacher["blocks.0.attn.qkv.weight"], atol=1e-5)
-    assert torch.allclose(gene.state["blocks.1.attn.qkv.weight"], teacher["blocks.2.attn.qkv.weight"], atol=1e-5)
+    assert torch.allclose(
+        gene.state["blocks.0.attn.qkv.weight"], teacher["blocks.0.attn.qkv.weight"], atol=1e-5
+    )
+    assert torch.allclose(
+        gene.state["blocks.1.attn.qkv.weight"], teacher["blocks.2.attn.qkv.weight"], atol=1e-5
+    )
 
 
 def test_ancestor_as_a_module_of_another_family(folder, tmp_path):
     torch.manual_seed(0)
     teacher = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(784, 3))
     teacher.num_classes = 3
-    gene = distill(teacher, str(folder), out=tmp_path / "run", arch="vit_tiny_patch16_224", arch_args=ARGS, plan="1,1", **FAST)
+    gene = distill(
+        teacher,
+        str(folder),
+        out=tmp_path / "run",
+        arch="vit_tiny_patch16_224",
+        arch_args=ARGS,
+        plan="1,1",
+        **FAST,
+    )
     assert gene.ancestor["name"] == "Sequential"
     levit = create("levit_128s", num_classes=3)
     gene = distill(
-        levit, str(folder), out=tmp_path / "levit", arch="vit_tiny_patch16_224", arch_args=ARGS, plan="1,1", feature=0.1, **FAST
+        levit,
+        str(folder),
+        out=tmp_path / "levit",
+        arch="vit_tiny_patch16_224",
+        arch_args=ARGS,
+        plan="1,1",
+        feature=0.1,
+        **FAST,
     )
     assert gene.ancestor["architecture"] == "levit_128s"
 
@@ -506,14 +590,20 @@ def test_evaluate_is_exact(folder, ancestor):
     source = open_split(str(folder), LOADING, "test", "L")
     data = ImageData(None, source, data_config_of(model), Recipe(batch_size=7), LOADING)
     found = evaluate_model(model, data, device="cpu")
-    batch = next(iter(ImageData(None, source, data_config_of(model), Recipe(batch_size=99), LOADING).val_dataloader()))
+    batch = next(
+        iter(ImageData(None, source, data_config_of(model), Recipe(batch_size=99), LOADING).val_dataloader())
+    )
     with torch.no_grad():
         logits = model(batch["image"])
     assert found["top1"] == pytest.approx(float((logits.argmax(-1) == batch["target"]).float().mean()))
-    assert found["loss"] == pytest.approx(float(torch.nn.functional.cross_entropy(logits, batch["target"])), rel=1e-5)
+    assert found["loss"] == pytest.approx(
+        float(torch.nn.functional.cross_entropy(logits, batch["target"])), rel=1e-5
+    )
 
 
 def test_training_learns(tmp_path):
     options = {**FAST, "epochs": 4, "batch_size": 32, "lr": 0.1, "hflip": 0.0, "crop_scale": 0.9}
-    result = finetune("vit_tiny_patch16_224", "fashion-mnist", out=tmp_path / "run", depth=2, arch_args=ARGS, **options)
+    result = finetune(
+        "vit_tiny_patch16_224", "fashion-mnist", out=tmp_path / "run", depth=2, arch_args=ARGS, **options
+    )
     assert result["val_top1"] > 0.6  # ten classes: 0.1 is chance

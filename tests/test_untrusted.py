@@ -17,7 +17,7 @@ from learngene import Architecture, LearngeneError
 from learngene.cli import main
 from learngene.commands import report, spawn
 from learngene.data.images import BROKEN_IMAGE, decode
-from learngene.export.timm_directory import save_timm_directory
+from learngene.formats.timm_directory import save_timm_directory
 from learngene.families.timm import open_model
 from learngene.gene import HEADER_KEY, Learngene, _digest
 from learngene.plan import StagePlan
@@ -136,7 +136,9 @@ def test_shapes_that_promise_terabytes(tmp_path):
         Learngene.load(tmp_path / "g.safetensors")
 
 
-@pytest.mark.parametrize("name", ["pytorch_model.bin", "model.pth", "x.pth.tar", "open_clip_pytorch_model.bin"])
+@pytest.mark.parametrize(
+    "name", ["pytorch_model.bin", "model.pth", "x.pth.tar", "open_clip_pytorch_model.bin"]
+)
 def test_a_pickle_in_a_timm_directory_is_not_run(gene, tmp_path, name):
     directory = save_timm_directory(gene.spawn(3), tmp_path / "d")
     (directory / "model.safetensors").unlink()
@@ -185,21 +187,31 @@ def test_a_table_larger_than_the_weights_allow():
         Learngene(architecture, StagePlan((1,)), state)
 
 
-BILLION = "a0: &a0 [x,x,x,x,x,x,x,x,x]\n" + "".join(f"a{i}: &a{i} [{','.join([f'*a{i - 1}'] * 9)}]\n" for i in range(1, 12))
+BILLION = "a0: &a0 [x,x,x,x,x,x,x,x,x]\n" + "".join(
+    f"a{i}: &a{i} [{','.join([f'*a{i - 1}'] * 9)}]\n" for i in range(1, 12)
+)
 
 
-@pytest.mark.parametrize("text", [BILLION, "plan: " + "[" * 100_000, "arch_args: &a {b: *a}\n", f"plan: [{'1,' * 30_000}1]"])
+@pytest.mark.parametrize(
+    "text", [BILLION, "plan: " + "[" * 100_000, "arch_args: &a {b: *a}\n", f"plan: [{'1,' * 30_000}1]"]
+)
 def test_configs_that_would_grow(tmp_path, capsys, text):
     """Whoever refuses them, PyYAML or we: one sentence."""
     (tmp_path / "c.yaml").write_text(text)
-    for words in (["--config", str(tmp_path / "c.yaml")], [f"--config={tmp_path / 'c.yaml'}"], ["--arch-args", "{a: " * 10_000]):
+    for words in (
+        ["--config", str(tmp_path / "c.yaml")],
+        [f"--config={tmp_path / 'c.yaml'}"],
+        ["--arch-args", "{a: " * 10_000],
+    ):
         assert main(["distill", *words]) == 2
         (line,) = capsys.readouterr().err.splitlines()
         assert line.startswith("learngene distill: error: ")
         assert len(line) < 2_500
 
 
-@pytest.mark.parametrize("tag", ["!!python/object/apply:os.mkdir [hacked]", "{class_path: os.mkdir, init_args: {path: hacked}}"])
+@pytest.mark.parametrize(
+    "tag", ["!!python/object/apply:os.mkdir [hacked]", "{class_path: os.mkdir, init_args: {path: hacked}}"]
+)
 def test_configs_run_nothing(tmp_path, capsys, tag, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "c.yaml").write_text(f"arch_args: {tag}\nancestor: no/where\ndata: d\nout: o\n")
@@ -219,7 +231,9 @@ def test_messages_are_one_line_without_control_sequences(tmp_path, capsys):
 def test_names_in_a_file_are_shown_not_obeyed(gene, tmp_path, capsys):
     from dataclasses import replace
 
-    path = replace(gene, ancestor={"name": "[/red] \x1b[31m[link=file:///x]"}).save(tmp_path / "g.safetensors")
+    path = replace(gene, ancestor={"name": "[/red] \x1b[31m[link=file:///x]"}).save(
+        tmp_path / "g.safetensors"
+    )
     assert main(["info", str(path)]) == 0
     shown = capsys.readouterr().out
     assert "[/red] \\x1b[31m[link=file:///x]" in shown
@@ -240,13 +254,17 @@ def test_a_png_that_would_unfold_to_gigabytes_is_a_broken_image(tmp_path):
 
 
 def test_postscript_under_the_name_of_an_image_is_not_run(tmp_path):
-    (tmp_path / "x.png").write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\n%%EndComments\nshowpage\n")
+    (tmp_path / "x.png").write_bytes(
+        b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\n%%EndComments\nshowpage\n"
+    )
     with pytest.raises(BROKEN_IMAGE, match="cannot identify"):
         decode(tmp_path / "x.png", "RGB")
 
 
 def test_results_with_markup_make_no_page(tmp_path):
-    row = json.loads((Path(__file__).parent.parent / "docs/results/starts/results.jsonl").read_text().splitlines()[0])
+    row = json.loads(
+        (Path(__file__).parent.parent / "docs/results/starts/results.jsonl").read_text().splitlines()[0]
+    )
     for change in (
         {"start": "<script>"},
         {"start": "![x](../../secret.png)"},

@@ -84,7 +84,9 @@ class Windows(Dataset[Tensor]):
         last = len(text) - context - 1
         generator = torch.Generator().manual_seed(seed or 0)
         self.starts = (
-            torch.randint(last, (count,), generator=generator) if seed is not None else torch.linspace(0, last, count).long()
+            torch.randint(last, (count,), generator=generator)
+            if seed is not None
+            else torch.linspace(0, last, count).long()
         )
 
     def __len__(self) -> int:
@@ -113,11 +115,15 @@ class LanguageModelling(L.LightningModule):
         self.log("val", self.loss(batch), batch_size=len(batch))
 
     def on_validation_epoch_end(self) -> None:
-        self.curve.append([self.trainer.global_step, float(self.trainer.callback_metrics["val"]) / math.log(2)])
+        self.curve.append(
+            [self.trainer.global_step, float(self.trainer.callback_metrics["val"]) / math.log(2)]
+        )
 
     def configure_optimizers(self) -> Any:
         optimizer = torch.optim.AdamW(self.parameters(), lr=self.lr, weight_decay=0.1, betas=(0.9, 0.95))
-        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: min(1.0, (step + 1) / max(1, self.warmup)))
+        schedule = torch.optim.lr_scheduler.LambdaLR(
+            optimizer, lambda step: min(1.0, (step + 1) / max(1, self.warmup))
+        )
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
 
@@ -125,7 +131,9 @@ def standard_library() -> Tensor:
     """The Python standard library's top-level modules as characters (N,) uint8, in order of their names."""
     files = sorted(Path(sysconfig.get_paths()["stdlib"]).glob("*.py"))
     text = "".join(path.read_text(encoding="utf-8", errors="replace") for path in files)
-    return torch.tensor([code if (code := ord(c)) < VOCABULARY else ord("?") for c in text], dtype=torch.uint8)
+    return torch.tensor(
+        [code if (code := ord(c)) < VOCABULARY else ord("?") for c in text], dtype=torch.uint8
+    )
 
 
 def train(
@@ -144,7 +152,10 @@ def train(
     """One run: validation bits per character at ten points and at the end."""
     cut = len(text) * 9 // 10
     torch.manual_seed(seed)
-    model = begin(CharLM(width=width, depth=depth, heads=heads, context=context, norm_pre=setting.norm_pre), setting.start)
+    model = begin(
+        CharLM(width=width, depth=depth, heads=heads, context=context, norm_pre=setting.norm_pre),
+        setting.start,
+    )
     module = LanguageModelling(model, lr, steps // 10 if setting.warmup else 0)  # type: ignore[arg-type]
     windows = Windows(text[:cut], context, steps * batch, seed)
     held = Windows(text[cut:], context, 8 * batch)
@@ -168,7 +179,10 @@ def train(
 
 def table(rows: Sequence[dict[str, Any]]) -> str:
     """Bits per character at the end, and half way, mean and spread over seeds; the difference from plain pre-norm paired by seed."""
-    lines = ["| setting | seeds | bits per character | half way | minus pre-norm |", "|---|---:|---:|---:|---:|"]
+    lines = [
+        "| setting | seeds | bits per character | half way | minus pre-norm |",
+        "|---|---:|---:|---:|---:|",
+    ]
     first = {row["seed"]: row["bits"] for row in rows if row["setting"] == rows[0]["setting"]}
     for name in dict.fromkeys(row["setting"] for row in rows):
         own = [row for row in rows if row["setting"] == name]
@@ -207,7 +221,15 @@ def main(
         seeds: each setting is run with each.
     """
     text = standard_library()
-    sizes = {"width": width, "depth": depth, "heads": heads, "context": context, "batch": batch, "steps": steps, "lr": lr}
+    sizes = {
+        "width": width,
+        "depth": depth,
+        "heads": heads,
+        "context": context,
+        "batch": batch,
+        "steps": steps,
+        "lr": lr,
+    }
     file = Path(out) / "results.jsonl"
     rows = [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
     if rows and any(row["sizes"] != sizes for row in rows):
@@ -218,7 +240,8 @@ def main(
                 continue
             rows.append(train(setting, text, seed, **sizes) | {"sizes": sizes})  # type: ignore[arg-type]
             print(
-                f"{setting.name}, seed {seed}: {rows[-1]['bits']:.3f} bits per character, {rows[-1]['seconds']:.0f} s", flush=True
+                f"{setting.name}, seed {seed}: {rows[-1]['bits']:.3f} bits per character, {rows[-1]['seconds']:.0f} s",
+                flush=True,
             )
             write_text(file, "".join(json.dumps(row) + "\n" for row in rows))
     head = [

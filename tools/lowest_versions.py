@@ -37,7 +37,9 @@ def floor(requirement: str) -> str:
     name, versions = REQUIREMENT.match(requirement).groups()
     bound = re.search(r">=\s*([\w.]+)", versions)
     if not bound:
-        raise ValueError(f"{requirement!r} has no lower bound in pyproject.toml; write one, as in '{name}>=1.2'")
+        raise ValueError(
+            f"{requirement!r} has no lower bound in pyproject.toml; write one, as in '{name}>=1.2'"
+        )
     return f"{name}=={bound[1]}"
 
 
@@ -61,8 +63,14 @@ def install(directory: Path) -> Path:
 
 def main(words: list[str]) -> int:
     """Install, then test; pytest's exit status."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--venv", type=Path, help="the environment's folder, made if need be and kept (default: a temporary one)")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--venv",
+        type=Path,
+        help="the environment's folder, made if need be and kept (default: a temporary one)",
+    )
     parser.add_argument("pytest", nargs="*", help="arguments for pytest, behind --")
     args = parser.parse_args(words)
     print("\n".join(constraints()), flush=True)

@@ -18,7 +18,18 @@ from pathlib import Path
 
 import numpy as np
 
-CLASSES = ["T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot"]
+CLASSES = [
+    "T-shirt/top",
+    "Trouser",
+    "Pullover",
+    "Dress",
+    "Coat",
+    "Sandal",
+    "Shirt",
+    "Sneaker",
+    "Bag",
+    "Ankle boot",
+]
 PER_CLASS = {"train": 500, "test": 200}
 FILES = {"train": "train", "test": "t10k"}
 
@@ -38,9 +49,13 @@ def pick(labels: np.ndarray, per_class: int, seed: int) -> np.ndarray:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("source", type=Path, help="folder with the four idx .gz files")
-    parser.add_argument("--torchvision", type=Path, metavar="ROOT", help="unpack all images for torchvision here instead")
+    parser.add_argument(
+        "--torchvision", type=Path, metavar="ROOT", help="unpack all images for torchvision here instead"
+    )
     args = parser.parse_args()
     if args.torchvision:
         unpack(args.source, args.torchvision / "FashionMNIST" / "raw")

@@ -20,7 +20,11 @@ from learngene.families.building import create
 from learngene.plan import StagePlan
 from learngene.sharing import build_auxnet
 
-GPUS, PEAK, MFU = 8, 989e12, 0.45  # H100 or H200: bf16, dense, FLOP/s; the share of it that training is assumed to use
+GPUS, PEAK, MFU = (
+    8,
+    989e12,
+    0.45,
+)  # H100 or H200: bf16, dense, FLOP/s; the share of it that training is assumed to use
 PLAN = StagePlan((3, 3, 4, 3, 3))
 DEPTHS = range(6, 16)  # ten descendants
 TUNE = 10  # epochs of fine-tuning, as published
@@ -73,7 +77,11 @@ def model_flops(width: int, depth: int, tokens: int = TOKENS) -> int:
 
 def model_parameters(width: int, layers: int, tokens: int = TOKENS) -> int:
     """12 D^2 + 13 D per layer; patch and position embedding, norm, head."""
-    return layers * (12 * width**2 + 13 * width) + width * (3 * PATCH**2 + 1 + tokens + 2) + CLASSES * (width + 1)
+    return (
+        layers * (12 * width**2 + 13 * width)
+        + width * (3 * PATCH**2 + 1 + tokens + 2)
+        + CLASSES * (width + 1)
+    )
 
 
 def ancestor_flops(name: str) -> int:
@@ -127,7 +135,10 @@ def reading_rows() -> Iterable[list[str]]:
 
 def size_rows() -> Iterable[list[str]]:
     for pair in PAIRS:
-        for what, layers in (("auxiliary net, 16 layers in 5 stages", PLAN.stages), ("descendant of 12 layers", 12)):
+        for what, layers in (
+            ("auxiliary net, 16 layers in 5 stages", PLAN.stages),
+            ("descendant of 12 layers", 12),
+        ):
             count = model_parameters(pair.width, layers)
             depth = PLAN.depth if layers == PLAN.stages else layers
             yield [
@@ -168,7 +179,9 @@ def check() -> None:
             assert count_flops(model) == model_flops(pair.width, depth)
             assert count_parameters(model) == model_parameters(pair.width, depth)
         with torch.device("meta"):
-            assert count_parameters(build_auxnet(pair.architecture, PLAN)) == model_parameters(pair.width, PLAN.stages)
+            assert count_parameters(build_auxnet(pair.architecture, PLAN)) == model_parameters(
+                pair.width, PLAN.stages
+            )
 
 
 if __name__ == "__main__":

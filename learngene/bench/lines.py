@@ -73,7 +73,11 @@ class Line:
     def at(self, depths: Iterable[int]) -> Line | None:
         """The same at some depths; none unless it has all of them."""
         wanted = set(depths)
-        return dataclasses.replace(self, summaries=self._only(wanted)) if wanted and wanted <= set(self.depths) else None
+        return (
+            dataclasses.replace(self, summaries=self._only(wanted))
+            if wanted and wanted <= set(self.depths)
+            else None
+        )
 
     def _only(self, depths: set[int]) -> tuple[Summary, ...]:
         return tuple(s for s in self.summaries if s.depth in depths)
@@ -92,12 +96,22 @@ class Line:
 
     def shared(self, key: str) -> float:
         """Cost (``flops``, ``images``, ``seconds``, ``stored_parameters``) of what is prepared once for all depths."""
-        return sum(statistics.fmean(costs.values()) for (_, depth), costs in self._costs(key).items() if depth is None)
+        return sum(
+            statistics.fmean(costs.values())
+            for (_, depth), costs in self._costs(key).items()
+            if depth is None
+        )
 
     def each(self, key: str) -> float:
         """Mean cost of one more model: preparations of its own, and fine-tuning; for ``stored_parameters``, what it adds."""
-        own = sum(statistics.fmean(costs.values()) for (_, depth), costs in self._costs(key).items() if depth is not None)
-        tuned = 0.0 if key == "stored_parameters" else statistics.fmean(getattr(s, key) for s in self.summaries)
+        own = sum(
+            statistics.fmean(costs.values())
+            for (_, depth), costs in self._costs(key).items()
+            if depth is not None
+        )
+        tuned = (
+            0.0 if key == "stored_parameters" else statistics.fmean(getattr(s, key) for s in self.summaries)
+        )
         return own / len(self.summaries) + tuned
 
     def total(self, key: str, models: int) -> float:
@@ -160,7 +174,11 @@ def difference(a: Mapping[int, float], b: Mapping[int, float]) -> Difference | N
     values = [100 * (a[seed] - b[seed]) for seed in a if seed in b]
     if not values:
         return None
-    half = t_quantile(len(values) - 1) * statistics.stdev(values) / math.sqrt(len(values)) if len(values) > 1 else None
+    half = (
+        t_quantile(len(values) - 1) * statistics.stdev(values) / math.sqrt(len(values))
+        if len(values) > 1
+        else None
+    )
     return Difference(statistics.fmean(values), half, len(values))
 
 
@@ -208,7 +226,9 @@ def equal_accuracy(ours: Sequence[Line], theirs: Sequence[Line]) -> EqualAccurac
         ours, theirs: lines of one start each, of the same depths, the least budget first. The first of ours, and theirs at the same
             budget (or their first), say which is the better one.
     """
-    first = next((line for line in theirs if (line.epochs, line.tflops) == (ours[0].epochs, ours[0].tflops)), theirs[0])
+    first = next(
+        (line for line in theirs if (line.epochs, line.tflops) == (ours[0].epochs, ours[0].tflops)), theirs[0]
+    )
     target = max(ours[0].mean, first.mean)
 
     def least(lines: Sequence[Line]) -> Line | None:

@@ -60,7 +60,9 @@ class Looks:
             {line.start for line in lines},
             key=lambda name: (name != "learngene", name != "random", name not in early, name),
         )
-        budgets = sorted({(line.epochs, line.tflops) for line in lines}, key=lambda budget: budget_order(*budget))
+        budgets = sorted(
+            {(line.epochs, line.tflops) for line in lines}, key=lambda budget: budget_order(*budget)
+        )
         return cls(
             {name: _colour_and_marker(i) for i, name in enumerate(names)},
             {budget: DASHES[i % len(DASHES)] for i, budget in enumerate(budgets)},
@@ -103,9 +105,15 @@ def accuracy_by_cost(lines: Sequence[Line], path: Path, *, title: str, looks: Lo
         own = [line for line in lines if line.start == start]
         costs = [line.total("flops", 10) / 10 / 1e12 for line in own]
         axes.plot(costs, [100 * line.mean for line in own], label=own[0].title, **looks.start(own[0]))
-    axes.set(xlabel="TFLOPs per model, preparing counted in, when ten are made", ylabel=_accuracy(lines), title=title)
+    axes.set(
+        xlabel="TFLOPs per model, preparing counted in, when ten are made",
+        ylabel=_accuracy(lines),
+        title=title,
+    )
     costs = [line.total("flops", 10) for line in lines]
-    if max(costs) > 10 * min(costs) > 0:  # a shorter axis would have labels like 3.1 x 10^0, one beside the other
+    if (
+        max(costs) > 10 * min(costs) > 0
+    ):  # a shorter axis would have labels like 3.1 x 10^0, one beside the other
         axes.set_xscale("log")
         axes.xaxis.set_major_formatter("{x:g}")
     else:
@@ -113,7 +121,9 @@ def accuracy_by_cost(lines: Sequence[Line], path: Path, *, title: str, looks: Lo
     return _finish(figure, path)
 
 
-def accuracy_by_epoch(rows: Sequence[Row], lines: Sequence[Line], path: Path, *, title: str, looks: Looks) -> Path:
+def accuracy_by_epoch(
+    rows: Sequence[Row], lines: Sequence[Line], path: Path, *, title: str, looks: Looks
+) -> Path:
     """A panel per depth: validation accuracy after each epoch, mean over seeds; epoch 0 is before training."""
     depths = sorted({depth for line in lines for depth in line.depths})
     figure = Figure(figsize=(max(7.5, 3.2 * len(depths) + 0.6), 4.2), layout="constrained")
@@ -121,9 +131,16 @@ def accuracy_by_epoch(rows: Sequence[Row], lines: Sequence[Line], path: Path, *,
     for panel, depth in zip(panels, depths, strict=True):
         for line in lines:
             case = (line.start, depth, line.epochs, line.tflops)
-            curves = [row["curve"] for row in rows if (row["start"], row["depth"], row["epochs"], row["tflops"]) == case]
+            curves = [
+                row["curve"]
+                for row in rows
+                if (row["start"], row["depth"], row["epochs"], row["tflops"]) == case
+            ]
             if curves:
-                means = [100 * statistics.fmean(point["val_top1"] for point in points) for points in zip(*curves, strict=False)]
+                means = [
+                    100 * statistics.fmean(point["val_top1"] for point in points)
+                    for points in zip(*curves, strict=False)
+                ]
                 epochs = [point["epoch"] for point in curves[0]][: len(means)]
                 panel.plot(epochs, means, label=line.name, **looks.line(line))
         panel.set(xlabel="epochs", title=f"{depth} layers")
@@ -136,13 +153,17 @@ def accuracy_by_epoch(rows: Sequence[Row], lines: Sequence[Line], path: Path, *,
 
 def break_even(lines: Sequence[Line], path: Path, *, title: str, looks: Looks) -> Path:
     """Training cost of a family against the number of its models, everything counted; for lines that reach the same accuracy."""
-    return _by_models(lines, lambda line, n: line.total("flops", n) / 1e12, path, title, "TFLOPs in all", looks)
+    return _by_models(
+        lines, lambda line, n: line.total("flops", n) / 1e12, path, title, "TFLOPs in all", looks
+    )
 
 
 def stored(lines: Sequence[Line], path: Path, *, title: str, looks: Looks) -> Path:
     """Parameters to be stored to begin a family, against the number of its models; for lines that reach the same accuracy."""
     label = "stored parameters (millions)"
-    return _by_models(lines, lambda line, n: line.total("stored_parameters", n) / 1e6, path, title, label, looks)
+    return _by_models(
+        lines, lambda line, n: line.total("stored_parameters", n) / 1e6, path, title, label, looks
+    )
 
 
 def relearning(rows: Sequence[Row], path: Path) -> Path:
@@ -153,18 +174,28 @@ def relearning(rows: Sequence[Row], path: Path) -> Path:
     single = [row for row in rows if not row["control"]]
     panels = list(dict.fromkeys((row["model"], row["mode"]) for row in single))
     columns = min(4, len(panels))
-    figure = Figure(figsize=(3.6 * columns + 0.5, 3.2 * -(-len(panels) // columns) + 0.8), layout="constrained")
+    figure = Figure(
+        figsize=(3.6 * columns + 0.5, 3.2 * -(-len(panels) // columns) + 0.8), layout="constrained"
+    )
     grid = figure.subplots(-(-len(panels) // columns), columns, sharey=True, squeeze=False).flatten()
     for axes, (model, mode) in zip(grid, panels, strict=False):
         own = [row for row in single if (row["model"], row["mode"]) == (model, mode)]
         for i, share in enumerate(sorted({row["share"] for row in single})):
             color, marker = _colour_and_marker(i)
             same = [row for row in own if row["share"] == share]
-            points = sorted(((row["layers"][0], row["images"], row["gave_up_after"]) for row in same), key=lambda point: point[0])
+            points = sorted(
+                ((row["layers"][0], row["images"], row["gave_up_after"]) for row in same),
+                key=lambda point: point[0],
+            )
             back = [(layer, images) for layer, images, _ in points if images]
             never = [(layer, limit) for layer, images, limit in points if images is None]
             if back:
-                axes.plot(*zip(*back, strict=True), marker=marker, color=color, label=f"{100 * share:g} % of the data")
+                axes.plot(
+                    *zip(*back, strict=True),
+                    marker=marker,
+                    color=color,
+                    label=f"{100 * share:g} % of the data",
+                )
             if never:
                 axes.plot(*zip(*never, strict=True), "x", color=color, label="never, by then")
         axes.set(title=f"{model}, {mode}", xlabel="layer reset", yscale="log")
@@ -178,7 +209,12 @@ def relearning(rows: Sequence[Row], path: Path) -> Path:
 
 
 def _by_models(
-    lines: Sequence[Line], value: Callable[[Line, int], float], path: Path, title: str, label: str, looks: Looks
+    lines: Sequence[Line],
+    value: Callable[[Line, int], float],
+    path: Path,
+    title: str,
+    label: str,
+    looks: Looks,
 ) -> Path:
     figure, axes = _figure()
     for line in lines:
@@ -202,10 +238,20 @@ def _figure() -> tuple[Figure, Any]:
 
 def _finish(figure: Figure, path: Path) -> Path:
     """One legend for all panels, and the file."""
-    found = {text: line for axes in figure.axes for line, text in zip(*axes.get_legend_handles_labels(), strict=True)}
+    found = {
+        text: line
+        for axes in figure.axes
+        for line, text in zip(*axes.get_legend_handles_labels(), strict=True)
+    }
     columns = 2 if max(map(len, found), default=0) > 30 else 3
     figure.legend(
-        found.values(), found, loc="outside lower center", ncols=columns, frameon=False, fontsize="small", handlelength=3.5
+        found.values(),
+        found,
+        loc="outside lower center",
+        ncols=columns,
+        frameon=False,
+        fontsize="small",
+        handlelength=3.5,
     )
     return save(figure, path)
 

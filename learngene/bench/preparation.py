@@ -8,11 +8,11 @@ from typing import Any, NamedTuple
 
 from learngene.bench.specs import check_name
 from learngene.errors import LearngeneError
-from learngene.recipe import DataOptions, DistillOptions, Recipe, divide
+from learngene.job import Job, default_of
+from learngene.plan import StagePlan
 from learngene.starts import SOURCES
 
 EACH = ("depth", "seed")
-PLAN = "3,3,4,3,3"  # of distill, unless given
 
 
 @dataclass(frozen=True)
@@ -22,49 +22,83 @@ class Preparation:
     Attributes:
         name: what starts call it.
         kind: ``distill`` or ``finetune``.
-        arguments: of that command, without ``out``.
+        job: the job of that name.
+        arguments: some of its fields; where it is made, the benchmark says.
         each: train one for each ``depth`` and/or each ``seed`` of the trials; else one for all.
         cost_of: another preparation: train for as many FLOPs as that one took.
     """
 
     name: str
     kind: str
+    job: type[Job]
     arguments: Mapping[str, Any]
     each: tuple[str, ...] = ()
     cost_of: str | None = None
 
     @classmethod
-    def parse(cls, name: str, entry: Mapping[str, Any]) -> Preparation:
-        """From ``{distill: {...}}`` or ``{finetune: {...}, each: [depth], cost_of: NAME}``."""
+    def parse(cls, name: str, entry: Mapping[str, Any], jobs: Mapping[str, type[Job]]) -> Preparation:
+        """From ``{distill: {...}}`` or ``{finetune: {...}, each: [depth], cost_of: NAME}``.
+
+        Args:
+            jobs: ``distill`` and ``finetune``.
+
+        Raises:
+            LearngeneError: it is none of these, or its arguments are not those of the job.
+        """
         check_name(name)
         if not isinstance(entry, Mapping):
-            raise LearngeneError(f"prepare {name}: say how with distill or finetune, e.g. {{finetune: {{epochs: 9}}}}")
+            raise LearngeneError(
+                f"prepare {name}: say how with distill or finetune, e.g. {{finetune: {{epochs: 9}}}}"
+            )
         given = dict(entry)
-        kinds = [k for k in ("distill", "finetune") if k in given]
+        kinds = [k for k in jobs if k in given]
         if len(kinds) != 1:
             raise LearngeneError(f"prepare {name}: say how with either distill or finetune and its arguments")
         arguments = given.pop(kinds[0]) or {}
         if not isinstance(arguments, Mapping) or not isinstance(arguments.get("start_args") or {}, Mapping):
-            raise LearngeneError(f"prepare {name}: {kinds[0]} takes a mapping of arguments, and so do its start_args")
+            raise LearngeneError(
+                f"prepare {name}: {kinds[0]} takes a mapping of arguments, and so do its start_args"
+            )
         each, cost_of = given.pop("each", ()), given.pop("cost_of", None)
         if not isinstance(each, (list, tuple)) or not all(isinstance(word, str) for word in each):
             raise LearngeneError(f"prepare {name}: each {each!r}: give a list of depth and seed")
         each = tuple(each)
         if given:
-            raise LearngeneError(f"prepare {name}: unknown key '{next(iter(given))}'; it takes distill, finetune, each, cost_of")
+            raise LearngeneError(
+                f"prepare {name}: unknown key '{next(iter(given))}'; it takes distill, finetune, each, cost_of"
+            )
         if set(each) - set(EACH):
             raise LearngeneError(f"prepare {name}: each {list(each)}: use depth and seed")
         if cost_of is not None and kinds[0] == "distill":
-            raise LearngeneError(f"prepare {name}: cost_of sets the steps of finetune; give distill its epochs")
-        _check_arguments(name, kinds[0], arguments)
+            raise LearngeneError(
+                f"prepare {name}: cost_of sets the steps of finetune; give distill its epochs"
+            )
+        if kinds[0] == "distill" and "ancestor" not in arguments:
+            raise LearngeneError(
+                f"prepare {name}: distill lacks the ancestor: name a timm directory or model"
+            )
+        try:
+            jobs[kinds[0]].check_some(arguments)
+        except LearngeneError as error:
+            raise LearngeneError(f"prepare {name}: {error}") from None
         if not isinstance(cost_of, (str, type(None))):
             raise LearngeneError(f"prepare {name}: cost_of {cost_of!r:.60} must be the name of a preparation")
-        return cls(name, kinds[0], dict(arguments), each, cost_of)
+        return cls(name, kinds[0], jobs[kinds[0]], dict(arguments), each, cost_of)
+
+    @property
+    def stages(self) -> int:
+        """Of the learngene that a distillation makes."""
+        usual = default_of(self.job.__dataclass_fields__["plan"])
+        return StagePlan.parse(self.arguments.get("plan", usual)).stages
 
     def builds_on(self) -> list[str]:
         """The trained weights it begins from or learns from; names of other preparations among them."""
         inner = self.arguments.get("start_args") or {}
-        named = [self.arguments.get("ancestor"), self.arguments.get("model"), *(inner.get(key) for key in SOURCES)]
+        named = [
+            self.arguments.get("ancestor"),
+            self.arguments.get("model"),
+            *(inner.get(key) for key in SOURCES),
+        ]
         return [str(name) for name in named if name is not None]
 
     def before(self) -> list[str]:
@@ -85,19 +119,3 @@ class Need(NamedTuple):
         made = self.preparation
         depth = f"-d{self.depth:02d}" if "depth" in made.each else ""
         return made.name + depth + (f"-s{self.seed}" if "seed" in made.each else "")
-
-
-# what the commands take beside recipe, data options and loss terms, and a preparation may set
-_ANCESTOR = {"ancestor", "ancestor_mean", "ancestor_std", "ancestor_input_size", "ancestor_classes"}
-_OWN = {
-    "distill": {"data", "arch", "arch_args", "plan", "from_ancestor", "start", "start_args", "share_norms", "cache"} | _ANCESTOR,
-    "finetune": {"model", "data", "depth", "plan", "arch_args", "license", "start", "start_args"} | _ANCESTOR,
-}
-
-
-def _check_arguments(name: str, kind: str, arguments: Mapping[str, Any]) -> None:
-    """Raise unless these are arguments of the command that leave the output to the benchmark."""
-    if kind == "distill" and "ancestor" not in arguments:
-        raise LearngeneError(f"prepare {name}: distill lacks the ancestor: name a timm directory or model")
-    rest = {k: v for k, v in arguments.items() if k not in _OWN[kind]}
-    divide(rest, Recipe, DataOptions, DistillOptions)

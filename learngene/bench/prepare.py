@@ -14,7 +14,7 @@ import torch
 from learngene.bench.experiment import Experiment
 from learngene.bench.preparation import EACH, Need
 from learngene.bench.specs import Trial
-from learngene.costs import ancestor_flops, forward_flops
+from learngene.costs import forward_flops
 from learngene.errors import LearngeneError
 from learngene.families.anatomy import count_parameters
 from learngene.families.architecture import Architecture
@@ -55,13 +55,17 @@ class Prepared:
 
     def record(self, *, kept: bool) -> dict[str, Any]:
         """For a row: costs, whose they are, and the parameters stored (none for what was only needed on the way)."""
-        return {**self.cost, "stored_parameters": self.stored if kept else 0, "name": self.name, "each": list(self.each)}
+        return {
+            **self.cost,
+            "stored_parameters": self.stored if kept else 0,
+            "name": self.name,
+            "each": list(self.each),
+        }
 
 
 def prepare(
     experiment: Experiment,
     needed: Sequence[Need],
-    commands: Mapping[str, Command],
     defaults: Mapping[str, Any],
     family: Architecture,
     given: bool,
@@ -70,7 +74,6 @@ def prepare(
     """Train all that are needed, by key; finished ones are read back. Several processes share the work (see `files.locked`).
 
     Args:
-        commands: ``distill`` and ``finetune``.
         defaults: arguments they get unless they say otherwise (the benchmark's data).
         family: the architecture of the trials; models to train without one of their own get it.
         given: whether it was given, so that learngenes get it too; else they have that of their ancestor.
@@ -79,14 +82,22 @@ def prepare(
     made: dict[str, Prepared] = {}
     while waiting := [need for need in needed if need.key not in made]:
         before = len(made)
-        ready = [need for need in waiting if all(key in made for key in _below(need.preparation.before(), experiment, need))]
+        ready = [
+            need
+            for need in waiting
+            if all(key in made for key in _below(need.preparation.before(), experiment, need))
+        ]
         for need in ready:
             with locked(out / f"{need.key}.lock", wait=False) as mine:
                 if not mine:  # another process is at it: see to the others first
                     continue
                 log.info("preparing %s (%d of %d done)", need.key, len(made), len(needed))
                 arguments = _arguments(need, experiment, made, defaults, family, given)
-                commands[need.preparation.kind](**arguments, out=out / need.key, resume=True)
+                job: Any = need.preparation.job(**arguments, out=out / need.key, resume=True)
+                if need.preparation.cost_of is not None:
+                    (key,) = _below([need.preparation.cost_of], experiment, need)
+                    job = replace(job, steps=steps_for(made[key].cost["flops"], job, need.depth))
+                job.run()
             below = {key: made[key] for key in _below(need.preparation.builds_on(), experiment, need)}
             made[need.key] = replace(_read(need, out / need.key), below=below)
         if len(made) == before:
@@ -99,7 +110,13 @@ def prepare(
 def defaults(data: str, loading: DataOptions, recipe: Recipe) -> dict[str, Any]:
     """The benchmark's data and device, for preparations that do not say otherwise. They train on all of it."""
     own = {k: v for k, v in asdict(loading).items() if k != "train_fraction"}
-    return {"data": data, **own, "devices": 1, "accelerator": recipe.accelerator, "precision": recipe.precision}
+    return {
+        "data": data,
+        **own,
+        "devices": 1,
+        "accelerator": recipe.accelerator,
+        "precision": recipe.precision,
+    }
 
 
 def _arguments(
@@ -122,9 +139,6 @@ def _arguments(
         arguments |= {"arch": family.name, "arch_args": {**family.args, **own}}
     if "seed" in preparation.each:
         arguments["seed"] = need.seed
-    if preparation.cost_of is not None:
-        (key,) = _below([preparation.cost_of], experiment, need)
-        arguments["steps"] = steps_for(made[key].cost["flops"], arguments, need.depth)
     return arguments
 
 
@@ -158,17 +172,23 @@ def _for_depth(arguments: dict[str, Any], family: Architecture, need: Need) -> d
     return {**arguments, "model": family.name, "arch_args": {**family.args, **own}}
 
 
-def steps_for(budget: float, arguments: Mapping[str, Any], depth: int) -> int:
-    """Optimizer steps of ``finetune`` with these arguments that cost about ``budget`` FLOPs."""
-    teacher = open_model(arguments["ancestor"]) if arguments.get("ancestor") else None
-    classes = {} if teacher is None else {"num_classes": teacher.num_classes}
+def steps_for(budget: float, job: Any, depth: int) -> int:
+    """Optimizer steps of ``finetune`` that cost about ``budget`` FLOPs.
+
+    Args:
+        job: it trains an architecture, as deep as it says, else of ``depth`` layers.
+    """
+    opened = open_model(job.ancestor) if job.ancestor else None
+    classes = {} if opened is None else {"num_classes": opened.num_classes}
     with torch.device("meta"):
-        student = Architecture(arguments["model"], arguments.get("arch_args") or {}).build(arguments.get("depth", depth), **classes)
+        student = Architecture(job.model, job.arch_args or {}).build(
+            depth if job.depth is None else job.depth, **classes
+        )
     config = data_config_of(student)
     image = 3 * forward_flops(student, config["input_size"])
-    if teacher is not None:
-        image += ancestor_flops(Ancestor(teacher, config), config)
-    return max(1, round(budget / (image * arguments.get("batch_size", 128) * arguments.get("accumulate", 1))))
+    if opened is not None:
+        image += Ancestor(opened, config).flops()
+    return max(1, round(budget / (image * job.batch_size * job.accumulate)))
 
 
 def _read(need: Need, directory: Path) -> Prepared:

@@ -43,7 +43,9 @@ def write_report(rows: Sequence[Row], out: Path, *, command: str | None = None) 
         LearngeneError: no trial is finished.
     """
     if not rows:
-        raise LearngeneError(f"no trial in '{out}' is finished, so there is nothing to report; run the benchmark on with --resume")
+        raise LearngeneError(
+            f"no trial in '{out}' is finished, so there is nothing to report; run the benchmark on with --resume"
+        )
     summaries = summarize(rows)
     parts = ["# Benchmark: ways to begin a ViT", _head(rows, command)]
     groups = list(dict.fromkeys((s.data, s.recipe) for s in summaries))
@@ -52,7 +54,11 @@ def write_report(rows: Sequence[Row], out: Path, *, command: str | None = None) 
         chosen = [s for s in summaries if (s.data, s.recipe) == (data, recipe)]
         own = [row for row in rows if (row["data"], row["recipe"]) == (data, recipe)]
         title = f"{data}, recipe {recipe}" if recipe else data
-        prefix = "" if len(groups) == 1 else re.sub(r"[^a-z0-9]+", "-", f"{data} {recipe}".lower()).strip("-") + "-"
+        prefix = (
+            ""
+            if len(groups) == 1
+            else re.sub(r"[^a-z0-9]+", "-", f"{data} {recipe}".lower()).strip("-") + "-"
+        )
         parts += _section(title, prefix, chosen, own, out, looks)
     write_text(out / "report.md", text := "\n\n".join(parts) + "\n")
     write_text(out / "report.html", to_html(text, out))
@@ -89,7 +95,12 @@ def _section(
     overview = [
         picture(text, draw, chosen)
         for text, draw, chosen, points in (
-            ("accuracy against depth", plots.accuracy_by_depth, shown, sum(len(line.depths) for line in shown)),
+            (
+                "accuracy against depth",
+                plots.accuracy_by_depth,
+                shown,
+                sum(len(line.depths) for line in shown),
+            ),
             ("accuracy against training cost", plots.accuracy_by_cost, whole, len(whole)),
         )
         if points > 1  # one point shows no more than the table
@@ -122,7 +133,9 @@ def _section(
 def _tables(found: Sequence[Line]) -> list[str]:
     """Differences from the learngene, and, where there is more to see, from random weights at the same budget."""
     gene = main_line(found)
-    scratch = next((line for line in found if line.scratch and (gene is None or line in at_budget(found, gene))), None)
+    scratch = next(
+        (line for line in found if line.scratch and (gene is None or line in at_budget(found, gene))), None
+    )
     parts = []
     if gene is not None and len(differences(found, gene)) > 1:
         parts += ["### Against the learngene", difference_table(found, gene)]
@@ -179,10 +192,14 @@ def _head(rows: Sequence[Row], command: str | None) -> str:
     summaries = summarize(rows)
     tested = [row["test_images"] for row in rows if row["test_top1"] is not None]
     measure = (
-        f"test ({distinct(sorted(set(tested)))} images, used once per trial)" if tested else "validation: no test split was used"
+        f"test ({distinct(sorted(set(tested)))} images, used once per trial)"
+        if tested
+        else "validation: no test split was used"
     )
     if tested and len(tested) < len(rows):
-        measure += f", but validation in {len(rows) - len(tested)} of {len(rows)} trials, which had no test split"
+        measure += (
+            f", but validation in {len(rows) - len(tested)} of {len(rows)} trials, which had no test split"
+        )
     several = any(len(s.seeds) > 1 for s in summaries)
     about = {
         "accuracy": f"top-1, {measure}; {'mean ± standard deviation over seeds' if several else 'one seed: no spread'}",
@@ -240,7 +257,9 @@ def notable(found: Sequence[Line], limit: int = 7) -> list[Line]:
 
 def differences(found: Sequence[Line], reference: Line) -> list[tuple[Line, Difference]]:
     """The lines at the reference's budget that have a depth and a seed in common with it, which is one of them, and how they differ."""
-    return [(line, gap) for line in at_budget(found, reference) if (gap := compare(line, reference)) is not None]
+    return [
+        (line, gap) for line in at_budget(found, reference) if (gap := compare(line, reference)) is not None
+    ]
 
 
 def difference_table(found: Sequence[Line], reference: Line) -> str:
@@ -273,7 +292,9 @@ def _how_compared(gaps: Sequence[Difference]) -> str:
         f"{prepared}: where that is once, the interval leaves out how much another time would differ. The intervals are not corrected for their number."
     )
     few = any(gap.count < FEW for gap in gaps)
-    return text + (f" Intervals of fewer than {FEW} seeds are given, and nothing is concluded from them." if few else "")
+    return text + (
+        f" Intervals of fewer than {FEW} seeds are given, and nothing is concluded from them." if few else ""
+    )
 
 
 def cost_table(found: Sequence[Line]) -> str:
@@ -289,7 +310,13 @@ def cost_table(found: Sequence[Line]) -> str:
     ]
     body = []
     for line in found:
-        cells = [line.start, line.budget, line.accuracy(), f"{line.shared('flops') / 1e12:.2f}", f"{line.each('flops') / 1e12:.2f}"]
+        cells = [
+            line.start,
+            line.budget,
+            line.accuracy(),
+            f"{line.shared('flops') / 1e12:.2f}",
+            f"{line.each('flops') / 1e12:.2f}",
+        ]
         cells += [f"{line.total('flops', TEN) / 1e12:.1f}"]
         cells += [f"{line.total(key, TEN):,.0f}" for key in ("images", "seconds", "stored_parameters")]
         cells += [f"{line.each('joules') / 1e3:.2f}"] if measured else []
@@ -341,7 +368,9 @@ def _cautions(found: Sequence[Line]) -> list[str]:
             f"One seed{one}: no spread. This is an observation, not a claim: another seed may well turn small differences around."
         )
     if two is not None:
-        cautions.append(f"With 2 seeds{two} the intervals are so wide that this is an observation, not a claim.")
+        cautions.append(
+            f"With 2 seeds{two} the intervals are so wide that this is an observation, not a claim."
+        )
     if len({s.seeds for s in cells}) > 1:
         cautions.append(
             "Seeds differ between starts, depths or budgets; means are over those that are finished, differences over common ones."
@@ -371,7 +400,10 @@ def _ranking(lines: Sequence[Line], reference: Line | None) -> str:
     own = {line.start: line.by_seed() for line in lines}
     seeds = _seeds_to_rank(own, None if reference is None else reference.start)
     ranked = [line for line in lines if seeds and seeds <= set(own[line.start])] or [reference or lines[0]]
-    means = {line.start: statistics.fmean(own[line.start][seed] for seed in seeds) if seeds else line.mean for line in ranked}
+    means = {
+        line.start: statistics.fmean(own[line.start][seed] for seed in seeds) if seeds else line.mean
+        for line in ranked
+    }
     best, *others = sorted(ranked, key=lambda line: -means[line.start])
     depths = ", ".join(map(str, best.depths))
     place = f"mean over depths {depths}" if len(best.depths) > 1 else f"at depth {depths}"
@@ -394,7 +426,13 @@ def _ranking(lines: Sequence[Line], reference: Line | None) -> str:
     text = f"{head} {'is first with' if clear else 'has the highest mean,'} {top1}, then {others[0].start} with {100 * means[others[0].start]:.2f} %"
     text += f" (difference {gap}{_unless(gap)})"
     return (
-        text + (f"; last is {others[-1].start} with {100 * means[others[-1].start]:.2f} %." if len(others) > 1 else ".") + missing
+        text
+        + (
+            f"; last is {others[-1].start} with {100 * means[others[-1].start]:.2f} %."
+            if len(others) > 1
+            else "."
+        )
+        + missing
     )
 
 
@@ -413,7 +451,11 @@ def _unless(gap: Difference | None) -> str:
     """What keeps a difference from being a verdict, where that is not said by its interval's absence."""
     if gap is None or gap.half is None or gap.clear:
         return ""
-    return "; too few seeds for a verdict" if gap.count < FEW else "; the interval includes 0, so which is better stays open"
+    return (
+        "; too few seeds for a verdict"
+        if gap.count < FEW
+        else "; the interval includes 0, so which is better stays open"
+    )
 
 
 def _against_others(gene: Line, others: Sequence[Line]) -> str:
@@ -422,10 +464,14 @@ def _against_others(gene: Line, others: Sequence[Line]) -> str:
     if not told:
         return ""
     groups = {
-        "clearly better (95 % interval above 0)": [f"{line.start} ({gap})" for line, gap in told if gap.clear and gap.mean > 0],
+        "clearly better (95 % interval above 0)": [
+            f"{line.start} ({gap})" for line, gap in told if gap.clear and gap.mean > 0
+        ],
         "open (interval includes 0)": [line.start for line, gap in told if not gap.clear],
         "clearly worse (interval below 0)": [line.start for line, gap in told if gap.clear and gap.mean < 0],
-        f"fewer than {FEW} seeds in common, so no verdict": [line.start for line, gap in gaps if gap.count < FEW],
+        f"fewer than {FEW} seeds in common, so no verdict": [
+            line.start for line, gap in gaps if gap.count < FEW
+        ],
     }
     count = f"{len(told)} comparisons, not corrected for their number" if len(told) > 1 else "one comparison"
     parts = [f"{name}: {', '.join(starts)}" for name, starts in groups.items() if starts]
@@ -441,7 +487,9 @@ def _against_scratch(gene: Line, found: Sequence[Line]) -> list[str]:
         equal = next((s for s in same if s.epochs == own.epochs), None)
         if equal is None:
             continue
-        gap = difference(dict(zip(own.seeds, own.top1, strict=True)), dict(zip(equal.seeds, equal.top1, strict=True)))
+        gap = difference(
+            dict(zip(own.seeds, own.top1, strict=True)), dict(zip(equal.seeds, equal.top1, strict=True))
+        )
         if gap is None:
             continue
         text = f"{own.depth} layers, {own.budget}: {_leader(gap)}, {own.accuracy()} against {equal.accuracy()} % ({gap}{_unless(gap)})."
@@ -476,7 +524,9 @@ def _at_equal_accuracy(whole: Sequence[Line]) -> list[str]:
     sentences = []
     for name, pair in at_equal_accuracy(gene, whole):
         if name in trained or name == "training from scratch":
-            sentences.append(_costs_of_both(gene, name, pair) if pair.reached else _not_reached(gene, name, pair, whole))
+            sentences.append(
+                _costs_of_both(gene, name, pair) if pair.reached else _not_reached(gene, name, pair, whole)
+            )
     return sentences
 
 
@@ -500,14 +550,22 @@ def _costs_of_both(gene: Line, name: str, pair: EqualAccuracy) -> str:
 
 
 def _from_models(models: int | None) -> str:
-    return "for no number of models" if models is None else f"from {models} model{'s' if models > 1 else ''} on"
+    return (
+        "for no number of models" if models is None else f"from {models} model{'s' if models > 1 else ''} on"
+    )
 
 
 def _not_reached(gene: Line, name: str, pair: EqualAccuracy, whole: Sequence[Line]) -> str:
     """Who is behind, how far they came with the most that was run, and that costs are therefore not compared."""
     behind = name if pair.theirs is None else "the learngene"
-    own = [line for line in whole if (line.start == gene.start if behind != name else name in (line.start, _pooled(line)))]
-    last = max((line for line in own if (line.tflops is None) == (gene.tflops is None)), key=lambda line: line.mean)
+    own = [
+        line
+        for line in whole
+        if (line.start == gene.start if behind != name else name in (line.start, _pooled(line)))
+    ]
+    last = max(
+        (line for line in own if (line.tflops is None) == (gene.tflops is None)), key=lambda line: line.mean
+    )
     return (
         f"Costs of the learngene and {name} at equal accuracy: not reached. The better of the two has {100 * pair.target:.2f} %; {behind} has "
         f"{100 * last.mean:.2f} % at {last.budget}, its best that was run."

@@ -21,7 +21,17 @@ NEEDED: dict[str, tuple[type, ...]] = {
 }  # fmt: skip
 NAMES = ("start", "kind", "data", "architecture")
 SHARES = ("val_top1", "test_top1")
-COSTS = ("flops", "images", "seconds", "joules", "parameters", "stored_parameters", "test_images", "tflops", "epoch")
+COSTS = (
+    "flops",
+    "images",
+    "seconds",
+    "joules",
+    "parameters",
+    "stored_parameters",
+    "test_images",
+    "tflops",
+    "epoch",
+)
 OF_EACH = {
     "prepared": ("images", "seconds", "flops", "stored_parameters"),
     "curve": ("epoch", "val_top1"),
@@ -39,19 +49,25 @@ def find_rows(place: Path) -> list[dict[str, Any]]:
     stored = read_rows(file) if file.is_file() else []
     finished = _finished(place)
     if not file.is_file() and not finished:
-        raise LearngeneError(f"there are no results at '{file}'; 'learngene benchmark' makes them, a row per finished trial")
+        raise LearngeneError(
+            f"there are no results at '{file}'; 'learngene benchmark' makes them, a row per finished trial"
+        )
     return gather_rows(place) if len(finished) > len(stored) else stored
 
 
 def gather_rows(folder: Path) -> list[dict[str, Any]]:
     """Those of all finished trials in a benchmark's directory, whoever ran them."""
     way_out = "an earlier version ran it; delete its folder and resume the benchmark"
-    return _each_once({f"'{path}'": _checked(row, f"'{path}'", way_out) for path, row in _finished(folder).items()})
+    return _each_once(
+        {f"'{path}'": _checked(row, f"'{path}'", way_out) for path, row in _finished(folder).items()}
+    )
 
 
 def _finished(folder: Path) -> dict[Path, Any]:
     records = {path: read_json(path) for path in sorted((folder / "trials").glob("*/run.json"))}
-    return {path: record.get("results") for path, record in records.items() if record.get("status") == "finished"}
+    return {
+        path: record.get("results") for path, record in records.items() if record.get("status") == "finished"
+    }
 
 
 def read_rows(file: Path) -> list[dict[str, Any]]:
@@ -70,7 +86,9 @@ def _each_once(rows: dict[str, dict[str, Any]]) -> list[dict[str, Any]]:
     seen: dict[tuple[Any, ...], str] = {}
     for where, row in rows.items():
         budget = budget_order(row["epochs"], row["tflops"])
-        first = seen.setdefault((row["data"], row["recipe"], row["start"], row["depth"], budget, row["seed"]), where)
+        first = seen.setdefault(
+            (row["data"], row["recipe"], row["start"], row["depth"], budget, row["seed"]), where
+        )
         if first != where:
             raise LearngeneError(
                 f"{where} is the same trial as {first} ({row['start']}, depth {row['depth']}, seed {row['seed']}); delete one of them"
@@ -87,9 +105,13 @@ def _checked(row: Any, where: str, way_out: str) -> dict[str, Any]:
     lacking = [key for key in NEEDED if key not in row] if isinstance(row, dict) else ["start"]
     if lacking:
         raise LearngeneError(f"{where} is no trial: it lacks '{lacking[0]}'; {way_out}")
-    wrong = next((key for key, kinds in NEEDED.items() if not _is(row[key], kinds)), None) or _wrong_inside(row)
+    wrong = next((key for key, kinds in NEEDED.items() if not _is(row[key], kinds)), None) or _wrong_inside(
+        row
+    )
     if wrong is not None:
-        raise LearngeneError(f"{where} is no trial: its '{wrong}' is not what a benchmark writes; delete that line and resume it")
+        raise LearngeneError(
+            f"{where} is no trial: its '{wrong}' is not what a benchmark writes; delete that line and resume it"
+        )
     if untrue := _untrue(row):
         raise LearngeneError(f"{where} is no trial: its {untrue}; correct or delete it")
     return row
@@ -127,13 +149,21 @@ def _wrong_inside(row: dict[str, Any]) -> str | None:
         return "versions"
     for cost in row["prepared"].values():
         each = cost.get("each") if isinstance(cost, dict) else None
-        if not isinstance(each, list) or not set(map(str, each)) <= {"depth", "seed"} or not _is(cost.get("name"), (str,)):
+        if (
+            not isinstance(each, list)
+            or not set(map(str, each)) <= {"depth", "seed"}
+            or not _is(cost.get("name"), (str,))
+        ):
             return "prepared"
     for key, names in OF_EACH.items():
         inner = list(row[key].values()) if isinstance(row[key], dict) else row[key]
-        if not all(isinstance(one, dict) and all(_is(one.get(name), NUMBER) for name in names) for one in inner):
+        if not all(
+            isinstance(one, dict) and all(_is(one.get(name), NUMBER) for name in names) for one in inner
+        ):
             return key
-    usual = row["curve"] and row["depth"] > 0 and (row["epochs"] or row["tflops"]) and (row["epochs"] or 1) > 0
+    usual = (
+        row["curve"] and row["depth"] > 0 and (row["epochs"] or row["tflops"]) and (row["epochs"] or 1) > 0
+    )
     joules = _is(row.get("joules"), (*NUMBER, type(None)))
     return (
         None

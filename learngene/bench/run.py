@@ -7,11 +7,13 @@ import json
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from learngene.arguments import make
 from learngene.bench.experiment import Experiment
 from learngene.bench.prepare import Prepared
 from learngene.bench.report import rerun, write_report
@@ -19,6 +21,7 @@ from learngene.bench.rows import FILE, gather_rows
 from learngene.bench.specs import Trial
 from learngene.bench.summary import summarize
 from learngene.bench.trials import Images, build, run_trial, trial_recipe
+from learngene.data.loaders import noise
 from learngene.errors import LearngeneError
 from learngene.families.anatomy import anatomy
 from learngene.families.architecture import Architecture, architecture_of
@@ -27,7 +30,7 @@ from learngene.families.timm import open_model
 from learngene.files import locked, write_text
 from learngene.gene import Learngene
 from learngene.objectives import Supervised
-from learngene.recipe import DataOptions, Recipe, divide
+from learngene.recipe import DataOptions, Recipe
 from learngene.runs import check_same_images
 from learngene.training import RunDirectory, TrainingModule
 from learngene.training.precision import Step
@@ -58,12 +61,18 @@ def find_family(
     first = next((p.arguments for p in experiment.prepare.values() if p.kind == "distill"), None)
     if first is None:
         raise LearngeneError("name the family's architecture with arch, or a learngene to take it from")
-    own = Architecture(first["arch"], {}) if first.get("arch") else architecture_of(open_model(first["ancestor"]))
+    own = (
+        Architecture(first["arch"], {})
+        if first.get("arch")
+        else architecture_of(open_model(first["ancestor"]))
+    )
     anatomy(own.name)
     return Architecture(own.name, {**own.args, **(first.get("arch_args") or {})})
 
 
-def open_images(data: str, loading: DataOptions, experiment: Experiment, family: Architecture, *, test: bool) -> dict[str, Images]:
+def open_images(
+    data: str, loading: DataOptions, experiment: Experiment, family: Architecture, *, test: bool
+) -> dict[str, Images]:
     """Images of each data set, by its name, grey or RGB as the family takes them."""
     with torch.device("meta"):
         mode = image_mode(family.build(2))
@@ -71,7 +80,7 @@ def open_images(data: str, loading: DataOptions, experiment: Experiment, family:
     for name, changes in experiment.datasets.items():
         given = {**dataclasses.asdict(loading), **changes}
         place = given.pop("data", data)
-        (options,) = divide(given, DataOptions)
+        options = make(DataOptions, given)
         found[name] = Images.open(place, options, mode, test=test)
     return found
 
@@ -80,7 +89,7 @@ def step_of(family: Architecture, depths: Sequence[int], recipe: Recipe) -> Step
     """A training step of the family's middle depth, for `choose_precision`: all trials have the same precision."""
     model = family.build(sorted(depths)[len(depths) // 2])
     module = TrainingModule(model, Supervised(), recipe, num_classes=getattr(model, "num_classes", 0))
-    return module.step_on_noise(data_config_of(model)["input_size"])
+    return module.step_on_noise(partial(noise, input_size=data_config_of(model)["input_size"]))
 
 
 @dataclass(frozen=True)
@@ -110,7 +119,9 @@ class Bench:
         """
         for trial in filter(lambda trial: _is_finished(out / trial.key), self.experiment.trials()):
             folder = out / trial.key
-            check_same_images(folder, read_json(folder / "run.json").get("images"), self.images[trial.data].fingerprints)
+            check_same_images(
+                folder, read_json(folder / "run.json").get("images"), self.images[trial.data].fingerprints
+            )
         seen = set()
         for trial in trials:
             trial_recipe(trial, self.experiment.spec(trial.start), self.recipe_of(trial))
@@ -159,7 +170,11 @@ def conclude(run: RunDirectory, trials: int) -> dict[str, Any]:
         rows = gather_rows(run.path)
         write_text(run.path / FILE, "".join(json.dumps(row) + "\n" for row in rows))
         report = write_report(rows, run.path, command=rerun(run.path))
-        results = {"rows": rows, "table": [summary.plain() for summary in summarize(rows)], "report": str(report)}
+        results = {
+            "rows": rows,
+            "table": [summary.plain() for summary in summarize(rows)],
+            "report": str(report),
+        }
         if len(rows) >= trials:
             return run.finish(**results)
     log.info("%d of %d trials are finished; the report is of these", len(rows), trials)

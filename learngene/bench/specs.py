@@ -6,8 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any
 
+from learngene.arguments import check_filled, make
 from learngene.errors import LearngeneError
-from learngene.recipe import Recipe, divide
+from learngene.recipe import Recipe
 from learngene.starts import SOURCES, parse
 
 
@@ -50,9 +51,13 @@ class StartSpec:
         own = {f.name for f in fields(cls)} - {"start", "options"}
         kept: dict[str, Any] = {k: given.pop(k) for k in list(given) if k in own}
         parse(start, list(given))
+        for option in SOURCES:
+            check_filled(f"start {start}: {option}", given.get(option))
         if not isinstance(kept.get("arch_args", {}), Mapping):
             raise LearngeneError(f"start {start}: arch_args {kept['arch_args']!r:.60} must be a mapping")
-        lists: dict[str, Any] = {k: _several(kept.pop(k)) for k in ("epochs", "tflops", "depths") if k in kept}
+        lists: dict[str, Any] = {
+            k: _several(kept.pop(k)) for k in ("epochs", "tflops", "depths") if k in kept
+        }
         spec = cls(str(kept.pop("name", start)), start, given, **kept, **lists)
         check_name(spec.name)
         if any(isinstance(count, float) for count in (*spec.epochs, *spec.depths)):
@@ -87,7 +92,9 @@ def check_name(name: str) -> None:
         or not all(c.isalnum() or c in "-_+." for c in name)
         or name.startswith(".")
     ):
-        raise LearngeneError(f"the name '{name}' is part of a folder's; use at most 100 letters, digits, '-', '_', '+' and '.'")
+        raise LearngeneError(
+            f"the name '{name}' is part of a folder's; use at most 100 letters, digits, '-', '_', '+' and '.'"
+        )
 
 
 def check_changes(where: str, changes: Mapping[str, Any]) -> None:
@@ -99,7 +106,7 @@ def check_changes(where: str, changes: Mapping[str, Any]) -> None:
         raise LearngeneError(
             f"{where}: the recipe cannot set {fixed[0]}; seeds, epochs and tflops belong to the benchmark or the start"
         )
-    divide(changes, Recipe)
+    make(Recipe, changes)
 
 
 def _several(value: Any) -> tuple[Any, ...]:
@@ -129,4 +136,6 @@ class Trial:
     def key(self) -> str:
         """The trial's folder."""
         budget = f"e{self.epochs}" if self.tflops is None else f"t{self.tflops:g}"
-        return "-".join(filter(None, (self.data, self.recipe, self.start, f"d{self.depth:02d}", budget, f"s{self.seed}")))
+        return "-".join(
+            filter(None, (self.data, self.recipe, self.start, f"d{self.depth:02d}", budget, f"s{self.seed}"))
+        )

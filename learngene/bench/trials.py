@@ -16,14 +16,14 @@ from torch import nn
 from learngene.bench.prepare import Prepared
 from learngene.bench.specs import StartSpec, Trial
 from learngene.costs import forward_flops, training_cost
-from learngene.data import ImageData, Source, fingerprint, has_test_split, open_split, open_training
+from learngene.data import ImageData, Source, has_test_split, open_split, open_training
 from learngene.data.images import Mode
 from learngene.families.anatomy import count_parameters
 from learngene.families.architecture import Architecture
 from learngene.families.records import data_config_of
 from learngene.objectives import Supervised
 from learngene.provenance import commit, hardware, versions
-from learngene.recipe import DataOptions, Recipe, evaluation_config
+from learngene.recipe import DataOptions, Recipe
 from learngene.starts import SOURCES, begin
 from learngene.training import RunDirectory, TrainingModule, evaluate_model, fit
 
@@ -41,7 +41,11 @@ class Images:
     def open(cls, place: str, loading: DataOptions, mode: Mode, *, test: bool) -> Images:
         """Those at a place, grey or RGB; without ``test``, or without a test split, trials are compared on validation images."""
         train, val = open_training(place, loading, mode)
-        tested = open_split(place, loading, "test", mode, train.classes) if test and has_test_split(place, loading) else None
+        tested = (
+            open_split(place, loading, "test", mode, train.classes)
+            if test and has_test_split(place, loading)
+            else None
+        )
         if loading.in_memory:
             train, val, tested = train.in_memory(), val.in_memory(), tested and tested.in_memory()
         return cls(train, val, tested, loading)
@@ -50,11 +54,16 @@ class Images:
     def fingerprints(self) -> dict[str, Any]:
         """What tells them from others, by role: train, val, and test where there is one."""
         sources = {"train": self.train, "val": self.val, "test": self.test}
-        return {role: fingerprint(source) for role, source in sources.items() if source is not None}
+        return {role: source.fingerprint for role, source in sources.items() if source is not None}
 
 
 def build(
-    spec: StartSpec, family: Architecture, depth: int, images: Images, recipe: Recipe, sources: Mapping[str, Prepared]
+    spec: StartSpec,
+    family: Architecture,
+    depth: int,
+    images: Images,
+    recipe: Recipe,
+    sources: Mapping[str, Prepared],
 ) -> nn.Module:
     """The model of a trial before training; seed torch before.
 
@@ -89,7 +98,7 @@ def run_trial(
     recipe = trial_recipe(trial, spec, recipe)
     torch.manual_seed(trial.seed)
     model = build(spec, family, trial.depth, images, recipe, sources)
-    config = evaluation_config(data_config_of(model), images.loading)
+    config = images.loading.evaluated(data_config_of(model))
     flops = 3 * forward_flops(model, config["input_size"])
     if trial.tflops is not None:
         recipe = dataclasses.replace(
@@ -100,19 +109,34 @@ def run_trial(
         "options": {k: str(v) for k, v in spec.options.items()},
         "arch_args": dict(spec.arch_args),
     }
-    run = RunDirectory(out, {**dataclasses.asdict(recipe), **{f"trial_{k}": v for k, v in plain.items()}}, resume=True)
+    run = RunDirectory(
+        out, {**dataclasses.asdict(recipe), **{f"trial_{k}": v for k, v in plain.items()}}, resume=True
+    )
     if run.finished:
         return run.results
     run.check_fingerprints(images.fingerprints)
     data = ImageData(images.train, images.val, config, recipe, images.loading)
     before = evaluate_model(model, data)
     result = fit(
-        TrainingModule(model, Supervised(recipe.label_smoothing), recipe, num_classes=images.train.num_classes or 0), data, run
+        TrainingModule(
+            model, Supervised(recipe.label_smoothing), recipe, num_classes=images.train.num_classes or 0
+        ),
+        data,
+        run,
     )
-    curve = [{"epoch": 0, "images": 0, "seconds": 0.0, "val_top1": before["top1"], "val_loss": before["loss"]}]
-    curve += [{k: row[k] for k in ("epoch", "images", "seconds", "val_top1", "val_loss")} for row in result["epochs_by_row"]]
+    curve = [
+        {"epoch": 0, "images": 0, "seconds": 0.0, "val_top1": before["top1"], "val_loss": before["loss"]}
+    ]
+    curve += [
+        {k: row[k] for k in ("epoch", "images", "seconds", "val_top1", "val_loss")}
+        for row in result["epochs_by_row"]
+    ]
     test = images.test
-    tested = evaluate_model(model, ImageData(None, test, config, recipe, images.loading)) if test is not None else None
+    tested = (
+        evaluate_model(model, ImageData(None, test, config, recipe, images.loading))
+        if test is not None
+        else None
+    )
     row = {
         **dataclasses.asdict(trial),
         "kind": spec.start,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 
 from torch import nn
 
@@ -31,15 +32,24 @@ def matched(model: nn.Module, name: str, way_out: str, *sources: Source) -> tupl
     theirs, ours = label_names_of(model), sources[0].classes
     count = getattr(model, "num_classes", None)
     if theirs and len(theirs) != count:
-        raise LearngeneError(f"{name} has {len(theirs)} class names for a head of {count}; mend label_names in its pretrained_cfg")
+        raise LearngeneError(
+            f"{name} has {len(theirs)} class names for a head of {count}; mend label_names in its pretrained_cfg"
+        )
     if not (theirs and ours):
         if sources[0].num_classes != count:
-            counted = not ours and (sources[0].num_classes or 0) < (count or 0)  # from its labels, of which some may not occur
-            more = f", or say --num-classes {count} if it just has no images of some of them" if counted else ""
+            counted = not ours and (sources[0].num_classes or 0) < (
+                count or 0
+            )  # from its labels, of which some may not occur
+            more = (
+                f", or say --num-classes {count} if it just has no images of some of them" if counted else ""
+            )
             raise LearngeneError(
                 f"{name} has a head of {count} classes, the data {sources[0].name} has {sources[0].num_classes}; {way_out}{more}"
             )
-        log.info("the classes of %s have no names; their order is taken to be the same", sources[0].name if theirs else name)
+        log.info(
+            "the classes of %s have no names; their order is taken to be the same",
+            sources[0].name if theirs else name,
+        )
         return sources
     strange = next((c for c in ours if c not in theirs), None)
     if strange is not None:
@@ -51,3 +61,49 @@ def matched(model: nn.Module, name: str, way_out: str, *sources: Source) -> tupl
     if [c for c in theirs if c in set(ours)] != list(ours):
         log.info("labels are put into the order of the classes of %s", name)
     return tuple(source.arranged(theirs) for source in sources)
+
+
+def matched_to_head(
+    count: int, names: Sequence[str] | None, name: str, train: Source, val: Source
+) -> tuple[bool, Source, Source]:
+    """Whether a trained head is kept, which has to have all classes of the images; and these with labels in its order, if it is.
+
+    What is kept or dropped, and why, is said: a fresh head is no error, but nobody should wonder.
+
+    Args:
+        count: of the head's classes.
+        names: of them, where known.
+        name: of the model, for messages.
+    """
+    ours = train.classes
+    kept = set(ours) <= set(names) if names and ours else count == train.num_classes
+    if not kept:
+        strange = next((c for c in ours or () if names and c not in names), None)
+        why = (
+            f"it has no class '{strange}'"
+            if strange is not None
+            else f"the data has {train.num_classes} classes"
+        )
+        log.warning(
+            "the trained head of %s (%d classes) is dropped, because %s; a fresh one is trained",
+            name,
+            count,
+            why,
+        )
+        return False, train, val
+    if not (names and ours):
+        log.warning(
+            "the head of %s is kept: it has as many classes as the data, and their order is taken to be the same",
+            name,
+        )
+        return True, train, val
+    if len(ours) < count:
+        log.warning(
+            "the head of %s is kept with all of its %d classes, of which the data has %d",
+            name,
+            count,
+            len(ours),
+        )
+    if tuple(ours) != tuple(names):
+        log.info("labels are put into the order of the classes of %s", name)
+    return True, train.arranged(names), val.arranged(names)

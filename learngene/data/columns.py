@@ -36,11 +36,22 @@ def find_columns(features: Mapping[str, Any], options: DataOptions, name: str) -
     Raises:
         LearngeneError: there is none, or more than one to choose from.
     """
-    image = _find(features, options.image_column, _IMAGES, _holds_images, _is_a("Image"), "images", "--image-column NAME", name)
+    image = _find(
+        features,
+        options.image_column,
+        _IMAGES,
+        _holds_images,
+        _is_a("Image"),
+        "images",
+        "--image-column NAME",
+        name,
+    )
     if options.unlabeled:
         return Columns(image, None)
     way = "--label-column NAME, or pass --unlabeled to distil without labels"
-    label = _find(features, options.label_column, _LABELS, _holds_labels, _is_a("ClassLabel"), "labels", way, name)
+    label = _find(
+        features, options.label_column, _LABELS, _holds_labels, _is_a("ClassLabel"), "labels", way, name
+    )
     if (image, label) != (_IMAGES[0], _LABELS[0]):
         log.info("%s: images from column '%s', labels from '%s'", name, image, label)
     return Columns(image, label)
@@ -60,7 +71,9 @@ def _find(
     if wanted is not None:
         if wanted in features and fits(features[wanted]):
             return wanted
-        problem = f"its column '{wanted}' holds no {what}" if wanted in features else f"it has no column '{wanted}'"
+        problem = (
+            f"its column '{wanted}' holds no {what}" if wanted in features else f"it has no column '{wanted}'"
+        )
         raise LearngeneError(f"{name}: {problem}; its columns are {listed}. Name the one with {what}: {way}")
     found = next((column for column in usual if column in features and fits(features[column])), None)
     if found is not None:
@@ -68,12 +81,18 @@ def _find(
     of_kind = [column for column, feature in features.items() if is_kind(feature)]
     if len(of_kind) == 1:
         return of_kind[0]
-    problem = f"{len(of_kind)} columns could have the {what}" if of_kind else f"no column is known to have {what}"
+    problem = (
+        f"{len(of_kind)} columns could have the {what}" if of_kind else f"no column is known to have {what}"
+    )
     raise LearngeneError(f"{name}: {problem}; its columns are {listed}. Name the one with {what}: {way}")
 
 
 def _kind(feature: Any) -> str:
-    return str(getattr(feature, "dtype", None) or type(feature).__name__) if _is_a("Value")(feature) else type(feature).__name__
+    return (
+        str(getattr(feature, "dtype", None) or type(feature).__name__)
+        if _is_a("Value")(feature)
+        else type(feature).__name__
+    )
 
 
 def _is_a(kind: str) -> Callable[[Any], bool]:
@@ -83,7 +102,11 @@ def _is_a(kind: str) -> Callable[[Any], bool]:
 def _holds_images(feature: Any) -> bool:
     """Images, or the bytes of their files, as tables have them that were written without ``datasets``."""
     packed = isinstance(feature, Mapping) and "bytes" in feature
-    return _is_a("Image")(feature) or packed or (_is_a("Value")(feature) and feature.dtype in ("binary", "large_binary"))
+    return (
+        _is_a("Image")(feature)
+        or packed
+        or (_is_a("Value")(feature) and feature.dtype in ("binary", "large_binary"))
+    )
 
 
 def _holds_labels(feature: Any) -> bool:
@@ -94,7 +117,11 @@ def undecoded(rows: Any, image: str) -> Any:
     """The same table, with files instead of PIL images: ``datasets`` would let PIL open a file of any format."""
     import datasets
 
-    return rows.cast_column(image, datasets.Image(decode=False)) if _is_a("Image")(rows.features[image]) else rows
+    return (
+        rows.cast_column(image, datasets.Image(decode=False))
+        if _is_a("Image")(rows.features[image])
+        else rows
+    )
 
 
 def decode_cell(cell: Any, mode: Mode) -> Image.Image:
@@ -119,7 +146,9 @@ def decode_cell(cell: Any, mode: Mode) -> Image.Image:
     return decode(BytesIO(content), mode)
 
 
-def labels_of(feature: Any, name: str, options: DataOptions, column: Callable[[], Sequence[Any]] | None) -> Labels:
+def labels_of(
+    feature: Any, name: str, options: DataOptions, column: Callable[[], Sequence[Any]] | None
+) -> Labels:
     """The labels that a column may have: by the names in its type, the text in it, or the numbers.
 
     Args:

@@ -61,7 +61,8 @@ def crop(images: Tensor, boxes: Tensor, flip: Tensor, size: tuple[int, int]) -> 
     left, top, w, h = boxes.unbind(1)
     zero = torch.zeros_like(w)
     theta = torch.stack(
-        [flip * w / width, zero, (2 * left + w) / width - 1, zero, h / height, (2 * top + h) / height - 1], dim=1
+        [flip * w / width, zero, (2 * left + w) / width - 1, zero, h / height, (2 * top + h) / height - 1],
+        dim=1,
     ).view(-1, 2, 3)
     grid = F.affine_grid(theta, [*images.shape[:2], *size], align_corners=False)
     return F.grid_sample(images, grid, mode="bicubic", padding_mode="border", align_corners=False)
@@ -92,16 +93,19 @@ class DeviceBatches:
         self.images = images.to(device)
         known = np.full(len(images), -1) if targets is None else targets
         self.targets = torch.as_tensor(known, dtype=torch.int64, device=device)
-        self.mean, self.std = (torch.tensor(config[key], device=device).view(1, -1, 1, 1) for key in ("mean", "std"))
+        self.mean, self.std = (
+            torch.tensor(config[key], device=device).view(1, -1, 1, 1) for key in ("mean", "std")
+        )
 
     def __len__(self) -> int:
         return self.sampler.batches
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
-        size = self.recipe.batch_size
+        size, epoch, done = self.recipe.batch_size, self.sampler.epoch, self.sampler.first_batch
         indices, seeds = self.sampler.views()
-        for first in range(0, len(indices), size):
-            yield self.batch(indices[first : first + size], seeds[first : first + size])
+        for number, first in enumerate(range(0, len(indices), size), start=done):
+            batch = self.batch(indices[first : first + size], seeds[first : first + size])
+            yield {**batch, "epoch": epoch, "number": number}
 
     def batch(self, indices: np.ndarray, seeds: np.ndarray) -> dict[str, Any]:
         """The views of some images (B,) drawn from seeds (B,)."""
@@ -111,7 +115,12 @@ class DeviceBatches:
         boxes = random_boxes(seeds, height, width, self.recipe.crop_scale)
         flip = np.where(uniforms(seeds, 2 * ATTEMPTS + 3)[:, -1] < self.recipe.hflip, -1.0, 1.0)
         crops = crop(images, self._put(boxes), self._put(flip), self.size).clamp(0, 255)
-        return {"image": (crops / 255 - self.mean) / self.std, "target": self.targets[where], "seed": seeds, "bad": []}
+        return {
+            "image": (crops / 255 - self.mean) / self.std,
+            "target": self.targets[where],
+            "seed": seeds,
+            "bad": [],
+        }
 
     def _put(self, values: np.ndarray) -> Tensor:
         return to_device(values.astype(np.float32), self.device)
@@ -126,7 +135,9 @@ def stack(source: Source, recipe: Recipe, size: Sequence[int]) -> Tensor:
     """
     for name in ("auto_augment", "random_erasing", "color_jitter"):
         if getattr(recipe, name):
-            raise LearngeneError(f"on_device: {name} {getattr(recipe, name)} is done image by image; drop it, or --on-device")
+            raise LearngeneError(
+                f"on_device: {name} {getattr(recipe, name)} is done image by image; drop it, or --on-device"
+            )
     if source.stream is not None:
         raise LearngeneError(f"on_device: {source.name} is streamed; drop --on-device")
     pictures: list[np.ndarray] = []
@@ -134,10 +145,14 @@ def stack(source: Source, recipe: Recipe, size: Sequence[int]) -> Tensor:
         try:
             picture = np.asarray(source.read(index))
         except BROKEN_IMAGE as error:
-            raise LearngeneError(f"on_device: {source.describe(index)} cannot be read ({error}); drop --on-device") from None
+            raise LearngeneError(
+                f"on_device: {source.describe(index)} cannot be read ({error}); drop --on-device"
+            ) from None
         height, width = picture.shape[:2]
         if pictures and picture.shape != pictures[0].shape:
-            raise LearngeneError(f"on_device: the images of {source.name} are not of one size; drop --on-device")
+            raise LearngeneError(
+                f"on_device: the images of {source.name} are not of one size; drop --on-device"
+            )
         if height > size[1] or width > size[2]:
             raise LearngeneError(
                 f"on_device: images of {height} x {width} pixels would have to shrink to {size[1]} x {size[2]}; drop --on-device"
@@ -149,4 +164,8 @@ def stack(source: Source, recipe: Recipe, size: Sequence[int]) -> Tensor:
             )
         pictures.append(picture)
     stacked = np.stack(pictures)
-    return torch.from_numpy(stacked if stacked.ndim == 4 else stacked[..., None]).permute(0, 3, 1, 2).contiguous()
+    return (
+        torch.from_numpy(stacked if stacked.ndim == 4 else stacked[..., None])
+        .permute(0, 3, 1, 2)
+        .contiguous()
+    )

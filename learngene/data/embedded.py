@@ -19,4 +19,8 @@ def load_embedded(split: Literal["train", "test"]) -> tuple[np.ndarray, np.ndarr
     """Images (N, 28, 28) uint8, labels (N,) and class names of one split. The test images come from the official test split."""
     with files("learngene").joinpath("assets", "fashion-mnist.npz").open("rb") as file:
         arrays = np.load(file, allow_pickle=False)
-        return arrays[f"{split}_images"], arrays[f"{split}_labels"].astype(np.int64), tuple(map(str, arrays["classes"]))
+        return (
+            arrays[f"{split}_images"],
+            arrays[f"{split}_labels"].astype(np.int64),
+            tuple(map(str, arrays["classes"])),
+        )

@@ -93,7 +93,9 @@ class Files:
         if self.members is None:
             return decode(self.root / self.names[index], mode)
         member = self._member(self.names[index])
-        with self.root.open("rb") as file:  # opened anew: an open file does not survive being shared by worker processes
+        with self.root.open(
+            "rb"
+        ) as file:  # opened anew: an open file does not survive being shared by worker processes
             file.seek(member.offset_data)
             return decode(io.BytesIO(file.read(member.size)), mode)
 
@@ -162,7 +164,9 @@ def list_classes(root: Path, *, quiet: bool = False, order: Any = natural) -> Li
     tree, base, members = _open(root, labelled=True)
     found, left = _walk(tree, base, str(root), labelled=True)
     if not found:
-        what = f"{len(left.loose)} images but no class folders" if left.loose else "no images in class folders"
+        what = (
+            f"{len(left.loose)} images but no class folders" if left.loose else "no images in class folders"
+        )
         left = replace(left, loose=[])
         also = f" ({'; '.join(left.parts())})" if left else ""
         raise LearngeneError(
@@ -184,10 +188,16 @@ def list_classes(root: Path, *, quiet: bool = False, order: Any = natural) -> Li
 def _say_doubles(files: Files, targets: np.ndarray) -> None:
     """Warn of images that have two classes, by links."""
     first: dict[str, int] = {}
-    doubles = [index for index, place in enumerate(files.places()) if targets[first.setdefault(place, index)] != targets[index]]
+    doubles = [
+        index
+        for index, place in enumerate(files.places())
+        if targets[first.setdefault(place, index)] != targets[index]
+    ]
     if doubles:
         example = shown_name(files.names[doubles[0]])
-        log.warning("%d images of '%s' have two classes, by links (e.g. %s)", len(doubles), files.root, example)
+        log.warning(
+            "%d images of '%s' have two classes, by links (e.g. %s)", len(doubles), files.root, example
+        )
 
 
 def list_all(root: Path) -> Files:
@@ -245,7 +255,9 @@ def _open(root: Path, *, labelled: bool) -> tuple[Tree, str, Mapping[str, tarfil
             f"'{root}' holds several splits ({', '.join(splits)}), which would be mixed; make one .tar of each, or unpack it"
         )
     top = tar.top()
-    held = [part for part in top.split("/") if part.lower() in (*SPLIT_FOLDERS["val"], *SPLIT_FOLDERS["test"])]
+    held = [
+        part for part in top.split("/") if part.lower() in (*SPLIT_FOLDERS["val"], *SPLIT_FOLDERS["test"])
+    ]
     if held:
         raise LearngeneError(
             f"'{root}' holds a folder '{held[0]}' and none to train on; make a .tar of the training images, or unpack it and name the "
@@ -254,7 +266,9 @@ def _open(root: Path, *, labelled: bool) -> tuple[Tree, str, Mapping[str, tarfil
     return tar, top, tar.members
 
 
-def _files(root: Path, base: str, found: list[tuple[str, Entry]], members: Mapping[str, tarfile.TarInfo] | None) -> Files:
+def _files(
+    root: Path, base: str, found: list[tuple[str, Entry]], members: Mapping[str, tarfile.TarInfo] | None
+) -> Files:
     top = f"{base[1:]}/" if members is not None and base else ""
     real = {f"{top}{name}": entry.real for name, entry in found if entry.real != f"{base}/{name}"}
     return Files(root, [f"{top}{name}" for name, _ in found], real, members)

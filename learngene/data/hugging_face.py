@@ -35,7 +35,9 @@ def data_files(builder: Any, split: str) -> tuple[Files | None, str | None]:
     files = shards_on_disk(splits.get(split, ()))
     if files is not None:
         return files, None
-    known = [[str(name), list(found), getattr(found, "origin_metadata", None)] for name, found in splits.items()]
+    known = [
+        [str(name), list(found), getattr(found, "origin_metadata", None)] for name, found in splits.items()
+    ]
     return None, f"{builder.hash} {hashlib.sha256(json.dumps(known).encode()).hexdigest()}"
 
 
@@ -94,7 +96,9 @@ def open_table(builder: Any, split: str, name: str, options: DataOptions) -> Tab
     builder.download_and_prepare()
     rows = builder.as_dataset(split=split)
     columns = find_columns(rows.features, options, name)
-    rows = undecoded(rows.select_columns([column for column in (columns.image, columns.label) if column]), columns.image)
+    rows = undecoded(
+        rows.select_columns([column for column in (columns.image, columns.label) if column]), columns.image
+    )
     if columns.label is None:
         return Table(rows, columns, None)
     known = set(builder.info.splits or ())
@@ -109,7 +113,9 @@ def _column(rows: Any, column: str | None) -> list[Any]:
     return rows.select_columns([column]).with_format("arrow")[:][column].to_pylist() if len(rows) else []
 
 
-def _downloaded(table: Table, size: int = 1000) -> tuple[tuple[int, ...], Callable[[int, int], Iterator[Any]]]:
+def _downloaded(
+    table: Table, size: int = 1000
+) -> tuple[tuple[int, ...], Callable[[int, int], Iterator[Any]]]:
     """Random access: pieces of equal size."""
     total, columns = len(table.rows), table.columns
     lengths = tuple(min(size, total - front) for front in range(0, total, size))
@@ -141,9 +147,13 @@ def _streamed(
         _check_parquet(_parquet_files(builder, split), columns.label, labels)
 
     def read(shard: int, first: int) -> Iterator[Any]:
-        part = rows if len(lengths) != rows.num_shards else rows.shard(num_shards=rows.num_shards, index=shard)
+        part = (
+            rows if len(lengths) != rows.num_shards else rows.shard(num_shards=rows.num_shards, index=shard)
+        )
         number = first
-        for batch in part.skip(first).iter(batch_size=16):  # by batches, else datasets divides it over workers once more
+        for batch in part.skip(first).iter(
+            batch_size=16
+        ):  # by batches, else datasets divides it over workers once more
             images = batch[columns.image]
             found = batch[columns.label] if columns.label else [None] * len(images)
             for image, label in zip(images, found, strict=True):
@@ -161,7 +171,9 @@ def _features(rows: Any, builder: Any) -> Any:
     return known if known is not None else datasets.Dataset.from_list(list(rows.take(1))).features
 
 
-def _stream_labels(feature: Any, name: str, options: DataOptions, text: Callable[[], list[Any]] | None) -> Labels:
+def _stream_labels(
+    feature: Any, name: str, options: DataOptions, text: Callable[[], list[Any]] | None
+) -> Labels:
     """As `labels_of`; a stream of numbers does not say how many classes there are, even where its files could be asked."""
     return labels_of(feature, name, options, text if "string" in str(getattr(feature, "dtype", "")) else None)
 
@@ -251,6 +263,12 @@ def _lie_within(metadata: Any, column: str, labels: Labels) -> bool:
         found = next((chunk.statistics for chunk in chunks if chunk.path_in_schema == column), None)
         if found is None or not found.has_min_max or not found.has_null_count or found.null_count:
             return False
-        if labels.text or labels.count is None or type(found.min) is not int or found.min < 0 or found.max >= labels.count:
+        if (
+            labels.text
+            or labels.count is None
+            or type(found.min) is not int
+            or found.min < 0
+            or found.max >= labels.count
+        ):
             return False
     return True

@@ -17,12 +17,27 @@ _RASTER = (
     "PNG", "JPEG", "WEBP", "BMP", "DIB", "TIFF", "GIF", "PPM", "JPEG2000", "AVIF", "TGA", "PCX", "SGI", "ICO", "DDS", "QOI",
 )  # fmt: skip
 Image.init()
-FORMATS = tuple(name for name in _RASTER if name in Image.OPEN)  # an older Pillow, or a smaller build, has fewer
+FORMATS = tuple(
+    name for name in _RASTER if name in Image.OPEN
+)  # an older Pillow, or a smaller build, has fewer
 # MPO is what phones call a JPEG with a second picture; PIL's JPEG reader opens it.
 SUFFIXES = frozenset(suffix for suffix, name in Image.EXTENSION.items() if name in (*FORMATS, "MPO"))
-BROKEN_IMAGE = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)  # PIL's words for a file it cannot read
+BROKEN_IMAGE = (
+    OSError,
+    SyntaxError,
+    ValueError,
+    Image.DecompressionBombError,
+)  # PIL's words for a file it cannot read
 # Folders and files that systems leave among a user's images; names that begin with a dot are passed over as well.
-LEFTOVERS = {"__macosx", "@eadir", "$recycle.bin", "system volume information", "lost+found", "thumbs.db", "desktop.ini"}
+LEFTOVERS = {
+    "__macosx",
+    "@eadir",
+    "$recycle.bin",
+    "system volume information",
+    "lost+found",
+    "thumbs.db",
+    "desktop.ini",
+}
 
 
 def is_image(name: str) -> bool:
@@ -57,13 +72,19 @@ def to_mode(image: Image.Image, mode: Mode) -> Image.Image:
     """
     if image.mode.startswith("I"):
         levels = np.asarray(image)
-        wide = image.format == "TIFF" and image.mode == "I"  # 32 bits; other formats have at most 16, whatever the mode says
+        wide = (
+            image.format == "TIFF" and image.mode == "I"
+        )  # 32 bits; other formats have at most 16, whatever the mode says
         if wide or (levels.size and not (levels.min() >= 0 and levels.max() <= 65_535)):
-            raise ValueError("its pixels are integers of 32 bits without a stated range; store it with 8 or 16 bits")
+            raise ValueError(
+                "its pixels are integers of 32 bits without a stated range; store it with 8 or 16 bits"
+            )
         grey = (levels / (_brightest(image) / 255)).round().clip(0, 255).astype(np.uint8)
         image = Image.fromarray(255 - grey if _white_is_zero(image) else grey)
     elif image.mode == "F":
-        raise ValueError("its pixels are floating point numbers without a stated range; store it with 8 or 16 bits")
+        raise ValueError(
+            "its pixels are floating point numbers without a stated range; store it with 8 or 16 bits"
+        )
     return image.convert(mode)
 
 

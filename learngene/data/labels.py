@@ -52,17 +52,29 @@ class Labels:
         Raises:
             LearngeneError: it is missing, no whole number, or out of range.
         """
-        found = self._by_name.get(label) if self.text and isinstance(label, str) else None if self.text else whole_number(label)
+        found = (
+            self._by_name.get(label)
+            if self.text and isinstance(label, str)
+            else None
+            if self.text
+            else whole_number(label)
+        )
         if found is None or found < 0 or (self.count is not None and found >= self.count):
             other = twin(label, self.names or ()) if self.text and isinstance(label, str) else None
             alike = "" if other is None else f" ({label!a}, and {other!a} is another Unicode form of that)"
-            raise LearngeneError(f"{self.name}: {place} has {_said(label)}{alike}; {self._allowed()}. {self._ways(found)}")
+            raise LearngeneError(
+                f"{self.name}: {place} has {_said(label)}{alike}; {self._allowed()}. {self._ways(found)}"
+            )
         return found
 
     def indices(self, labels: Iterable[Any], place: Callable[[int], str]) -> np.ndarray:
         """The classes (N,) int64 of all labels of a data set, as `index`."""
         labels = list(labels)
-        if not self.text and set(map(type, labels)) <= {int, np.int64} and self._in_range(np.array(labels, dtype=np.int64)):
+        if (
+            not self.text
+            and set(map(type, labels)) <= {int, np.int64}
+            and self._in_range(np.array(labels, dtype=np.int64))
+        ):
             return np.array(labels, dtype=np.int64)  # a million of them at once
         return np.array([self.index(label, place(row)) for row, label in enumerate(labels)], dtype=np.int64)
 
@@ -83,7 +95,11 @@ class Labels:
         )
 
     def _ways(self, found: int | None) -> str:
-        more = f", raise --num-classes (to {found + 1} or more)" if found is not None and found >= 0 and not self.names else ""
+        more = (
+            f", raise --num-classes (to {found + 1} or more)"
+            if found is not None and found >= 0 and not self.names
+            else ""
+        )
         secret = (
             ", use another split where -1 stands for labels that are kept secret (--split val, --test-split NAME)"
             if found == -1
@@ -104,7 +120,9 @@ def _said(label: Any) -> str:
 def check_count(name: str, names: Sequence[str], num_classes: int | None) -> None:
     """Raise if ``--num-classes`` contradicts the names that a data set gives its classes."""
     if num_classes not in (None, len(names)):
-        raise LearngeneError(f"num_classes {num_classes}: {name} names {len(names)} classes itself; drop --num-classes")
+        raise LearngeneError(
+            f"num_classes {num_classes}: {name} names {len(names)} classes itself; drop --num-classes"
+        )
 
 
 def names_from_text(labels: Iterable[Any], name: str) -> tuple[str, ...]:

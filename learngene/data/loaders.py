@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import signal
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,8 +13,12 @@ from torch.utils.data import DataLoader
 
 from learngene.data.labels import Labels
 from learngene.errors import LearngeneError
+from learngene.trust.limits import printable
 
-Batch = dict[str, Any]  # image (B, C, H, W) float, target (B,) int64, seed of each view (B,), bad: names of unreadable images
+# image (B, C, H, W) float, target (B,) int64, seed of each view (B,), bad: names of unreadable images; of training also epoch and
+# number, and teacher: the ancestor's logits (B, K), where they were kept
+Batch = dict[str, Any]
+log = logging.getLogger(__name__)
 
 
 def collate(samples: list[dict[str, Any]], *, fill: bool) -> Batch:
@@ -53,33 +58,87 @@ class Fill:
         return -1 if self.labels is None else self.labels.index(label, "an image")
 
 
+class Unreadable:
+    """Counts the images that cannot be read, each once, over all loaders of a run. They are counted where they are read.
+
+    Args:
+        limit: stop when there are more.
+    """
+
+    def __init__(self, limit: int) -> None:
+        self.limit = limit
+        self._names: set[str] = set()
+
+    def count(self, batch: Batch, *, whole: bool) -> None:
+        """Warn of each image of a batch that could not be read.
+
+        Args:
+            whole: a batch has to have images.
+
+        Raises:
+            LearngeneError: too many, or a whole batch of them.
+        """
+        for name in batch["bad"]:
+            if name not in self._names:
+                self._names.add(name)
+                log.warning("skipped an image that cannot be read: %s", printable(name))
+        if len(self._names) > self.limit:
+            raise LearngeneError(
+                f"{len(self._names)} images cannot be read, more than the {self.limit} allowed; mend them or raise --max-bad-images"
+            )
+        if whole and batch["image"] is None:
+            raise LearngeneError(
+                f"none of the {len(batch['bad'])} images of a batch can be read; check the data set and the disk"
+            )
+
+
 class Loader(DataLoader[Any]):
-    """torch's loader. An error of ours that ends a worker arrives as the sentence it is, without the worker's traceback around it.
+    """torch's loader of batches that hold images; what cannot be read is counted here.
+
+    An error of ours that ends a worker arrives as the sentence it is, without the worker's traceback around it. Batches of training
+    are numbered: ``epoch`` and ``number`` say which one of a rank's epoch it is.
 
     Attributes:
+        unreadable: counts; set by who makes the loader.
+        numbers: whose ``epoch`` and ``first_batch`` the numbers go on from; none for validation, where batches may be left out.
         all_of: name of the images, where this is all of them and it is an error that none can be read.
     """
 
+    unreadable: Unreadable
+    numbers: Any = None
     all_of: str | None = None
 
     def __iter__(self) -> Any:
-        return _in_one_sentence(super().__iter__(), self.all_of)
+        return _in_one_sentence(super().__iter__(), self)
 
 
-def _in_one_sentence(batches: Iterator[Batch], all_of: str | None) -> Iterator[Batch]:
+def _in_one_sentence(batches: Iterator[Batch], loader: Loader) -> Iterator[Batch]:
     sentence, bad, good = None, False, False
+    epoch, first = (
+        (loader.numbers.epoch, loader.numbers.first_batch) if loader.numbers is not None else (0, 0)
+    )
     try:
-        for batch in batches:
+        for number, batch in enumerate(batches, start=first):
+            loader.unreadable.count(batch, whole=loader.numbers is not None)
             bad, good = bad or bool(batch["bad"]), good or batch["image"] is not None
-            yield batch
-        if all_of is not None and bad and not good:
-            sentence = f"none of the images of {all_of} can be read; check the data set and the disk"
+            if batch["image"] is not None:
+                yield batch if loader.numbers is None else {**batch, "epoch": epoch, "number": number}
+        if loader.all_of is not None and bad and not good:
+            sentence = f"none of the images of {loader.all_of} can be read; check the data set and the disk"
     except LearngeneError as error:
         name = f"{LearngeneError.__module__}.{LearngeneError.__qualname__}: "  # what torch has put the sentence behind
         sentence = str(error).rpartition(name)[2].strip()
-    if sentence is not None:  # no longer within the except clause, so that nothing holds the loader, and its workers end now
+    if (
+        sentence is not None
+    ):  # no longer within the except clause, so that nothing holds the loader, and its workers end now
         del batches
         raise LearngeneError(sentence)
+
+
+def noise(images: int, input_size: Sequence[int], *, classes: int | None = None) -> Batch:
+    """A batch of so many images (B) of noise, for timing a step; with ``classes`` (K) also what an ancestor might say of them."""
+    batch = {"image": torch.randn(images, *input_size), "target": torch.zeros(images, dtype=torch.int64)}
+    return batch if classes is None else {**batch, "teacher": torch.randn(images, classes)}
 
 
 def deaf(worker: int) -> None:

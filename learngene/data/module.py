@@ -12,25 +12,33 @@ from collections.abc import Mapping
 from typing import Any
 
 import lightning as L
+import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
 from learngene.data.device import DeviceBatches, stack
 from learngene.data.labels import Labels
-from learngene.data.loaders import Batch, Fill, Loader, deaf
+from learngene.data.loaders import Batch, Fill, Loader, Unreadable, deaf, noise
 from learngene.data.source import Source
 from learngene.data.stream import Shards, Stream
+from learngene.data.teacher import LogitCache
 from learngene.data.views import Views, ViewSampler, eval_transform, seed_view, train_transform
 from learngene.errors import LearngeneError
 from learngene.recipe import DataOptions, Recipe
-from learngene.trust.limits import printable
 
 log = logging.getLogger(__name__)
 
 
 class ImageData(L.LightningDataModule):
-    """Training and validation batches of two sources, for a model's data config (``input_size``, ``mean``, ``std``)."""
+    """Training and validation batches of two sources, for a model's data config (``input_size``, ``mean``, ``std``).
+
+    Args:
+        train: none for evaluating.
+        config: the data config.
+        device: where images are to live outside of training.
+        teacher: the ancestor's logits of the very views that will be shown, which are put into the batches of training.
+    """
 
     def __init__(
         self,
@@ -41,15 +49,51 @@ class ImageData(L.LightningDataModule):
         options: DataOptions,
         *,
         device: torch.device | None = None,
+        teacher: LogitCache | None = None,
     ) -> None:
         super().__init__()
+        self.teacher = teacher
         self._own_device = device or torch.device("cpu")
         hold = options.in_memory
         self.train = train.in_memory() if train is not None and hold else train
         self.val = val.in_memory() if hold else val
         self.config, self.recipe, self.options = config, recipe, options
-        self._bad: set[str] = set()
+        limit = options.max_bad_images
+        if limit is None:
+            limit = max(10, (len(train or ()) + len(val)) // 100)
+        self._unreadable = Unreadable(limit)
         self._pixels: Tensor | None = None
+
+    def setup(self, stage: str) -> None:
+        """Lightning calls this when the processes know each other.
+
+        Raises:
+            LearngeneError: the kept logits are not those of this run.
+        """
+        if self.teacher is None or stage != "fit":
+            return
+        self.teacher.check_epochs(self.recipe.epochs_of(self.train_batches))
+        _, world = self._world
+        if (self.recipe.mixup or self.recipe.cutmix) and world > 1:
+            raise LearngeneError(
+                f"mixup and cutmix pair the images of one process, so a cache with them is for 1, not {world}; "
+                f"use --devices 1, or drop --cache"
+            )
+
+    def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
+        """Put what the ancestor said of these views into a batch of training; mixed images have kept logits of the mixture."""
+        if self.teacher is None or "number" not in batch:
+            return batch
+        images, (rank, world) = batch["image"], self._world
+        # ranks take turns within the row of an epoch's views, see `ViewSampler.views`
+        places = rank + world * (batch["number"] * self.recipe.batch_size + np.arange(len(images)))
+        return {**batch, "teacher": self.teacher.read(batch["epoch"], places, batch["seed"], images.device)}
+
+    def noise(self, images: int) -> Batch:
+        """A batch of so many images of noise, as training will have them."""
+        return noise(
+            images, self.config["input_size"], classes=None if self.teacher is None else self.teacher.classes
+        )
 
     @property
     def train_batches(self) -> int:
@@ -133,13 +177,16 @@ class ImageData(L.LightningDataModule):
         if self.val.stream is not None:
             loader = self._stream(self.val, transform, fill=False)
         else:
-            loader = self._loader(Views(self.val, transform), fill=False, sampler=range(rank, len(self.val), world))
+            # each rank every world-th image, so that together they see each once
+            loader = self._loader(
+                Views(self.val, transform), fill=False, sampler=range(rank, len(self.val), world)
+            )
         loader.all_of = self.val.name if world == 1 else None
         return loader
 
     def _loader(self, views: Views, *, fill: bool, sampler: Any) -> Loader:
         workers = self._workers()
-        return Loader(
+        loader = Loader(
             views,
             self.recipe.batch_size,
             sampler=sampler,
@@ -151,6 +198,8 @@ class ImageData(L.LightningDataModule):
             worker_init_fn=deaf,
             pin_memory=torch.cuda.is_available(),
         )
+        loader.unreadable, loader.numbers = self._unreadable, sampler if fill else None
+        return loader
 
     def _stream(self, source: Source, transform: Any, *, fill: bool) -> Loader:
         rank, world = self._world
@@ -158,7 +207,13 @@ class ImageData(L.LightningDataModule):
         data: Any = source.stream
         if isinstance(data, Shards):
             data = Stream(
-                data, transform, recipe.batch_size, seed_view=seed_view if fill else None, seed=recipe.seed, rank=rank, world=world
+                data,
+                transform,
+                recipe.batch_size,
+                seed_view=seed_view if fill else None,
+                seed=recipe.seed,
+                rank=rank,
+                world=world,
             )
             if fill:
                 sampler = self._sampler()
@@ -177,6 +232,7 @@ class ImageData(L.LightningDataModule):
             multiprocessing_context="fork" if workers else None,
         )
         loader.sampler.set_epoch = data.set_epoch  # type: ignore[attr-defined]  # Lightning tells the epoch to samplers only
+        loader.unreadable, loader.numbers = self._unreadable, self._sampler() if fill else None
         return loader
 
     def _workers(self) -> int:
@@ -187,23 +243,3 @@ class ImageData(L.LightningDataModule):
             return 0
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
         return max(1, min(16, cores // (self.trainer.num_devices if self.trainer is not None else 1)))
-
-    def take_bad(self, batch: Batch) -> None:
-        """Warn of each image that could not be read, once; stop when there are too many.
-
-        Raises:
-            LearngeneError: more bad images than ``max_bad_images`` allows, or a whole batch of them.
-        """
-        for name in batch["bad"]:
-            if name not in self._bad:
-                self._bad.add(name)
-                log.warning("skipped an image that cannot be read: %s", printable(name))
-        limit = self.options.max_bad_images
-        if limit is None:
-            limit = max(10, (len(self.train or ()) + len(self.val)) // 100)
-        if len(self._bad) > limit:
-            raise LearngeneError(
-                f"{len(self._bad)} images cannot be read, more than the {limit} allowed; mend them or raise --max-bad-images"
-            )
-        if batch["image"] is None and self.train is not None and self.trainer is not None and self.trainer.training:
-            raise LearngeneError(f"none of the {len(batch['bad'])} images of a batch can be read; check the data set and the disk")

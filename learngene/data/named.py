@@ -58,8 +58,15 @@ def open_named(data: str, options: DataOptions, role: str, split: str, mode: Mod
             **_reader_options(data, options),
         )
         if data.startswith("wds/"):
-            found = _streamed(webdataset_shards(dataset.reader, name, mode, options, ahead=role != "train"), None, options)
-            return replace(found, files=shards_on_disk([f"{dataset.reader.root}/{f}" for f in dataset.reader.split_info.filenames]))
+            found = _streamed(
+                webdataset_shards(dataset.reader, name, mode, options, ahead=role != "train"), None, options
+            )
+            return replace(
+                found,
+                files=shards_on_disk(
+                    [f"{dataset.reader.root}/{f}" for f in dataset.reader.split_info.filenames]
+                ),
+            )
     classes = getattr(dataset.reader, "class_to_idx", None)
     return _streamed(dataset, tuple(sorted(classes, key=classes.get)) if classes else None, options, name)
 
@@ -83,7 +90,14 @@ def present_split(data: str, role: str, options: DataOptions) -> str | None:
     """
     with _in_one_sentence(data, options):
         there = _splits(data, options)
-    return next((name for name in SPLIT_FOLDERS[role] if name in there and not is_same_split(name, options.train_split)), None)
+    return next(
+        (
+            name
+            for name in SPLIT_FOLDERS[role]
+            if name in there and not is_same_split(name, options.train_split)
+        ),
+        None,
+    )
 
 
 def _splits(data: str, options: DataOptions) -> Set[str]:
@@ -116,17 +130,23 @@ def _hugging_face(data: str, split: str, name: str, mode: Mode, options: DataOpt
     def read(index: int) -> Image.Image:
         return decode_cell(images[index][column], mode)
 
-    found = Source(name, len(rows), read, lambda i: f"{name} row {i}", table.targets, names, class_count=count)
+    found = Source(
+        name, len(rows), read, lambda i: f"{name} row {i}", table.targets, names, class_count=count
+    )
     return replace(found, version=getattr(rows, "_fingerprint", None))
 
 
 def _streamed(stream: Any, names: tuple[str, ...] | None, options: DataOptions, name: str = "") -> Source:
     name = stream.name if isinstance(stream, Shards) else name
     if names is None and options.num_classes is None and not options.unlabeled:
-        raise LearngeneError(f"{name} is streamed and does not say how many classes it has; name the number with --num-classes")
+        raise LearngeneError(
+            f"{name} is streamed and does not say how many classes it has; name the number with --num-classes"
+        )
     if names is not None and not options.unlabeled:
         check_count(name, names, options.num_classes)
-    return Source(name, len(stream), _no_access, str, None, names, stream=stream, class_count=options.num_classes)
+    return Source(
+        name, len(stream), _no_access, str, None, names, stream=stream, class_count=options.num_classes
+    )
 
 
 def _no_access(index: int) -> Image.Image:

@@ -22,7 +22,9 @@ def natural(name: str) -> tuple[Any, ...]:
     timm's ``natural_key`` leaves ties to the order in which names happen to come, and cannot read some digits ('²').
     """
     parts = re.split(r"(\d+)", name.lower())
-    numbers = [(len(part.lstrip("0")), part.lstrip("0")) if odd % 2 else part for odd, part in enumerate(parts)]
+    numbers = [
+        (len(part.lstrip("0")), part.lstrip("0")) if odd % 2 else part for odd, part in enumerate(parts)
+    ]
     return tuple(numbers), name
 
 
@@ -34,7 +36,9 @@ def shown_name(name: str) -> str:
 def twin(name: str, names: Iterable[str]) -> str | None:
     """Another name that is the same text in another Unicode form, so that both print alike ('é' as one letter, or as e and an accent)."""
     text = unicodedata.normalize("NFC", name)
-    return next((other for other in names if other != name and unicodedata.normalize("NFC", other) == text), None)
+    return next(
+        (other for other in names if other != name and unicodedata.normalize("NFC", other) == text), None
+    )
 
 
 def check_forms(names: Collection[str], where: str) -> None:

@@ -44,7 +44,9 @@ def root_of(data: str, options: DataOptions) -> Path:
     return Path(options.data_root)
 
 
-def open_role(data: str, options: DataOptions, role: str, split: str, mode: Mode, *, quiet: bool = False) -> Source:
+def open_role(
+    data: str, options: DataOptions, role: str, split: str, mode: Mode, *, quiet: bool = False
+) -> Source:
     if role != "train" and is_same_split(split, options.train_split):
         raise LearngeneError(
             f"the {role} split '{split}' is the one that is trained on, or has images of it ('{options.train_split}'); "
@@ -67,7 +69,9 @@ def _check_columns(data: str, options: DataOptions) -> None:
     for option in ("image_column", "label_column"):
         column = getattr(options, option)
         if column is not None and (not _is_named(data) or data.startswith("torch/")):
-            raise LearngeneError(f"{option} '{column}': '{data}' has no columns; drop --{option.replace('_', '-')}")
+            raise LearngeneError(
+                f"{option} '{column}': '{data}' has no columns; drop --{option.replace('_', '-')}"
+            )
 
 
 def _embedded(options: DataOptions, role: str, split: str, mode: Mode) -> Source:
@@ -76,7 +80,9 @@ def _embedded(options: DataOptions, role: str, split: str, mode: Mode) -> Source
             f"'{EMBEDDED}' is a folder here and also the data set inside the package; write ./{EMBEDDED} for the folder, or rename it"
         )
     if split not in ("train", "test"):
-        raise LearngeneError(f"{EMBEDDED} has no split '{split}'; it has train and test (drop --{role}-split)")
+        raise LearngeneError(
+            f"{EMBEDDED} has no split '{split}'; it has train and test (drop --{role}-split)"
+        )
     images, targets, classes = load_embedded("test" if split == "test" else "train")
     if not options.unlabeled:
         check_count(EMBEDDED, classes, options.num_classes)
@@ -100,16 +106,30 @@ def _folder(data: str, options: DataOptions, role: str, split: str, mode: Mode, 
     if root.is_dir():
         root = _split_folder(root, role, split)
     elif root.suffix.lower() != ".tar":
-        raise LearngeneError(f"'{root}' is a file but not a .tar; give a folder of class folders or a .tar of them")
+        raise LearngeneError(
+            f"'{root}' is a file but not a .tar; give a folder of class folders or a .tar of them"
+        )
     elif (role, split) != ("train", "train"):
-        raise LearngeneError(f"'{root}' is a .tar, which has no split '{split}'; drop --{role}-split, or unpack it")
+        raise LearngeneError(
+            f"'{root}' is a .tar, which has no split '{split}'; drop --{role}-split, or unpack it"
+        )
     if options.unlabeled:
         files, targets, classes = list_all(root), None, None
     else:
-        files, targets, classes = list_classes(root, quiet=quiet, order=str if _is_torch_folder(data) else natural)
+        files, targets, classes = list_classes(
+            root, quiet=quiet, order=str if _is_torch_folder(data) else natural
+        )
         if role == "train":  # other splits may lack some
             check_count(f"'{root}'", classes, options.num_classes)
-    return Source(str(root), len(files.names), lambda i: files.read(i, mode), files.describe, targets, classes, files=files)
+    return Source(
+        str(root),
+        len(files.names),
+        lambda i: files.read(i, mode),
+        files.describe,
+        targets,
+        classes,
+        files=files,
+    )
 
 
 def _split_folder(root: Path, role: str, split: str) -> Path:
@@ -122,9 +142,15 @@ def _split_folder(root: Path, role: str, split: str) -> Path:
     names = (split, *(known if split in known else ()))
     found = _find_folder(root, names)
     if found is not None:
-        also = [p.name for p in sorted(root.iterdir()) if p.name != found and p.is_dir() and p.name.lower() in names]
+        also = [
+            p.name
+            for p in sorted(root.iterdir())
+            if p.name != found and p.is_dir() and p.name.lower() in names
+        ]
         if also:
-            log.warning("'%s' has the folders %s beside '%s'; only the latter is used", root, ", ".join(also), found)
+            log.warning(
+                "'%s' has the folders %s beside '%s'; only the latter is used", root, ", ".join(also), found
+            )
         return root / found
     others = [name for names in SPLIT_FOLDERS.values() for name in names if _find_folder(root, (name,))]
     if role == "train" and split == "train" and not others:
@@ -139,7 +165,9 @@ def _find_folder(root: Path, names: Sequence[str]) -> str | None:
     """The first of some folder names that is there: as it is written, else in small or capital letters."""
     if not root.is_dir():
         return None
-    there = {child.name.lower(): child.name for child in sorted(root.iterdir(), reverse=True) if child.is_dir()} | {".": "."}
+    there = {
+        child.name.lower(): child.name for child in sorted(root.iterdir(), reverse=True) if child.is_dir()
+    } | {".": "."}
     for name in names:
         if (root / name).is_dir():
             return name
@@ -161,7 +189,9 @@ def present_split(data: str, role: str, options: DataOptions) -> str | None:
     return _find_folder(root_of(data, options), SPLIT_FOLDERS[role])
 
 
-def _from_reader(reader: Any, name: str, mode: Mode, targets: np.ndarray | None, classes: tuple[str, ...] | None) -> Source:
+def _from_reader(
+    reader: Any, name: str, mode: Mode, targets: np.ndarray | None, classes: tuple[str, ...] | None
+) -> Source:
     def read(index: int) -> Image.Image:
         file = reader[index][0]
         if isinstance(file, Image.Image):
@@ -175,11 +205,17 @@ def _from_reader(reader: Any, name: str, mode: Mode, targets: np.ndarray | None,
 def _torch(data: str, options: DataOptions, role: str, split: str, mode: Mode) -> Source:
     name = f"{data} ({role})"
     if role != "train" and torch_sets.part(data, split) == torch_sets.part(data, options.train_split):
-        raise LearngeneError(f"the {role} split '{split}' of {data} is the one that is trained on; name another, or none")
+        raise LearngeneError(
+            f"the {role} split '{split}' of {data} is the one that is trained on; name another, or none"
+        )
     found = torch_sets.open_torch(data, name, options, split, mode)
     describe = found.files.describe if found.files is not None else lambda i: f"{name} image {i}"
     targets, names = None, found.classes
     if not options.unlabeled:
         check_count(name, names or (), options.num_classes if names else None)
-        targets = Labels(name, len(names) if names else options.num_classes, names).indices(found.targets.tolist(), describe)
-    return Source(name, found.length, found.read, describe, targets, names, held=found.files is None, files=found.files)
+        targets = Labels(name, len(names) if names else options.num_classes, names).indices(
+            found.targets.tolist(), describe
+        )
+    return Source(
+        name, found.length, found.read, describe, targets, names, held=found.files is None, files=found.files
+    )

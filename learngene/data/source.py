@@ -90,7 +90,9 @@ class Source:
         if self.classes is None or tuple(classes) == self.classes:
             return self
         place = np.array([_label_place(name, classes) for name in self.classes], dtype=np.int64)
-        used = range(len(place)) if self.stream is not None or self.targets is None else np.unique(self.targets)
+        used = (
+            range(len(place)) if self.stream is not None or self.targets is None else np.unique(self.targets)
+        )
         for label in used:
             if 0 <= label < len(place) and place[label] < 0:
                 name = self.classes[label]
@@ -102,13 +104,21 @@ class Source:
                     f"'{self.name}' has a class {shown} that is {also} among the {len(classes)} classes trained on{form}; "
                     f"use the same classes in all splits, or a model that was trained on these"
                 )
-        targets = None if self.targets is None else np.array([_relabel(place, label) for label in self.targets], dtype=np.int64)
+        targets = (
+            None
+            if self.targets is None
+            else np.array([_relabel(place, label) for label in self.targets], dtype=np.int64)
+        )
         stream = None if self.stream is None else _relabelled(self.stream, place)
         return replace(self, targets=targets, classes=tuple(classes), class_count=None, stream=stream)
 
     @cached_property
-    def _fingerprint(self) -> dict[str, Any]:
-        """Made once: a stat of every file."""
+    def fingerprint(self) -> dict[str, Any]:
+        """What tells the images from others, as plain values; `learngene.fingerprints.difference` compares two. Made once.
+
+        Names, bytes and times of all files (a stat of each), labels, class names, and the pixels of some images, evenly spread; of all
+        images, where they are in memory and have no files. Of a stream only its files are looked at, where they are on this machine.
+        """
         labels = b"" if self.targets is None else np.asarray(self.targets, dtype=np.int64).tobytes()
         known: dict[str, Any] = {
             "images": len(self),
@@ -159,22 +169,17 @@ def _relabelled(stream: Any, place: np.ndarray) -> Any:
     return other
 
 
-def _decode_relabelled(decode: Callable[[Any], tuple[Image.Image, int]], place: np.ndarray, sample: Any) -> tuple[Image.Image, int]:
+def _decode_relabelled(
+    decode: Callable[[Any], tuple[Image.Image, int]], place: np.ndarray, sample: Any
+) -> tuple[Image.Image, int]:
     picture, label = decode(sample)
     return picture, _relabel(place, label)
 
 
 def _relabel(place: np.ndarray, label: int) -> int:
-    return int(place[label]) if 0 <= label < len(place) else label  # no label, or one that the reader's own check refuses
-
-
-def fingerprint(source: Source) -> dict[str, Any]:
-    """What tells the images of a source from others, as plain values; `learngene.fingerprints.difference` compares two.
-
-    Names, bytes and times of all files, labels, class names, and the pixels of some images, evenly spread; of all images, where
-    they are in memory and have no files. Of a stream only its files are looked at, where they are on this machine.
-    """
-    return source._fingerprint
+    return (
+        int(place[label]) if 0 <= label < len(place) else label
+    )  # no label, or one that the reader's own check refuses
 
 
 def pixels_of(source: Source, index: int) -> bytes:

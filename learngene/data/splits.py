@@ -31,10 +31,14 @@ def open_training(data: str, options: DataOptions, mode: Mode) -> tuple[Source, 
         check_apart(train, val)
         return training_share(train, options), val
     if train.stream is not None:
-        raise LearngeneError(f"{data} is streamed, so no validation split can be cut from it; name one with --val-split")
+        raise LearngeneError(
+            f"{data} is streamed, so no validation split can be cut from it; name one with --val-split"
+        )
     kept, held = stratified_cut(train, options.val_fraction, options.split_seed)
     kept = _without_copies(train, kept, held)
-    return training_share(train.subset(kept, train.name), options), train.subset(held, f"{train.name} (validation cut)")
+    return training_share(train.subset(kept, train.name), options), train.subset(
+        held, f"{train.name} (validation cut)"
+    )
 
 
 def _aligned(source: Source, train: Source) -> Source:
@@ -50,9 +54,15 @@ def _without_copies(train: Source, kept: np.ndarray, held: np.ndarray) -> np.nda
     out = {places[i] for i in held}
     apart = np.array([i for i in kept if places[i] not in out], dtype=np.int64)
     if not len(apart):
-        raise LearngeneError(f"all images of '{train.name}' are links to the few that are held out for validation; add images")
+        raise LearngeneError(
+            f"all images of '{train.name}' are links to the few that are held out for validation; add images"
+        )
     if len(apart) < len(kept):
-        log.warning("%d images of '%s' are links to images that are held out; not trained on", len(kept) - len(apart), train.name)
+        log.warning(
+            "%d images of '%s' are links to images that are held out; not trained on",
+            len(kept) - len(apart),
+            train.name,
+        )
     return apart
 
 
@@ -64,7 +74,11 @@ def check_apart(train: Source, other: Source) -> None:
     """
     if train.files is not None and other.files is not None:
         trained = set(train.files.places())
-        both = [name for name, place in zip(other.files.names, other.files.places(), strict=True) if place in trained]
+        both = [
+            name
+            for name, place in zip(other.files.names, other.files.places(), strict=True)
+            if place in trained
+        ]
         if both:
             raise LearngeneError(
                 f"{len(both)} of the {len(other.files.names)} files of '{other.name}' are files that '{train.name}' trains on, "
@@ -74,7 +88,11 @@ def check_apart(train: Source, other: Source) -> None:
     if train.stream is None and other.stream is None and len(train) == len(other) > 0:
         some = np.unique(np.linspace(0, len(train) - 1, 16).astype(int)).tolist()
         if all(pixels_of(train, i) == pixels_of(other, i) != b"" for i in some):
-            log.warning("the images of '%s' look like copies of those of '%s', which are trained on", other.name, train.name)
+            log.warning(
+                "the images of '%s' look like copies of those of '%s', which are trained on",
+                other.name,
+                train.name,
+            )
 
 
 def training_share(train: Source, options: DataOptions) -> Source:
@@ -86,7 +104,9 @@ def training_share(train: Source, options: DataOptions) -> Source:
     if options.train_fraction == 1:
         return train
     if train.stream is not None:
-        raise LearngeneError(f"train_fraction {options.train_fraction}: {train.name} is streamed; leave it at 1")
+        raise LearngeneError(
+            f"train_fraction {options.train_fraction}: {train.name} is streamed; leave it at 1"
+        )
     targets = train.targets if train.targets is not None else np.zeros(len(train), dtype=np.int64)
     order = np.random.default_rng(options.split_seed).permutation(len(train))
     members = [order[targets[order] == label] for label in np.unique(targets)]
@@ -99,7 +119,9 @@ def has_test_split(data: str, options: DataOptions) -> bool:
     return bool(options.test_split or present_split(data, "test", options))
 
 
-def open_split(data: str, options: DataOptions, split: str, mode: Mode, classes: Sequence[str] | None = None) -> Source:
+def open_split(
+    data: str, options: DataOptions, split: str, mode: Mode, classes: Sequence[str] | None = None
+) -> Source:
     """The images to evaluate on: ``train``, ``val``, ``test``, or ``auto`` (test if there is one, else val).
 
     Args:
@@ -129,7 +151,9 @@ def _open_test(data: str, options: DataOptions, split: str | None, mode: Mode, *
     """
     if split is None:
         looked = ", ".join(SPLIT_FOLDERS["test"])
-        raise LearngeneError(f"{data} has no test split (looked for {looked}); name it with --test-split, or use --split val")
+        raise LearngeneError(
+            f"{data} has no test split (looked for {looked}); name it with --test-split, or use --split val"
+        )
     test = open_role(data, options, "test", split, mode)
     if not root_of(data, options).is_dir() and (alone or not data.startswith("hfds/")):
         return test

@@ -124,8 +124,17 @@ class Stream(IterableDataset[dict[str, Any]]):
         rank: int = 0,
         world: int = 1,
     ) -> None:
-        self.shards, self.transform, self.batch_size, self.seed_view = shards, transform, batch_size, seed_view
-        self.seed, self.epoch, self.first_batch = seed, 0, 0  # set from outside: a resumed run goes on behind some batches
+        self.shards, self.transform, self.batch_size, self.seed_view = (
+            shards,
+            transform,
+            batch_size,
+            seed_view,
+        )
+        self.seed, self.epoch, self.first_batch = (
+            seed,
+            0,
+            0,
+        )  # set from outside: a resumed run goes on behind some batches
         total = len(shards)
         if seed_view is not None:
             if total < batch_size * world:
@@ -149,7 +158,10 @@ class Stream(IterableDataset[dict[str, Any]]):
             samples = self.shards.walk(range(len(self.shards.lengths)), start, stop)
         else:
             order = np.random.default_rng((self.seed, self.epoch)).permutation(len(self.shards.lengths))
-            samples = shuffled(self.shards.walk(order.tolist(), start, stop), random.Random(f"{self.seed} {self.epoch} {start}"))
+            samples = shuffled(
+                self.shards.walk(order.tolist(), start, stop),
+                random.Random(f"{self.seed} {self.epoch} {start}"),
+            )
         for place, sample in islice(samples, done * self.batch_size, None):
             yield self._view(place, sample)
 
@@ -163,7 +175,9 @@ class Stream(IterableDataset[dict[str, Any]]):
         workers = worker.num_workers if worker else 1
         turn = (self.first_batch + (worker.id if worker else 0)) % workers
         each, more = divmod(-(-len(self) // self.batch_size), workers)
-        places = [min(self.start + (n * each + min(n, more)) * self.batch_size, self.stop) for n in (turn, turn + 1)]
+        places = [
+            min(self.start + (n * each + min(n, more)) * self.batch_size, self.stop) for n in (turn, turn + 1)
+        ]
         return places[0], places[1], self.first_batch // workers + (turn < self.first_batch % workers)
 
     def _view(self, place: int, sample: Any) -> dict[str, Any]:

@@ -52,8 +52,16 @@ class LogitCache:
         record = _read_record(self.path / self.RECORD)
         try:
             self.key: dict[str, Any] = dict(record["key"])
-            self.top_k, self.dtype, self.classes = int(record["top_k"]), str(record["dtype"]), int(record["classes"])
-            self.views, self.shard, self.epochs = int(record["views"]), int(record["shard"]), int(record["epochs"])
+            self.top_k, self.dtype, self.classes = (
+                int(record["top_k"]),
+                str(record["dtype"]),
+                int(record["classes"]),
+            )
+            self.views, self.shard, self.epochs = (
+                int(record["views"]),
+                int(record["shard"]),
+                int(record["epochs"]),
+            )
             self.precision = str(record.get("precision", "32-true"))  # of the ancestor's forward passes
             self.cost: dict[str, float] = {k: float(v) for k, v in record["cost"].items()}
             self.shards: dict[str, str] = {str(k): str(v) for k, v in record["shards"].items()}
@@ -80,7 +88,14 @@ class LogitCache:
     ) -> LogitCache:
         """An empty cache for epochs of ``views`` views."""
         shard = batch_size * math.ceil(SHARD / batch_size)
-        sizes = {"top_k": top_k, "dtype": dtype, "classes": classes, "views": views, "shard": shard, "precision": precision}
+        sizes = {
+            "top_k": top_k,
+            "dtype": dtype,
+            "classes": classes,
+            "views": views,
+            "shard": shard,
+            "precision": precision,
+        }
         _write_record(path, {"key": dict(key), **sizes, "epochs": 0, "cost": {}, "shards": {}})
         return cls(path)
 
@@ -100,7 +115,9 @@ class LogitCache:
         then = self.key.get("data")
         what = difference(then, now)
         if what:
-            raise LearngeneError(f"the cache '{self.path}' is of another data ({what}); {AGAIN}{way_out(then, now)}")
+            raise LearngeneError(
+                f"the cache '{self.path}' is of another data ({what}); {AGAIN}{way_out(then, now)}"
+            )
 
     def check_epochs(self, epochs: int) -> None:
         """Raise unless so many epochs are there."""
@@ -113,7 +130,9 @@ class LogitCache:
     @property
     def bytes_per_view(self) -> int:
         """Seed, class indices and values."""
-        return 4 + self.top_k * (np.dtype(_index_type(self.classes)).itemsize + np.dtype(DTYPES[self.dtype]).itemsize)
+        return 4 + self.top_k * (
+            np.dtype(_index_type(self.classes)).itemsize + np.dtype(DTYPES[self.dtype]).itemsize
+        )
 
     @property
     def bytes(self) -> int:
@@ -124,7 +143,9 @@ class LogitCache:
     def shards_per_epoch(self) -> int:
         return math.ceil(self.views / self.shard)
 
-    def write(self, epoch: int, shard: int, seeds: np.ndarray, logits: Tensor, cost: Mapping[str, float]) -> None:
+    def write(
+        self, epoch: int, shard: int, seeds: np.ndarray, logits: Tensor, cost: Mapping[str, float]
+    ) -> None:
         """Add a shard: seeds (N,) of its views and the ancestor's logits (N, K).
 
         Raises:
@@ -147,10 +168,23 @@ class LogitCache:
         self.cost = {k: self.cost.get(k, 0) + v for k, v in cost.items()}
         seen = 1 + max(int(name.split("-")[1]) for name in self.shards)
         self.epochs = min((epoch for epoch, _ in self.missing(seen)), default=seen)
-        names = ("key", "top_k", "dtype", "classes", "views", "shard", "precision", "epochs", "cost", "shards")
+        names = (
+            "key",
+            "top_k",
+            "dtype",
+            "classes",
+            "views",
+            "shard",
+            "precision",
+            "epochs",
+            "cost",
+            "shards",
+        )
         _write_record(self.path, {name: getattr(self, name) for name in names})
 
-    def read(self, epoch: int, places: np.ndarray, seeds: np.ndarray | None, device: torch.device | str = "cpu") -> Tensor:
+    def read(
+        self, epoch: int, places: np.ndarray, seeds: np.ndarray | None, device: torch.device | str = "cpu"
+    ) -> Tensor:
         """Log-probabilities (B, K) of the views at some places (B,) of an epoch.
 
         Args:
@@ -161,20 +195,30 @@ class LogitCache:
         """
         self.check_epochs(epoch + 1)
         if len(places) and places.max() >= self.views:
-            raise LearngeneError(f"the cache '{self.path}' holds {self.views} views an epoch, not {places.max() + 1}; {AGAIN}")
+            raise LearngeneError(
+                f"the cache '{self.path}' holds {self.views} views an epoch, not {places.max() + 1}; {AGAIN}"
+            )
         parts = []
         for shard in np.unique(places // self.shard):
             mine = places // self.shard == shard
             content = self._load(shard_name(epoch, int(shard)))
             rows = places[mine] - shard * self.shard
             if rows.max() >= len(content["seed"]):
-                raise LearngeneError(f"'{self.path / shard_name(epoch, int(shard))}' holds too few views; {AGAIN}")
+                raise LearngeneError(
+                    f"'{self.path / shard_name(epoch, int(shard))}' holds too few views; {AGAIN}"
+                )
             if seeds is None or not np.array_equal(content["seed"][rows], seeds[mine].astype(np.uint32)):
-                raise LearngeneError(f"the views of epoch {epoch + 1} are not those in the cache '{self.path}'; {AGAIN}")
+                raise LearngeneError(
+                    f"the views of epoch {epoch + 1} are not those in the cache '{self.path}'; {AGAIN}"
+                )
             parts.append((np.flatnonzero(mine), content["index"][rows], content["value"][rows]))
         order = np.argsort(np.concatenate([part[0] for part in parts]))
         index, value = (np.concatenate([part[i] for part in parts])[order] for i in (1, 2))
-        return spread(to_device(value.astype(np.float32), device), to_device(index.astype(np.int64), device), self.classes)
+        return spread(
+            to_device(value.astype(np.float32), device),
+            to_device(index.astype(np.int64), device),
+            self.classes,
+        )
 
     def _load(self, name: str) -> dict[str, np.ndarray]:
         if self._open[0] != name:
@@ -196,21 +240,35 @@ class LogitCache:
         try:
             shard = load(content)
             rows = len(shard["seed"])
-            fits = shard["index"].shape == shard["value"].shape == (rows, self.top_k) and shard["index"].max() < self.classes
+            fits = (
+                shard["index"].shape == shard["value"].shape == (rows, self.top_k)
+                and shard["index"].max() < self.classes
+            )
         except (SafetensorError, KeyError, ValueError, TypeError) as error:
             raise LearngeneError(f"'{path}' is damaged ({error}); {AGAIN}") from None
-        if not (fits and 0 < rows <= self.shard and np.isfinite(shard["value"]).all() and shard["value"].max() < 1e-3):
+        if not (
+            fits
+            and 0 < rows <= self.shard
+            and np.isfinite(shard["value"]).all()
+            and shard["value"].max() < 1e-3
+        ):
             raise LearngeneError(f"'{path}' does not hold what {self.RECORD} says; {AGAIN}")
         return shard
 
     def missing(self, epochs: int) -> list[tuple[int, int]]:
         """(epoch, shard) of what is not there, in order."""
         every = [(epoch, shard) for epoch in range(epochs) for shard in range(self.shards_per_epoch)]
-        return [pair for pair in every if shard_name(*pair) not in self.shards or not (self.path / shard_name(*pair)).exists()]
+        return [
+            pair
+            for pair in every
+            if shard_name(*pair) not in self.shards or not (self.path / shard_name(*pair)).exists()
+        ]
 
 
 def _write_record(path: Path, record: Mapping[str, Any]) -> None:
-    write_text(path / LogitCache.RECORD, json.dumps({"format_version": FORMAT_VERSION, **record}, indent=2) + "\n")
+    write_text(
+        path / LogitCache.RECORD, json.dumps({"format_version": FORMAT_VERSION, **record}, indent=2) + "\n"
+    )
 
 
 def spread(value: Tensor, index: Tensor, classes: int) -> Tensor:
@@ -234,11 +292,15 @@ def _index_type(classes: int) -> type[np.unsignedinteger[Any]]:
 
 def _read_record(path: Path) -> dict[str, Any]:
     if not path.is_file():
-        raise LearngeneError(f"'{path.parent}' is no cache (it has no {path.name}); 'learngene cache' writes one")
+        raise LearngeneError(
+            f"'{path.parent}' is no cache (it has no {path.name}); 'learngene cache' writes one"
+        )
     record = read_json(path, MAX_RECORD)
     version = record.get("format_version") if isinstance(record, dict) else None
     if type(version) is not int or not 0 < version <= FORMAT_VERSION:
-        raise LearngeneError(f"'{path}' has cache format {version}, this package reads up to {FORMAT_VERSION}; upgrade it")
+        raise LearngeneError(
+            f"'{path}' has cache format {version}, this package reads up to {FORMAT_VERSION}; upgrade it"
+        )
     return record
 
 

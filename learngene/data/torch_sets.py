@@ -18,7 +18,12 @@ from learngene.errors import LearngeneError
 from learngene.recipe import DataOptions
 
 IN_MEMORY = ("cifar10", "cifar100", "mnist", "kmnist", "fashion_mnist", "qmnist")  # parts train and test
-IN_FILES = ("imagenet", "places365", "inaturalist", "inat")  # parts train and validation: torchvision has no labelled test part
+IN_FILES = (
+    "imagenet",
+    "places365",
+    "inaturalist",
+    "inat",
+)  # parts train and validation: torchvision has no labelled test part
 FOLDERS = ("image_folder", "folder")  # class folders, in torchvision's order
 _TRAIN = ("train", "training")
 _HELD_OUT = ("test", "testing", "val", "valid", "validation", "eval", "evaluation")
@@ -44,7 +49,9 @@ def known(data: str) -> str:
     name = data.split("/", 2)[-1].lower()
     every = (*IN_MEMORY, *IN_FILES, *FOLDERS)
     if name not in every:
-        raise LearngeneError(f"there is no '{data}'; of torchvision's data sets timm opens {', '.join(every)}")
+        raise LearngeneError(
+            f"there is no '{data}'; of torchvision's data sets timm opens {', '.join(every)}"
+        )
     return name
 
 
@@ -98,8 +105,12 @@ def open_torch(data: str, name: str, options: DataOptions, split: str, mode: Mod
                 f"{name} has {len(dataset)} images and {len(labels)} labels, which are not of one set; fetch its files again"
             )
         names = tuple(map(str, dataset.classes)) or None
-        return TorchSet(len(dataset), lambda i: to_mode(dataset[i][0], mode), labels.astype(np.int64), names, None)
-    paths, targets, classes = (_inaturalist if known(data).startswith("inat") else _imagenet_or_places)(dataset)
+        return TorchSet(
+            len(dataset), lambda i: to_mode(dataset[i][0], mode), labels.astype(np.int64), names, None
+        )
+    paths, targets, classes = (_inaturalist if known(data).startswith("inat") else _imagenet_or_places)(
+        dataset
+    )
     root = str(getattr(dataset, "split_folder", dataset.root))
     relative = [os.path.relpath(path, root) for path in paths]
     kept = keep_images(relative, root)
@@ -112,7 +123,11 @@ def _imagenet_or_places(dataset: Any) -> tuple[list[str], np.ndarray, tuple[str,
     names = getattr(dataset, "wnids", None) or sorted(dataset.class_to_idx, key=dataset.class_to_idx.get)
     if any(target is None for _, target in dataset.imgs):
         raise LearngeneError("torchvision has no labels for this split; use validation")
-    return [path for path, _ in dataset.imgs], np.array([target for _, target in dataset.imgs], dtype=np.int64), tuple(names)
+    return (
+        [path for path, _ in dataset.imgs],
+        np.array([target for _, target in dataset.imgs], dtype=np.int64),
+        tuple(names),
+    )
 
 
 def _inaturalist(dataset: Any) -> tuple[list[str], np.ndarray, tuple[str, ...]]:
@@ -123,7 +138,11 @@ def _inaturalist(dataset: Any) -> tuple[list[str], np.ndarray, tuple[str, ...]]:
     index = sorted(dataset.index)  # torchvision's order within a class is the file system's
     paths = [f"{dataset.root}/{dataset.all_categories[category]}/{file}" for category, file in index]
     if kind == "full":
-        return paths, np.array([category for category, _ in index], dtype=np.int64), tuple(dataset.all_categories)
+        return (
+            paths,
+            np.array([category for category, _ in index], dtype=np.int64),
+            tuple(dataset.all_categories),
+        )
     targets = np.array([dataset.categories_map[category][kind] for category, _ in index], dtype=np.int64)
     places = dataset.categories_index[kind]
     return paths, targets, tuple(sorted(places, key=places.get))

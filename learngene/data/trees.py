@@ -40,7 +40,9 @@ class Disk:
                 real = os.path.realpath(child.path) if link else child.path
                 at: Any = Path(real) if link else child
                 is_folder, is_file = at.is_dir(), at.is_file()
-                yield Entry(child.name, "folder" if is_folder else "file" if is_file else "nothing", real, link)
+                yield Entry(
+                    child.name, "folder" if is_folder else "file" if is_file else "nothing", real, link
+                )
 
 
 class Tar:
@@ -108,7 +110,12 @@ class Tar:
             path = f"{folder}/{name}"
             real = self._real(path)
             is_file, is_folder = real in self.members, real in self._children
-            yield Entry(name, "file" if is_file else "folder" if is_folder else "nothing", real or "", path in self._links)
+            yield Entry(
+                name,
+                "file" if is_file else "folder" if is_folder else "nothing",
+                real or "",
+                path in self._links,
+            )
 
     def images(self) -> list[list[str]]:
         """The paths of images that are not hidden, in parts; what links lead to is elsewhere in the archive as well."""

@@ -62,9 +62,12 @@ class ViewSampler(Sampler[tuple[int, int]]):
         """Indices and view seeds of what is left of this rank's epoch, in order."""
         total = len(self) * self.world
         generator = np.random.default_rng((self.seed, self.epoch))
+        # One row for all ranks, a function of (seed, epoch) alone: whole batches for each, so it is cut, or begun again, at `total`.
+        # An image's repeats are neighbours in it, and each rank takes every world-th place: repeats go to different ranks.
         order = generator.permutation(self.length).repeat(self.repeats)
         order = np.resize(order, total)
         seeds = generator.integers(2**32, size=total)
+        # `first_batch` batches of every rank are done: so many places of the row, for each rank in the same stride
         mine = slice(self.rank + self.first_batch * self.batch_size * self.world, total, self.world)
         return order[mine], seeds[mine]
 
@@ -120,7 +123,10 @@ def train_transform(config: Mapping[str, Any], recipe: Recipe) -> Callable[[Imag
         std=config["std"],
     )
     for step in transform.transforms:
-        for op in [*getattr(step, "ops", ()), *(op for policy in getattr(step, "policy", ()) for op in policy)]:
+        for op in [
+            *getattr(step, "ops", ()),
+            *(op for policy in getattr(step, "policy", ()) for op in policy),
+        ]:
             if op.aug_fn is posterize:
                 op.aug_fn = _posterize
     return transform

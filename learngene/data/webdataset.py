@@ -24,7 +24,9 @@ from learngene.errors import LearngeneError
 from learngene.recipe import DataOptions
 
 
-def webdataset_shards(reader: Any, name: str, mode: Mode, options: DataOptions, *, ahead: bool = False) -> Shards:
+def webdataset_shards(
+    reader: Any, name: str, mode: Mode, options: DataOptions, *, ahead: bool = False
+) -> Shards:
     """The tar files that timm's webdataset reader has found.
 
     Args:
@@ -38,7 +40,9 @@ def webdataset_shards(reader: Any, name: str, mode: Mode, options: DataOptions, 
     lengths = tuple(info.shard_lengths)
     missing = [file for file in files if not re.match(r"\w\w+:", file) and not Path(file).exists()]
     if missing:
-        raise _unreadable(name, missing[0], FileNotFoundError(f"{len(missing)} of {len(files)} shards are not there"))
+        raise _unreadable(
+            name, missing[0], FileNotFoundError(f"{len(missing)} of {len(files)} shards are not there")
+        )
     groups = [[file] for file in files]
     if len(lengths) != len(files):
         lengths, groups = (reader.num_samples,), [files]
@@ -47,7 +51,10 @@ def webdataset_shards(reader: Any, name: str, mode: Mode, options: DataOptions, 
             f"{name} does not say how many images it has; write the number behind the split, e.g. '{{split}}|1000'"
         )
 
-    say, places = [Once() for _ in groups], tuple(", ".join(group[:3]) + (", ..." if group[3:] else "") for group in groups)
+    say, places = (
+        [Once() for _ in groups],
+        tuple(", ".join(group[:3]) + (", ..." if group[3:] else "") for group in groups),
+    )
 
     def read(shard: int, first: int) -> Iterator[Any]:
         import webdataset
@@ -55,8 +62,12 @@ def webdataset_shards(reader: Any, name: str, mode: Mode, options: DataOptions, 
         left = LeftOut(places[shard])
         wanted = webdataset.tarfile_to_samples(select_files=partial(_is_wanted, left))
         try:
-            yield from islice(webdataset.DataPipeline(webdataset.SimpleShardList(groups[shard]), wanted), first, None)
-        except Exception as error:  # its readers raise anything: ReadError, OSError, EOFError, errors of HTTP and gzip, ...
+            yield from islice(
+                webdataset.DataPipeline(webdataset.SimpleShardList(groups[shard]), wanted), first, None
+            )
+        except (
+            Exception
+        ) as error:  # its readers raise anything: ReadError, OSError, EOFError, errors of HTTP and gzip, ...
             raise _unreadable(name, places[shard], error) from error
         if left:
             say[shard](left.text())
@@ -83,7 +94,9 @@ def _is_compressed(path: Path) -> bool:
 
 
 def _unreadable(name: str, shard: str, error: Exception) -> LearngeneError:
-    cause = error.args[0] if error.args and not isinstance(error, OSError) else error  # webdataset puts objects behind it
+    cause = (
+        error.args[0] if error.args and not isinstance(error, OSError) else error
+    )  # webdataset puts objects behind it
     return LearngeneError(f"{name}: '{shard}' is missing, cut or damaged ({cause}); fetch or make it again")
 
 

@@ -27,7 +27,8 @@ def _signature(module: nn.Module) -> Any:
     plain = tuple(
         (name, value)
         for name, value in sorted(vars(module).items())
-        if isinstance(value, (bool, int, float, str, tuple)) and name not in ("training", "drop_path", "drop_path_rate")
+        if isinstance(value, (bool, int, float, str, tuple))
+        and name not in ("training", "drop_path", "drop_path_rate")
     )
     tensors = tuple((name, tuple(t.shape)) for name, t in _own_tensors(module))
     children = tuple((name, _signature(child)) for name, child in module.named_children())
@@ -87,10 +88,14 @@ def anatomy(name: str) -> Anatomy:
             grown = {k: v.shape for k, v in long.state_dict().items()}
             for key, tensor in short.state_dict().items():
                 if grown.get(key) != tensor.shape:
-                    raise LearngeneError(_unsupported(name, f"the shape of '{key}' depends on the number of layers"))
+                    raise LearngeneError(
+                        _unsupported(name, f"the shape of '{key}' depends on the number of layers")
+                    )
             return Anatomy(blocks, depth, argument, *size)
     if "." in blocks:
-        raise LearngeneError(_unsupported(name, f"'{blocks}' is only one part of a net of several resolutions"))
+        raise LearngeneError(
+            _unsupported(name, f"'{blocks}' is only one part of a net of several resolutions")
+        )
     return Anatomy(blocks, depth, None, *size)
 
 
@@ -121,7 +126,9 @@ def search_blocks(model: nn.Module) -> str:
     for layer, other in enumerate(others, start=1):
         if other != first:
             difference = _difference(first, other)
-            raise LearngeneError(_unsupported(model, f"layer {layer} of '{name}' differs from layer 0 ({difference})"))
+            raise LearngeneError(
+                _unsupported(model, f"layer {layer} of '{name}' differs from layer 0 ({difference})")
+            )
     return name
 
 
@@ -139,9 +146,7 @@ def _difference(a: Any, b: Any, path: str = "") -> str:
     return f"{path or 'layer'}: different parts"
 
 
-_SUPPORTED = (
-    "choose a timm model with one uniform list of layers, e.g. vit_small_patch16_224, deit3_small_patch16_224 or mixer_b16_224"
-)
+_SUPPORTED = "choose a timm model with one uniform list of layers, e.g. vit_small_patch16_224, deit3_small_patch16_224 or mixer_b16_224"
 
 
 def _unsupported(model: nn.Module | str, reason: str) -> str:

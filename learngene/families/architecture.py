@@ -14,6 +14,7 @@ from learngene.errors import LearngeneError
 from learngene.families.anatomy import anatomy
 from learngene.families.building import DEPTH_ARGUMENTS, check_known, create
 from learngene.families.records import architecture_name
+from learngene.families.variants import VARIANTS, apply_variants, variants_of
 from learngene.trust.limits import MAX_LAYERS, check_values
 from learngene.trust.models import check_loading
 
@@ -28,7 +29,9 @@ class Architecture:
     def __post_init__(self) -> None:
         check_known(self.name)
         if not isinstance(self.args, Mapping):
-            raise LearngeneError(f"architecture arguments {self.args!r:.60} must be a mapping such as {{'img_size': 28}}")
+            raise LearngeneError(
+                f"architecture arguments {self.args!r:.60} must be a mapping such as {{'img_size': 28}}"
+            )
         check_loading(self.args)
         clash = sorted(set(self.args) & {*DEPTH_ARGUMENTS, "pretrained"})
         if clash:
@@ -39,7 +42,9 @@ class Architecture:
         try:
             object.__setattr__(self, "args", json.loads(json.dumps(dict(self.args))))
         except TypeError as error:
-            raise LearngeneError(f"architecture arguments {dict(self.args)!r} are not plain JSON values: {error}") from None
+            raise LearngeneError(
+                f"architecture arguments {dict(self.args)!r} are not plain JSON values: {error}"
+            ) from None
         check_values(self.args, "architecture argument")
 
     def build(self, depth: int, **overrides: Any) -> nn.Module:
@@ -49,9 +54,13 @@ class Architecture:
             LearngeneError: timm refuses the arguments, or has no way to set this model's depth.
         """
         if depth > MAX_LAYERS:
-            raise LearngeneError(f"a depth above {MAX_LAYERS} is refused; no ViT is as deep, so use fewer layers")
+            raise LearngeneError(
+                f"a depth above {MAX_LAYERS} is refused; no ViT is as deep, so use fewer layers"
+            )
         check_values(overrides, "architecture argument")
-        return _create_with_depth(self.name, depth, **{**self.args, **overrides})
+        args = {**self.args, **overrides}
+        theirs = {name: value for name, value in args.items() if name not in VARIANTS}
+        return apply_variants(_create_with_depth(self.name, depth, **theirs), args)
 
 
 def _create_with_depth(name: str, depth: int, **kwargs: Any) -> nn.Module:
@@ -69,10 +78,16 @@ def _create_with_depth(name: str, depth: int, **kwargs: Any) -> nn.Module:
     return model
 
 
-def check_storable(name: str, depth: int) -> None:
-    """Raise unless a timm directory can record this architecture at this depth."""
+def check_storable(architecture: Architecture, depth: int | None = None) -> None:
+    """Raise unless a timm directory can record this architecture, at a depth if one is given."""
+    name = architecture.name
+    ours = next((variant for variant in VARIANTS if architecture.args.get(variant)), None)
+    if ours is not None:
+        raise LearngeneError(
+            f"{name} with {ours} is no model of timm's, so it cannot be stored; compare it in 'learngene benchmark', or drop {ours}"
+        )
     known = anatomy(name)
-    if known.depth_argument is None and depth != known.depth:
+    if known.depth_argument is None and depth not in (None, known.depth):
         raise LearngeneError(
             f"{name} with {depth} layers cannot be stored as a timm directory, because timm fixes its depth at {known.depth}; "
             f"use depth {known.depth}, or spawn it in Python and keep the state dict"
@@ -87,6 +102,9 @@ def architecture_of(model: nn.Module) -> Architecture:
     """
     name = architecture_name(model)
     if not is_model(name):
-        raise LearngeneError(f"{name} was not built by timm.create_model; name an architecture of timm's for the auxiliary net")
+        raise LearngeneError(
+            f"{name} was not built by timm.create_model; name an architecture of timm's for the auxiliary net"
+        )
     skip = {*DEPTH_ARGUMENTS, "pretrained", "pretrained_cfg", "pretrained_cfg_overlay"}
-    return Architecture(name, {k: v for k, v in get_model_args(model).items() if k not in skip and v is not None})
+    args = {k: v for k, v in get_model_args(model).items() if k not in skip and v is not None}
+    return Architecture(name, args | variants_of(model))

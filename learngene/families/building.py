@@ -33,7 +33,9 @@ def match_names(pattern: str) -> list[str]:
 def check_known(name: str) -> None:
     """Raise unless timm knows the architecture, naming its nearest neighbours."""
     if not isinstance(name, str) or len(name) > 200 or not all(c.isalnum() or c in "._-" for c in name):
-        raise LearngeneError(f"{name!r:.80} is not the name of an architecture; give one of timm's, e.g. vit_small_patch16_224")
+        raise LearngeneError(
+            f"{name!r:.80} is not the name of an architecture; give one of timm's, e.g. vit_small_patch16_224"
+        )
     base = name.partition(".")[0]
     if not is_model(base):
         from difflib import get_close_matches
@@ -55,7 +57,9 @@ def create(name: str, **kwargs: Any) -> nn.Module:
             raise
         except Exception as error:  # timm raises anything here: TypeError, AssertionError, KeyError, ...
             shown = {k: v for k, v in kwargs.items() if not k.startswith("pretrained")}
-            raise LearngeneError(f"timm cannot build {name} with {shown}: {type(error).__name__}: {first_line(error)}") from error
+            raise LearngeneError(
+                f"timm cannot build {name} with {shown}: {type(error).__name__}: {first_line(error)}"
+            ) from error
 
 
 @contextlib.contextmanager

@@ -35,15 +35,23 @@ class Foreign(nn.Module):
     def __init__(self, module: nn.Module, said: Mapping[str, Any], assumed: Mapping[str, Any]) -> None:
         super().__init__()
         self.module = module
-        channels = len(said["mean"]) if "mean" in said else assumed["input_size"][0]  # as many as there are means
+        channels = (
+            len(said["mean"]) if "mean" in said else assumed["input_size"][0]
+        )  # as many as there are means
         assumed = {**assumed, "input_size": [channels, *assumed["input_size"][1:]]}
-        self.pretrained_cfg = {**{k: assumed[k] for k in IMAGES}, **said, "architecture": type(module).__name__}
+        self.pretrained_cfg = {
+            **{k: assumed[k] for k in IMAGES},
+            **said,
+            "architecture": type(module).__name__,
+        }
         channels = self.pretrained_cfg["input_size"][0]
         if "mean" in said and len(said["mean"]) != channels:
             raise LearngeneError(
                 f"{len(said['mean'])} values of mean for {channels} channels of {self._name}; give one per channel"
             )
-        self.pretrained_cfg |= {k: list(per_channel(self.pretrained_cfg[k], channels)) for k in ("mean", "std")}
+        self.pretrained_cfg |= {
+            k: list(per_channel(self.pretrained_cfg[k], channels)) for k in ("mean", "std")
+        }
         self.num_classes = count_outputs(self, self.pretrained_cfg["input_size"], self._name)
         self._warn(said)
 
@@ -67,7 +75,11 @@ class Foreign(nn.Module):
             raise
         except Exception as error:  # anybody's code
             reason = (str(error).strip().splitlines() or ["no message"])[0]
-            way = "mend the module" if hasattr(self, "num_classes") else "give ancestor_input_size=(C, H, W), or mend the module"
+            way = (
+                "mend the module"
+                if hasattr(self, "num_classes")
+                else "give ancestor_input_size=(C, H, W), or mend the module"
+            )
             raise LearngeneError(
                 f"{self._name} fails on images of shape {list(images.shape)} ({type(error).__name__}: {reason}); {way}"
             ) from error
@@ -108,7 +120,9 @@ def count_outputs(model: nn.Module, size: Sequence[int], name: str) -> int:
             ) from error
     shape = None if logits is None else list(logits.shape)
     if shape is None or len(shape) != 2 or shape[0] != 2:
-        raise LearngeneError(f"{name} gives a tensor of shape {shape} for 2 images; an ancestor gives logits [2, K]")
+        raise LearngeneError(
+            f"{name} gives a tensor of shape {shape} for 2 images; an ancestor gives logits [2, K]"
+        )
     if not logits.is_floating_point():  # type: ignore[union-attr]
         raise LearngeneError(f"{name} gives {logits.dtype}, and logits are floating-point numbers")  # type: ignore[union-attr]
     return shape[1]

@@ -21,7 +21,9 @@ def head_keys(model: nn.Module) -> set[str]:
     return {key for key in model.state_dict() if key.rpartition(".")[0] in heads}
 
 
-def same_classes(count: int, names: Sequence[str] | None, other_count: int | None, other_names: Sequence[str] | None) -> bool:
+def same_classes(
+    count: int, names: Sequence[str] | None, other_count: int | None, other_names: Sequence[str] | None
+) -> bool:
     """Whether two heads are for the same classes: the same names where both are known, else the same number."""
     if names and other_names:
         return tuple(names) == tuple(other_names)

@@ -13,7 +13,9 @@ from torch import nn
 from learngene.errors import LearngeneError
 
 
-def describe_as_trained(model: nn.Module, data: Mapping[str, Any], *, license: str | None = None) -> nn.Module:
+def describe_as_trained(
+    model: nn.Module, data: Mapping[str, Any], *, license: str | None = None
+) -> nn.Module:
     """Make a model's own record (``pretrained_cfg``) say how it was trained here, not what timm's registry says."""
     keep = ("input_size", "mean", "std", "interpolation", "crop_pct", "crop_mode")
     said = {k: data[k] for k in keep if k in data} | {"license": license, "num_classes": model.num_classes}
@@ -30,13 +32,33 @@ def image_mode(model: nn.Module) -> Any:
     """PIL mode of the images a model takes: grey for 1 channel, RGB for 3."""
     channels = data_config_of(model)["input_size"][0]
     if channels not in (1, 3):
-        raise LearngeneError(f"{architecture_name(model)} takes {channels} channels; images have 1 (grey) or 3 (RGB)")
+        raise LearngeneError(
+            f"{architecture_name(model)} takes {channels} channels; images have 1 (grey) or 3 (RGB)"
+        )
     return "L" if channels == 1 else "RGB"
 
 
 # What timm's registry says of an architecture's published weights and is not true of ours.
-_SOURCE = ("url", "file", "hf_hub_id", "hf_hub_filename", "source", "tag", "origin_url", "paper_name", "paper_ids")
-_WORDS = ("notes", "description", "license", "label_names", "label_descriptions", "test_input_size", "test_crop_pct")
+_SOURCE = (
+    "url",
+    "file",
+    "hf_hub_id",
+    "hf_hub_filename",
+    "source",
+    "tag",
+    "origin_url",
+    "paper_name",
+    "paper_ids",
+)
+_WORDS = (
+    "notes",
+    "description",
+    "license",
+    "label_names",
+    "label_descriptions",
+    "test_input_size",
+    "test_crop_pct",
+)
 UNTRAINED = dict.fromkeys((*_SOURCE, *_WORDS)) | {"custom_load": False}
 _IMAGE_KEYS = ("mean", "std", "interpolation", "crop_pct", "crop_mode")
 
@@ -84,7 +106,9 @@ def pretrained_cfg_of(model: nn.Module) -> dict[str, Any]:
     record = getattr(model, "pretrained_cfg", None)
     record = record.to_dict() if isinstance(record, PretrainedCfg) else record
     if record and not isinstance(record, Mapping):
-        raise LearngeneError(f"the pretrained_cfg of {type(model).__name__} is {type(record).__name__}, and should be a mapping")
+        raise LearngeneError(
+            f"the pretrained_cfg of {type(model).__name__} is {type(record).__name__}, and should be a mapping"
+        )
     return dict(record or {})
 
 

@@ -65,7 +65,9 @@ def open_model(source: str | Path | nn.Module, **kwargs: Any) -> nn.Module:
             ) from error
 
 
-_WAYS = "build the model in Python and pass the module, or write it as a timm directory (timm.models.save_for_hf)"
+_WAYS = (
+    "build the model in Python and pass the module, or write it as a timm directory (timm.models.save_for_hf)"
+)
 
 
 def what_file(path: Path) -> str:
@@ -75,9 +77,12 @@ def what_file(path: Path) -> str:
         ".onnx": "is an ONNX graph, which cannot be run as a torch model",
     }
     kinds |= dict.fromkeys(
-        (".pth", ".pt", ".bin", ".tar", ".ckpt"), "is a torch checkpoint, which does not say of which architecture"
+        (".pth", ".pt", ".bin", ".tar", ".ckpt"),
+        "is a torch checkpoint, which does not say of which architecture",
     )
-    return f"'{path}' {kinds.get(path.suffix.lower(), 'is a file, and a model is a directory with config.json')}"
+    return (
+        f"'{path}' {kinds.get(path.suffix.lower(), 'is a file, and a model is a directory with config.json')}"
+    )
 
 
 def _stored_misfit(directory: Path, name: str, kwargs: Mapping[str, Any]) -> str | None:
@@ -90,7 +95,9 @@ def _stored_misfit(directory: Path, name: str, kwargs: Mapping[str, Any]) -> str
             with safe_open(file, "pt") as opened:
                 found = {key: tuple(opened.get_slice(key).get_shape()) for key in opened.keys()}  # noqa: SIM118
         else:
-            found = shapes_of(torch.load(directory / "pytorch_model.bin", map_location="meta", weights_only=True))
+            found = shapes_of(
+                torch.load(directory / "pytorch_model.bin", map_location="meta", weights_only=True)
+            )
     except Exception:  # whatever is wrong with them was said already
         return None
     return misfit(expected, found)
@@ -98,10 +105,14 @@ def _stored_misfit(directory: Path, name: str, kwargs: Mapping[str, Any]) -> str
 
 def _check_timm_directory(directory: Path) -> None:
     if not directory.is_dir():
-        raise LearngeneError(f"there is no directory '{directory}'; give a timm directory (config.json and model.safetensors)")
+        raise LearngeneError(
+            f"there is no directory '{directory}'; give a timm directory (config.json and model.safetensors)"
+        )
     config = directory / "config.json"
     if not config.is_file():
-        raise LearngeneError(f"'{directory}' has no config.json, so it is not a timm directory; spawn or finetune writes one")
+        raise LearngeneError(
+            f"'{directory}' has no config.json, so it is not a timm directory; spawn or finetune writes one"
+        )
     said = read_json(config)
     architecture = said.get("architecture") if isinstance(said, dict) else None
     if not isinstance(architecture, str):
@@ -113,9 +124,14 @@ def _check_timm_directory(directory: Path) -> None:
     try:
         check_loading(args)
         check_values(args, "architecture argument")
-        deep = next((k for k in DEPTH_ARGUMENTS if isinstance(args.get(k), (int, float)) and args[k] > MAX_LAYERS), None)
+        deep = next(
+            (k for k in DEPTH_ARGUMENTS if isinstance(args.get(k), (int, float)) and args[k] > MAX_LAYERS),
+            None,
+        )
         if deep is not None:
-            raise LearngeneError(f"architecture argument '{deep}' is {args[deep]}, and models have at most {MAX_LAYERS} layers")
+            raise LearngeneError(
+                f"architecture argument '{deep}' is {args[deep]}, and models have at most {MAX_LAYERS} layers"
+            )
         check_data_config(record, "its pretrained_cfg")
         check_class_names(said.get("label_names") or record.get("label_names"), "its label_names")
     except LearngeneError as error:

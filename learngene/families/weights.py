@@ -15,21 +15,26 @@ from learngene.families.anatomy import anatomy, find_blocks
 from learngene.families.architecture import Architecture
 from learngene.families.building import create
 from learngene.families.records import architecture_name
-
-State = Mapping[str, Tensor]
+from learngene.mix import State
 
 
 def misfit(expected: Mapping[str, tuple[int, ...]], found: Mapping[str, tuple[int, ...]]) -> str | None:
     """What of some weights does not fit a model, by the shapes of both: the first tensor, with both shapes; none if all fit."""
     for prefix in ("model.", "module.", "_orig_mod.", "backbone.", "encoder."):
-        if found and all(name.startswith(prefix) for name in found) and expected.keys() & {n.removeprefix(prefix) for n in found}:
+        if (
+            found
+            and all(name.startswith(prefix) for name in found)
+            and expected.keys() & {n.removeprefix(prefix) for n in found}
+        ):
             first = next(iter(found))
             return f"all names begin with '{prefix}' ('{first}' {_shape(found[first])}), which the model's do not; take that off"
     for name, shape in expected.items():
         if found.get(name, shape) != shape:
             return f"'{name}' has the shape {_shape(found[name])}, the model's has {_shape(shape)}"
     missing = next((f"'{n}' {_shape(s)} is missing" for n, s in expected.items() if n not in found), None)
-    further = next((f"'{n}' {_shape(s)} is none of the model's" for n, s in found.items() if n not in expected), None)
+    further = next(
+        (f"'{n}' {_shape(s)} is none of the model's" for n, s in found.items() if n not in expected), None
+    )
     return " and ".join(filter(None, (missing, further))) or None
 
 
@@ -65,7 +70,9 @@ def _plain(value: Any) -> Any:
     return (value.dequantize() if value.is_quantized else value).contiguous()
 
 
-def adapt_state(architecture: Architecture, state: State, model: nn.Module, input_size: Sequence[int]) -> State:
+def adapt_state(
+    architecture: Architecture, state: State, model: nn.Module, input_size: Sequence[int]
+) -> State:
     """Resample position embeddings and adapt the patch embedding of ``state`` to another image size or channel count.
 
     timm's own checkpoint filters do the work: the state is passed through ``create_model`` as pretrained weights. The
@@ -88,7 +95,13 @@ def adapt_state(architecture: Architecture, state: State, model: nn.Module, inpu
         )
     args[own_depth] = depth
     source = {**architecture.args, own_depth: depth}
-    loader = create(architecture.name, pretrained=True, pretrained_cfg_overlay=overlay, pretrained_model_args=source, **args)
+    loader = create(
+        architecture.name,
+        pretrained=True,
+        pretrained_cfg_overlay=overlay,
+        pretrained_model_args=source,
+        **args,
+    )
     return loader.state_dict()
 
 
@@ -127,7 +140,9 @@ def _is_all_state(model: nn.Module) -> bool:
 def _holds_tensor(value: Any) -> bool:
     if isinstance(value, Mapping):
         return any(map(_holds_tensor, value.values()))
-    return isinstance(value, Tensor) or (isinstance(value, (list, tuple, set)) and any(map(_holds_tensor, value)))
+    return isinstance(value, Tensor) or (
+        isinstance(value, (list, tuple, set)) and any(map(_holds_tensor, value))
+    )
 
 
 def load_strict(model: nn.Module, state: State, fresh: set[str], *, assign: bool = False) -> None:
@@ -138,7 +153,9 @@ def load_strict(model: nn.Module, state: State, fresh: set[str], *, assign: bool
         reason = _misfit_but(model, state, fresh) or first_line(error)
         raise LearngeneError(f"the weights do not fit {architecture_name(model)}: {reason}") from None
     if set(result.missing_keys) - fresh or result.unexpected_keys:
-        raise LearngeneError(f"the weights do not fit {architecture_name(model)}: {_misfit_but(model, state, fresh)}")
+        raise LearngeneError(
+            f"the weights do not fit {architecture_name(model)}: {_misfit_but(model, state, fresh)}"
+        )
 
 
 def _misfit_but(model: nn.Module, state: State, fresh: set[str]) -> str | None:

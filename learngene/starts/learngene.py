@@ -12,7 +12,7 @@ from torch import nn
 from learngene.errors import LearngeneError
 from learngene.families.anatomy import find_blocks, get_blocks
 from learngene.gene import Learngene
-from learngene.mix import relayer
+from learngene.mix import pick
 from learngene.starts.loading import load_weights
 
 Order = Literal["stages", "shuffled", "random"]
@@ -41,8 +41,10 @@ def learngene(
     learned = gene if isinstance(gene, Learngene) else Learngene.load(gene)
     blocks = find_blocks(model)
     stages = learned.plan_for(len(get_blocks(model)), plan).stage_of_layer
-    state = relayer(learned.state, arrange(stages, order), blocks)
-    return load_weights(model, state, data_config=learned.data_config, names=learned.class_names, class_names=class_names)
+    state = pick(learned.state, arrange(stages, order), blocks)
+    return load_weights(
+        model, state, data_config=learned.data_config, names=learned.class_names, class_names=class_names
+    )
 
 
 def arrange(stages: Sequence[int], order: Order) -> list[int]:

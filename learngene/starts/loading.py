@@ -11,7 +11,8 @@ from torch import nn
 
 from learngene.families.heads import head_keys, same_classes
 from learngene.families.records import data_config_of, image_config, set_pretrained_cfg
-from learngene.families.weights import State, load_strict
+from learngene.families.weights import load_strict
+from learngene.mix import State
 
 log = logging.getLogger("learngene")
 Trained = str | Path | nn.Module

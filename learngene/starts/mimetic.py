@@ -14,7 +14,13 @@ from learngene.starts.parts import attention
 
 @torch.no_grad()
 def mimetic(
-    model: nn.Module, *, a1: float = 0.7, b1: float = 0.7, a2: float = 0.4, b2: float = 0.4, position: bool = False
+    model: nn.Module,
+    *,
+    a1: float = 0.7,
+    b1: float = 0.7,
+    a2: float = 0.4,
+    b2: float = 0.4,
+    position: bool = False,
 ) -> nn.Module:
     """W_Q W_K^T = a1 Z + b1 I for each head, W_V W_proj = a2 Z - b2 I, with Z ~ N(0, 1/D), by SVD (section 4).
 
@@ -72,7 +78,9 @@ def sinusoidal_position(model: nn.Module) -> nn.Module:
     if position is None or patches is None or position.ndim != 3:
         raise LearngeneError(f"position: {name} has no learned position embedding of patches; leave it off")
     if position.shape[-1] % 4:
-        raise LearngeneError(f"position: the width {position.shape[-1]} of {name} is no multiple of 4; leave it off")
+        raise LearngeneError(
+            f"position: the width {position.shape[-1]} of {name} is no multiple of 4; leave it off"
+        )
     table = build_sincos2d_pos_embed(list(patches.grid_size), dim=position.shape[-1])
     position.zero_()
     position[0, -len(table) :] = table

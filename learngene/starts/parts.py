@@ -20,7 +20,11 @@ def matrices(module: nn.Module) -> Iterator[Tensor]:
     """
     for name, child in module.named_modules():
         if isinstance(child, (nn.Linear, nn.Conv2d)):
-            parts = child.weight.detach().chunk(3) if name.rpartition(".")[2] == "qkv" else (child.weight.detach(),)
+            parts = (
+                child.weight.detach().chunk(3)
+                if name.rpartition(".")[2] == "qkv"
+                else (child.weight.detach(),)
+            )
             yield from parts
 
 
@@ -52,13 +56,18 @@ def attention(layer: nn.Module, model: nn.Module, start: str) -> Any:
     qkv, proj = getattr(attn, "qkv", None), getattr(attn, "proj", None)
     name = architecture_name(model)
     if not isinstance(qkv, nn.Linear) or not isinstance(proj, nn.Linear):
-        raise LearngeneError(f"the start '{start}' needs attention with one qkv matrix and proj, and {name} has none; use another")
+        raise LearngeneError(
+            f"the start '{start}' needs attention with one qkv matrix and proj, and {name} has none; use another"
+        )
     width, inner = qkv.in_features, proj.in_features
     if qkv.out_features != 3 * width or inner != width:
         raise LearngeneError(
             f"the start '{start}' needs a qkv of width 3 x {width}, and {name} has {qkv.out_features} ({inner} into proj); use another"
         )
-    if any(isinstance(getattr(attn, norm, None), nn.Module) and _has_state(getattr(attn, norm)) for norm in ("q_norm", "k_norm")):
+    if any(
+        isinstance(getattr(attn, norm, None), nn.Module) and _has_state(getattr(attn, norm))
+        for norm in ("q_norm", "k_norm")
+    ):
         raise LearngeneError(
             f"the start '{start}' sets the product of query and key, which {name} normalises afterwards (qk_norm); use another"
         )

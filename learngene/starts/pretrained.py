@@ -26,7 +26,9 @@ def pretrained(model: nn.Module, *, source: Trained, class_names: Sequence[str] 
     trained = open_model(source)
     ours, theirs = (len(get_blocks(m)) for m in (model, trained))
     if ours != theirs:
-        raise LearngeneError(f"the start 'pretrained' needs {ours} layers, '{source}' has {theirs}; use depth-selection")
+        raise LearngeneError(
+            f"the start 'pretrained' needs {ours} layers, '{source}' has {theirs}; use depth-selection"
+        )
     return load_weights(
         model,
         trained.state_dict(),

@@ -14,7 +14,7 @@ from learngene.families.heads import head_keys
 from learngene.families.records import architecture_name, data_config_of, label_names_of
 from learngene.families.timm import open_model
 from learngene.families.weights import load_strict
-from learngene.mix import relayer
+from learngene.mix import pick
 from learngene.starts.loading import Trained, inherit_images, load_weights
 
 Layers = Literal["first", "last", "even"]
@@ -37,8 +37,14 @@ def depth_selection(
     trained = open_model(ancestor)
     blocks = same_family(model, trained, "depth-selection")
     chosen = choose_layers(len(get_blocks(trained)), len(get_blocks(model)), layers)
-    state = relayer(trained.state_dict(), chosen, blocks)
-    return load_weights(model, state, data_config=data_config_of(trained), names=label_names_of(trained), class_names=class_names)
+    state = pick(trained.state_dict(), chosen, blocks)
+    return load_weights(
+        model,
+        state,
+        data_config=data_config_of(trained),
+        names=label_names_of(trained),
+        class_names=class_names,
+    )
 
 
 def weight_selection(model: nn.Module, *, ancestor: Trained, layers: Layers = "first") -> nn.Module:
@@ -54,12 +60,14 @@ def weight_selection(model: nn.Module, *, ancestor: Trained, layers: Layers = "f
     trained = open_model(ancestor)
     blocks = same_family(model, trained, "weight-selection")
     chosen = choose_layers(len(get_blocks(trained)), len(get_blocks(model)), layers)
-    larger = relayer(trained.state_dict(), chosen, blocks)
+    larger = pick(trained.state_dict(), chosen, blocks)
     own = model.state_dict()
     fresh = head_keys(model)
     lacking = sorted(k for k in own.keys() - fresh if k not in larger)
     if lacking:
-        raise LearngeneError(f"weight-selection: the ancestor has no '{lacking[0]}'; use an ancestor of the same family")
+        raise LearngeneError(
+            f"weight-selection: the ancestor has no '{lacking[0]}'; use an ancestor of the same family"
+        )
     state = {k: select(larger[k], own[k].shape, k) for k in own if k not in fresh}
     load_strict(model, state, fresh)
     inherit_images(model, data_config_of(trained))

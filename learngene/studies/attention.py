@@ -16,9 +16,15 @@ from learngene.data.views import Views, eval_transform
 from learngene.errors import LearngeneError
 from learngene.families.anatomy import get_blocks
 from learngene.families.architecture import architecture_of
-from learngene.families.records import architecture_name, data_config_of, image_mode, pretrained_cfg_of, set_pretrained_cfg
+from learngene.families.records import (
+    architecture_name,
+    data_config_of,
+    image_mode,
+    pretrained_cfg_of,
+    set_pretrained_cfg,
+)
 from learngene.families.timm import open_model
-from learngene.recipe import DataOptions, evaluation_config
+from learngene.recipe import DataOptions
 from learngene.starts import begin, parse
 
 
@@ -62,8 +68,10 @@ def batch(model: nn.Module, data: str, loading: DataOptions, split: str, images:
     source = open_split(data, loading, split, image_mode(model))
     if source.stream is not None:
         raise LearngeneError(f"{data} is streamed; give a folder of images")
-    views = Views(source, eval_transform(evaluation_config(data_config_of(model), loading)))
-    return torch.stack([view["image"] for view in (views[i] for i in range(min(images, len(source)))) if "image" in view])
+    views = Views(source, eval_transform(loading.evaluated(data_config_of(model))))
+    return torch.stack(
+        [view["image"] for view in (views[i] for i in range(min(images, len(source)))) if "image" in view]
+    )
 
 
 def attention_maps(model: nn.Module, images: Tensor, layers: Sequence[int]) -> dict[int, Tensor]:
@@ -82,7 +90,9 @@ def attention_maps(model: nn.Module, images: Tensor, layers: Sequence[int]) -> d
         with torch.inference_mode():
             found = list(extract(images).values())
     except Exception as error:  # torch.fx raises anything
-        raise LearngeneError(f"the attention of {architecture_name(model)} cannot be read ({error}); use a plain ViT") from None
+        raise LearngeneError(
+            f"the attention of {architecture_name(model)} cannot be read ({error}); use a plain ViT"
+        ) from None
     finally:
         for module in fused:
             module.fused_attn = True  # type: ignore[assignment]

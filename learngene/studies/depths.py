@@ -21,7 +21,7 @@ from learngene.gene import Learngene
 from learngene.latency import condition_words, conditions
 from learngene.plan import StagePlan, parse_depths
 from learngene.provenance import hardware, versions
-from learngene.recipe import DataOptions, Recipe, evaluation_config
+from learngene.recipe import DataOptions, Recipe
 from learngene.training import evaluate_model
 
 log = logging.getLogger("learngene")
@@ -30,7 +30,9 @@ log = logging.getLogger("learngene")
 FILES = ("evaluation.json", "evaluation.md", "accuracy-by-size.png")
 
 
-def choose_plans(gene: Learngene, depth: int | str | Sequence[int | str] | None, plan: Any) -> list[StagePlan]:
+def choose_plans(
+    gene: Learngene, depth: int | str | Sequence[int | str] | None, plan: Any
+) -> list[StagePlan]:
     """The plans of the depths that are named, shallowest first; the learngene's own where none is.
 
     Raises:
@@ -41,7 +43,10 @@ def choose_plans(gene: Learngene, depth: int | str | Sequence[int | str] | None,
     if depth is not None:
         return [gene.plan_for(layers) for layers in parse_depths(depth)]
     if plan is None:
-        log.info("no depth was given: the learngene's own plan %s is evaluated; others with e.g. --depth 6 9 12", gene.plan)
+        log.info(
+            "no depth was given: the learngene's own plan %s is evaluated; others with e.g. --depth 6 9 12",
+            gene.plan,
+        )
     return [gene.plan_for(plan=gene.plan if plan is None else plan)]
 
 
@@ -51,9 +56,10 @@ def evaluate_depths(
     plans: Sequence[StagePlan],
     data: str,
     split: str,
+    loading: DataOptions,
+    *,
     batch_size: int,
     device: str,
-    loading: DataOptions,
 ) -> dict[str, Any]:
     """Spawn each plan and evaluate it as it is, all on the same images; see `learngene.evaluate`."""
     # 1. the images, in the learngene's own order of classes, and whether the stored head is for them
@@ -62,8 +68,12 @@ def evaluate_depths(
     way_out = "finetune a descendant on this data first, or use data with the learngene's classes"
     (source,) = matched(shallow, name, way_out, source)
     if gene.class_names is None:
-        log.info("the learngene has no class names; its outputs are taken to be in the order of the data's classes")
-    images = ImageData(None, source, evaluation_config(data_config_of(shallow), loading), Recipe(batch_size=batch_size), loading)
+        log.info(
+            "the learngene has no class names; its outputs are taken to be in the order of the data's classes"
+        )
+    images = ImageData(
+        None, source, loading.evaluated(data_config_of(shallow)), Recipe(batch_size=batch_size), loading
+    )
     # 2. what each depth costs, and how well it does
     rows = Sizes(gene.architecture).costs(plans, latency=True, device=device)
     for row, plan in zip(rows, plans, strict=True):
@@ -133,6 +143,10 @@ def draw(result: Mapping[str, Any], path: Path) -> Path:
     for axes, places in ((sizes, [row["parameters"] / 1e6 for row in rows]), (speeds, times)):
         axes.grid(alpha=0.25)
         for row, x, y in zip(rows, places, top1, strict=True):
-            axes.annotate(str(row["depth"]), (x, y), xytext=(4, 5), textcoords="offset points", fontsize="small")
-    figure.suptitle(f"{Path(result['model']).name} on {result['split']}, untuned; numbers are layers", fontsize="medium")
+            axes.annotate(
+                str(row["depth"]), (x, y), xytext=(4, 5), textcoords="offset points", fontsize="small"
+            )
+    figure.suptitle(
+        f"{Path(result['model']).name} on {result['split']}, untuned; numbers are layers", fontsize="medium"
+    )
     return plots.save(figure, path)

@@ -30,7 +30,7 @@ from learngene.families.timm import open_model
 from learngene.files import write_text
 from learngene.objectives import Supervised
 from learngene.provenance import commit, hardware, versions
-from learngene.recipe import DataOptions, Recipe, evaluation_config
+from learngene.recipe import DataOptions, Recipe
 from learngene.sharing import is_norm
 from learngene.studies.relearn_report import spans, write_relearn_report
 from learngene.training import RunDirectory, TrainingModule, evaluate_model, fit
@@ -67,7 +67,11 @@ class Cell:
     def key(self) -> str:
         """The cell's folder."""
         layers = "l" + spans(self.layers).replace(", ", "_") if self.layers else ""
-        return "-".join(filter(None, (self.model, self.control, layers, self.mode, f"p{100 * self.share:g}", f"s{self.seed}")))
+        return "-".join(
+            filter(
+                None, (self.model, self.control, layers, self.mode, f"p{100 * self.share:g}", f"s{self.seed}")
+            )
+        )
 
 
 def cells(
@@ -90,7 +94,11 @@ def cells(
     if outside:
         raise LearngeneError(f"layer {outside[0]}: {model} has layers 1 to {depth}")
     found = [
-        Cell(model, (layer,), mode, share, "", seed) for seed in seeds for layer in layers for mode in modes for share in shares
+        Cell(model, (layer,), mode, share, "", seed)
+        for seed in seeds
+        for layer in layers
+        for mode in modes
+        for share in shares
     ]
     for control in controls:
         for seed in seeds:
@@ -112,10 +120,16 @@ def _reset(control: str, depth: int, layers: Sequence[int]) -> list[tuple[int, .
         raise LearngeneError(f"control '{control}': the model has only {depth} layers; use a smaller block")
     blocks = [tuple(range(first, first + int(size))) for first in range(1, depth - int(size) + 2)]
     every = range(1, depth + 1)
-    return blocks if kind == "block" else [tuple(layer for layer in every if layer not in block) for block in blocks]
+    return (
+        blocks
+        if kind == "block"
+        else [tuple(layer for layer in every if layer not in block) for block in blocks]
+    )
 
 
-def reset_layers(model: nn.Module, layers: Sequence[int], *, keep_norms: bool = False, seed: int = 0) -> nn.Module:
+def reset_layers(
+    model: nn.Module, layers: Sequence[int], *, keep_norms: bool = False, seed: int = 0
+) -> nn.Module:
     """Give layers (counted from 1) the weights that timm would begin them with: all of them, or all but the norms."""
     torch.manual_seed(seed)
     blocks = get_blocks(model)
@@ -123,7 +137,9 @@ def reset_layers(model: nn.Module, layers: Sequence[int], *, keep_norms: bool = 
     for layer in layers:
         old, new = blocks[layer - 1], fresh[layer - 1]
         kept = {f"{name}." for name, part in old.named_modules() if is_norm(part)} if keep_norms else set()
-        state = {k: v for k, v in new.state_dict().items() if not any(k.startswith(prefix) for prefix in kept)}
+        state = {
+            k: v for k, v in new.state_dict().items() if not any(k.startswith(prefix) for prefix in kept)
+        }
         old.load_state_dict(state, strict=not kept)
     return model
 
@@ -194,25 +210,45 @@ def run_cell(
     run.check_images(train=train, val=val)
     if run.finished:
         return run.results
-    model = reset_layers(copy.deepcopy(trained), cell.layers, keep_norms=cell.control == "norms-kept", seed=cell.seed)
-    module = TrainingModule(model, Supervised(recipe.label_smoothing), recipe, num_classes=train.num_classes or 0)
+    model = reset_layers(
+        copy.deepcopy(trained), cell.layers, keep_norms=cell.control == "norms-kept", seed=cell.seed
+    )
+    module = TrainingModule(
+        model, Supervised(recipe.label_smoothing), recipe, num_classes=train.num_classes or 0
+    )
     if cell.mode == "frozen":
         module.frozen = freeze_all_but(model, cell.layers)
-    config = evaluation_config(data_config_of(model), loading)
-    data = ImageData(training_share(train, dataclasses.replace(loading, train_fraction=cell.share)), val, config, recipe, loading)
+    config = loading.evaluated(data_config_of(model))
+    data = ImageData(
+        training_share(train, dataclasses.replace(loading, train_fraction=cell.share)),
+        val,
+        config,
+        recipe,
+        loading,
+    )
     damaged = accuracy(model, data)
     target = original - tolerance
     lost = damaged < target
-    watch = RecoveryWatch(lambda: accuracy(model, data), math.inf if cell.control == "none" else target, steps)
+    watch = RecoveryWatch(
+        lambda: accuracy(model, data), math.inf if cell.control == "none" else target, steps
+    )
     if lost or cell.control == "none":
         fit(module, data, run, callbacks=[watch], validate=False)
     else:
         run.begin()
     reached = next((step for step, top1 in watch.points if top1 >= target), None)
     back = None if cell.control == "none" else reached if lost else 0
-    row = {**dataclasses.asdict(cell), "depth": len(get_blocks(model)), "width": getattr(model, "embed_dim", None)}
+    row = {
+        **dataclasses.asdict(cell),
+        "depth": len(get_blocks(model)),
+        "width": getattr(model, "embed_dim", None),
+    }
     row |= {"train_images": len(data.train or ()), "original": original, "damaged": damaged}
-    row |= {"best": max([damaged, *(top1 for _, top1 in watch.points)]), "steps": back, "points": watch.points}
+    row |= {
+        "best": max([damaged, *(top1 for _, top1 in watch.points)]),
+        "steps": back,
+        "points": watch.points,
+    }
     batch = recipe.batch_size * recipe.accumulate
     return run.finish(**row, images=None if back is None else back * batch, gave_up_after=steps * batch)
 
@@ -235,7 +271,10 @@ def _name(path: str, paths: Sequence[str]) -> str:
     parts = Path(path.removeprefix("local-dir:")).parts
     for count in range(1, len(parts) + 1):
         tail = "-".join(parts[-count:])
-        if sum("-".join(Path(m.removeprefix("local-dir:")).parts[-count:]) == tail for m in paths) == 1 and tail != "model":
+        if (
+            sum("-".join(Path(m.removeprefix("local-dir:")).parts[-count:]) == tail for m in paths) == 1
+            and tail != "model"
+        ):
             return tail.replace("/", "")
     return path.replace("/", "-")
 
@@ -254,7 +293,9 @@ def all_cells(
         LearngeneError: shares, modes or seeds that make no sense.
     """
     if not trained or not shares or not seeds or not modes or set(modes) - {"frozen", "free"}:
-        raise LearngeneError(f"relearn needs a model, a share, a seed, and modes among frozen and free, not {list(modes)}")
+        raise LearngeneError(
+            f"relearn needs a model, a share, a seed, and modes among frozen and free, not {list(modes)}"
+        )
     if not all(0 < share <= 1 for share in shares):
         raise LearngeneError(f"shares {list(shares)} must be above 0 and at most 1")
     found = []
@@ -299,15 +340,28 @@ def run_cells(
     """Rows of all cells (see `run_cell`), in ``out``/results.jsonl as far as they are; views beyond ``max_images`` are not run."""
     original = {}
     for name, model in trained.items():
-        images = ImageData(None, val, evaluation_config(data_config_of(model), loading), recipe, loading)
+        images = ImageData(None, val, loading.evaluated(data_config_of(model)), recipe, loading)
         original[name] = accuracy(model, images)
-        log.info("%s: %d layers, validation top-1 %.2f %%", name, len(get_blocks(model)), 100 * original[name])
+        log.info(
+            "%s: %d layers, validation top-1 %.2f %%", name, len(get_blocks(model)), 100 * original[name]
+        )
     steps = max(1, max_images // (recipe.batch_size * recipe.accumulate))
     rows = []
     for number, cell in enumerate(todo, start=1):
         log.info("cell %d/%d: %s", number, len(todo), cell.key)
         model, before, folder = trained[cell.model], original[cell.model], out / "cells" / cell.key
-        row = run_cell(cell, model, train, val, recipe, loading, original=before, tolerance=tolerance, steps=steps, out=folder)
+        row = run_cell(
+            cell,
+            model,
+            train,
+            val,
+            recipe,
+            loading,
+            original=before,
+            tolerance=tolerance,
+            steps=steps,
+            out=folder,
+        )
         rows.append(row)
         write_text(out / "results.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
     return rows
@@ -335,7 +389,9 @@ def conclude(
     seeds = dict.fromkeys(str(row["seed"]) for row in rows)
     about = {
         "data": f"{train.name}, {len(train):,} images to train on, {len(val):,} to validate on",
-        "original training": ", ".join(f"{n}: {f'{v:,} views' if v else 'unknown'}" for n, v in originals.items()),
+        "original training": ", ".join(
+            f"{n}: {f'{v:,} views' if v else 'unknown'}" for n, v in originals.items()
+        ),
         "recipe": f"{recipe.opt}, constant lr {recipe.lr} per 512, batch {recipe.batch_size}, seeds {', '.join(seeds)}, {recipe.precision}",
         "hardware": hardware(),
         "versions": ", ".join(f"{name} {version}" for name, version in versions().items()),

@@ -13,7 +13,12 @@ from learngene.files import write_text
 
 
 def write_relearn_report(
-    rows: Sequence[Row], out: Path, *, tolerance: float, originals: Mapping[str, int | None], about: Mapping[str, str]
+    rows: Sequence[Row],
+    out: Path,
+    *,
+    tolerance: float,
+    originals: Mapping[str, int | None],
+    about: Mapping[str, str],
 ) -> Path:
     """relearn.md with table, plot (relearn.png) and the answers in words.
 
@@ -44,7 +49,9 @@ def cell_table(rows: Sequence[Row], originals: Mapping[str, int | None]) -> str:
     ]
     groups: dict[tuple[Any, ...], list[Row]] = {}
     for row in rows:
-        groups.setdefault((row["model"], row["control"], tuple(row["layers"]), row["mode"], row["share"]), []).append(row)
+        groups.setdefault(
+            (row["model"], row["control"], tuple(row["layers"]), row["mode"], row["share"]), []
+        ).append(row)
     body = []
     for (model, control, layers, mode, share), group in groups.items():
         back = ", ".join(_back(row) for row in group)
@@ -97,11 +104,17 @@ def answers(rows: Sequence[Row], originals: Mapping[str, int | None]) -> str:
     sentences.append(f"**Do depth N and width D matter?** {_by_model(single)}")
     failed = [row for row in single if row["images"] is None]
     frozen = sum(row["mode"] == "frozen" for row in failed)
-    where = f" ({frozen} with the rest frozen, {len(failed) - frozen} with the rest trained)" if failed else ""
+    where = (
+        f" ({frozen} with the rest frozen, {len(failed) - frozen} with the rest trained)" if failed else ""
+    )
     sentences.append(
         f"**Does it fail to train?** {len(failed)} of {len(single)} cells were not back when training was given up{where}."
     )
-    sentences += [f"**Control {name}:** {_control(name, rows)}" for name in dict.fromkeys(r["control"] for r in rows) if name]
+    sentences += [
+        f"**Control {name}:** {_control(name, rows)}"
+        for name in dict.fromkeys(r["control"] for r in rows)
+        if name
+    ]
     return "\n".join(f"- {sentence}" for sentence in sentences)
 
 
@@ -150,11 +163,17 @@ def _by_model(rows: Sequence[Row]) -> str:
     parts = []
     for model in models:
         own = [
-            row for row in rows if row["model"] == model and row["share"] == max(r["share"] for r in rows if r["model"] == model)
+            row
+            for row in rows
+            if row["model"] == model and row["share"] == max(r["share"] for r in rows if r["model"] == model)
         ]
-        modes = {m: [r["images"] for r in own if r["mode"] == m] for m in dict.fromkeys(r["mode"] for r in own)}
+        modes = {
+            m: [r["images"] for r in own if r["mode"] == m] for m in dict.fromkeys(r["mode"] for r in own)
+        }
         text = ", ".join(f"{mode} {_median(values)}" for mode, values in modes.items())
-        parts.append(f"{model} (N = {own[0]['depth']}, D = {own[0]['width']}): median views until back {text}")
+        parts.append(
+            f"{model} (N = {own[0]['depth']}, D = {own[0]['width']}): median views until back {text}"
+        )
     return "; ".join(parts) + "."
 
 
@@ -169,7 +188,9 @@ def _control(name: str, rows: Sequence[Row]) -> str:
         back = [row["images"] for row in same if row["images"] is not None]
         text = f"{mode}, {len(back)} of {len(same)} are back"
         plain = {_case(row): row["images"] for row in rows if not row["control"]}
-        ratios = [row["images"] / plain[_case(row)] for row in same if row["images"] and plain.get(_case(row))]
+        ratios = [
+            row["images"] / plain[_case(row)] for row in same if row["images"] and plain.get(_case(row))
+        ]
         if name in ("lr-x5", "norms-kept") and ratios:
             text += f" (where both are, in {statistics.median(ratios):.2g} times the views, median of {len(ratios)})"
         elif back:

@@ -67,7 +67,9 @@ class MetricsFile(Callback):
         self.seconds += self._since - since
         now = joules()
         if now is not None and self._energy is not None:
-            self.joules = (self.joules or 0.0) + max(0.0, now - self._energy)  # counters start over now and then
+            self.joules = (self.joules or 0.0) + max(
+                0.0, now - self._energy
+            )  # counters start over now and then
         self._energy = now
 
     def write(self) -> None:
@@ -84,7 +86,11 @@ class MetricsFile(Callback):
         return {"rows": self.rows, "seconds": self.seconds, "images": self.images, "joules": self.joules}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self.rows, self.seconds, self.images = list(state_dict["rows"]), state_dict["seconds"], state_dict["images"]
+        self.rows, self.seconds, self.images = (
+            list(state_dict["rows"]),
+            state_dict["seconds"],
+            state_dict["images"],
+        )
         self.joules = state_dict.get("joules")
 
 
@@ -114,7 +120,15 @@ class LogLines(Callback):
         speed = done * module.recipe.batch_size * module.recipe.accumulate * trainer.world_size / seconds
         left = seconds / max(1, done) * (total - trainer.global_step)
         terms = "  ".join(f"{name} {value:.4f}" for name, value in module.mean_losses().items())
-        log.log(self.level, "step %d/%d  %s  %.0f images/s  %s left", trainer.global_step, total, terms, speed, clock(left))
+        log.log(
+            self.level,
+            "step %d/%d  %s  %.0f images/s  %s left",
+            trainer.global_step,
+            total,
+            terms,
+            speed,
+            clock(left),
+        )
 
 
 def clock(seconds: float) -> str:
@@ -141,11 +155,18 @@ class Rifle(Callback):
     def __init__(self, cycles: int, seed: int) -> None:
         self.cycles, self.seed = cycles, seed
 
-    def on_train_batch_start(self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int) -> None:
+    def on_train_batch_start(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
         module: Any = pl_module
         length = module.cycle_steps(self.cycles)
         step = trainer.global_step
-        if step and step % length == 0 and step // length < self.cycles and batch_idx % trainer.accumulate_grad_batches == 0:
+        if (
+            step
+            and step % length == 0
+            and step // length < self.cycles
+            and batch_idx % trainer.accumulate_grad_batches == 0
+        ):
             self.reset_head(module.model, trainer.optimizers[0], step)
 
     def reset_head(self, model: Any, optimizer: Any, step: int) -> None:

@@ -43,7 +43,9 @@ class Checkpoints(ModelCheckpoint):
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         super().on_train_start(trainer, pl_module)
         self._saved, self._seen = time.monotonic(), trainer.global_step
-        if trainer.received_sigterm:  # while Lightning's handler was there, which would stop at the end of the epoch
+        if (
+            trainer.received_sigterm
+        ):  # while Lightning's handler was there, which would stop at the end of the epoch
             self.signal = signal.SIGTERM
         if threading.current_thread() is threading.main_thread():
             self._previous = {number: signal.signal(number, self._notice) for number in self.SIGNALS}
@@ -66,7 +68,11 @@ class Checkpoints(ModelCheckpoint):
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         seen, self._seen = self._seen, trainer.global_step
-        if trainer.global_step == seen or trainer.should_stop or batch_idx + 1 >= trainer.num_training_batches:
+        if (
+            trainer.global_step == seen
+            or trainer.should_stop
+            or batch_idx + 1 >= trainer.num_training_batches
+        ):
             return  # in the midst of accumulating; or the end of the epoch, which has a checkpoint of its own
         stop, due = self._agreed(trainer)
         if stop or due:
@@ -104,7 +110,9 @@ class Stopped(Exception):
 class AtomicCheckpointIO(TorchCheckpointIO):
     """Checkpoints are written aside, flushed and renamed, and the one before is kept: a crash leaves a good one."""
 
-    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None) -> None:
+    def save_checkpoint(
+        self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None
+    ) -> None:
         path = Path(path)
         with atomic_file(path) as scratch:
             super().save_checkpoint(checkpoint, scratch, storage_options)

@@ -19,7 +19,9 @@ def check_devices(recipe: Recipe) -> None:
             f"accelerator '{name}': use one of auto, {', '.join(sorted(AcceleratorRegistry.available_accelerators()))}"
         )
     if not known.is_available():
-        raise LearngeneError(f"accelerator '{name}' is not available on this machine; use --accelerator cpu or auto")
+        raise LearngeneError(
+            f"accelerator '{name}' is not available on this machine; use --accelerator cpu or auto"
+        )
     try:
         wanted = int(recipe.devices)
     except ValueError:
@@ -28,7 +30,9 @@ def check_devices(recipe: Recipe) -> None:
         return
     available = known.auto_device_count()
     if wanted != -1 and not 1 <= wanted <= (available if name != "cpu" else 2**16):
-        raise LearngeneError(f"devices {wanted}: this machine has {available} ({name}); ask for 1 to {available}, or auto")
+        raise LearngeneError(
+            f"devices {wanted}: this machine has {available} ({name}); ask for 1 to {available}, or auto"
+        )
 
 
 def accelerator(recipe: Recipe) -> str:

@@ -94,12 +94,17 @@ class Sharded(ModelParallelStrategy):
     def load_model_state_dict(self, checkpoint: Mapping[str, Any], strict: bool = True) -> None:
         assert self.model is not None
         own = self.model.state_dict()
-        self.model.load_state_dict({k: _split_like(v, own.get(k)) for k, v in checkpoint["state_dict"].items()}, strict=strict)
+        self.model.load_state_dict(
+            {k: _split_like(v, own.get(k)) for k, v in checkpoint["state_dict"].items()}, strict=strict
+        )
 
     def load_optimizer_state_dict(self, checkpoint: Mapping[str, Any]) -> None:
         for optimizer, state in zip(self.optimizers, checkpoint["optimizer_states"], strict=True):
             parameters = [p for group in optimizer.param_groups for p in group["params"]]
-            split = {i: {k: _split_like(v, parameters[i]) for k, v in values.items()} for i, values in state["state"].items()}
+            split = {
+                i: {k: _split_like(v, parameters[i]) for k, v in values.items()}
+                for i, values in state["state"].items()
+            }
             optimizer.load_state_dict({**state, "state": split})
 
 
@@ -109,7 +114,9 @@ def _whole(tree: Any) -> Any:
 
     def gathered(tensor: torch.Tensor) -> torch.Tensor:
         if id(tensor) not in found:
-            found[id(tensor)] = (tensor.full_tensor() if isinstance(tensor, DTensor) else tensor).detach().cpu()
+            found[id(tensor)] = (
+                (tensor.full_tensor() if isinstance(tensor, DTensor) else tensor).detach().cpu()
+            )
         return found[id(tensor)]
 
     return tree_map_only(torch.Tensor, gathered, tree)
@@ -141,5 +148,7 @@ def gather(module: L.LightningModule) -> None:
         for name, parameter in part.named_parameters(recurse=False):
             if isinstance(parameter, DTensor):
                 if id(parameter) not in whole:
-                    whole[id(parameter)] = nn.Parameter(parameter.full_tensor().detach(), parameter.requires_grad)
+                    whole[id(parameter)] = nn.Parameter(
+                        parameter.full_tensor().detach(), parameter.requires_grad
+                    )
                 setattr(part, name, whole[id(parameter)])

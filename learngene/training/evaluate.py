@@ -15,14 +15,13 @@ from learngene.families.modes import evaluating
 from learngene.training.progress import watched
 
 
-def predict_batches(model: nn.Module, data: ImageData, device: torch.device) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+def predict_batches(
+    model: nn.Module, data: ImageData, device: torch.device
+) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
     """Logits (B, K) and labels (B,) of every validation batch, without gradients."""
     model.to(device)
     with evaluating(model), torch.inference_mode():
         for batch in watched(data.val_dataloader(), "evaluating"):
-            data.take_bad(batch)
-            if batch["image"] is None:
-                continue
             yield model(batch["image"].to(device)).float(), batch["target"].to(device)
 
 
@@ -42,7 +41,9 @@ def evaluate_model(model: nn.Module, data: ImageData, *, device: str = "auto") -
         images += len(targets)
     seconds = time.perf_counter() - start
     if not images:
-        raise LearngeneError(f"none of the images of {data.val.name} can be read; check the data set and the disk")
+        raise LearngeneError(
+            f"none of the images of {data.val.name} can be read; check the data set and the disk"
+        )
     means = {name: total / images for name, total in totals.items()}
     return {**means, "images": images, "images_per_second": images / seconds}
 
@@ -50,5 +51,8 @@ def evaluate_model(model: nn.Module, data: ImageData, *, device: str = "auto") -
 def score(logits: Tensor, targets: Tensor) -> dict[str, Tensor]:
     """Cross-entropy, top-1 and top-5 accuracy (shares, not percent) of a batch of logits (B, K) and labels (B,)."""
     classes = logits.shape[1]
-    accuracy = {f"top{k}": multiclass_accuracy(logits, targets, classes, average="micro", top_k=min(k, classes)) for k in (1, 5)}
+    accuracy = {
+        f"top{k}": multiclass_accuracy(logits, targets, classes, average="micro", top_k=min(k, classes))
+        for k in (1, 5)
+    }
     return {"loss": nn.functional.cross_entropy(logits, targets), **accuracy}

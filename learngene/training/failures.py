@@ -37,16 +37,18 @@ def _sentence(error: Exception, recipe: Recipe) -> str | None:
     if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT):
         return f"{text}; the last good checkpoint is kept: free some space, then --resume"
     if isinstance(error, (torch.OutOfMemoryError, MemoryError)) or "can't allocate memory" in text:
-        ways = (
-            f"--batch-size {max(1, recipe.batch_size // 2)} --accumulate {2 * recipe.accumulate} (the same step in half the memory)"
-        )
+        ways = f"--batch-size {max(1, recipe.batch_size // 2)} --accumulate {2 * recipe.accumulate} (the same step in half the memory)"
         ways += "" if recipe.grad_checkpointing else ", or --grad-checkpointing true"
         return f"out of memory with batch_size {recipe.batch_size}; try {ways}"
     if type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
         return f"torch.compile failed ({first}); use --compile false"
     if "DataLoader worker" in text:
         return f"a process that reads images died ({first}); often memory: try fewer --workers, then --resume"
-    if isinstance(error, torch.distributed.DistError) or "onnection closed by peer" in text or "onnection reset" in text:
+    if (
+        isinstance(error, torch.distributed.DistError)
+        or "onnection closed by peer" in text
+        or "onnection reset" in text
+    ):
         return f"another rank was lost ({first}); see its log, then --resume"
     return None
 

@@ -23,7 +23,9 @@ def freeze(model: nn.Module, layers: int) -> list[nn.Module]:
     blocks = find_blocks(model)
     count = len(model.get_submodule(blocks))  # type: ignore[arg-type]
     if layers > count:
-        raise LearngeneError(f"freeze {layers}: the model has {count} layers; use at most that, or -1 for all but the head")
+        raise LearngeneError(
+            f"freeze {layers}: the model has {count} layers; use at most that, or -1 for all but the head"
+        )
     if layers == -1:
         head = model.get_classifier()  # type: ignore[operator]
         heads = {p for part in (head if isinstance(head, tuple) else (head,)) for p in part.parameters()}
@@ -33,7 +35,11 @@ def freeze(model: nn.Module, layers: int) -> list[nn.Module]:
         kept = [*embeddings(model), *(parameter for layer in first for parameter in layer.parameters())]
     for parameter in kept:
         parameter.requires_grad_(False)
-    return [m for m in model.modules() if any(True for _ in m.parameters()) and not any(p.requires_grad for p in m.parameters())]
+    return [
+        m
+        for m in model.modules()
+        if any(True for _ in m.parameters()) and not any(p.requires_grad for p in m.parameters())
+    ]
 
 
 def embeddings(model: nn.Module) -> list[nn.Parameter]:
@@ -46,7 +52,11 @@ def embeddings(model: nn.Module) -> list[nn.Parameter]:
 
     def look(layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         if not entering:
-            entering.extend(value.sum() for value in (*args, *kwargs.values()) if isinstance(value, Tensor) and value.requires_grad)
+            entering.extend(
+                value.sum()
+                for value in (*args, *kwargs.values())
+                if isinstance(value, Tensor) and value.requires_grad
+            )
 
     parameters = list(model.parameters())
     training = model.training
@@ -59,4 +69,6 @@ def embeddings(model: nn.Module) -> list[nn.Parameter]:
     if not entering:
         return []
     gradients = torch.autograd.grad(torch.stack(entering).sum(), parameters, allow_unused=True)
-    return [parameter for parameter, gradient in zip(parameters, gradients, strict=True) if gradient is not None]
+    return [
+        parameter for parameter, gradient in zip(parameters, gradients, strict=True) if gradient is not None
+    ]

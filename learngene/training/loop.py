@@ -19,7 +19,6 @@ from timm.optim import get_optimizer_info
 from learngene.data.module import ImageData
 from learngene.data.views import train_transform
 from learngene.errors import LearngeneError
-from learngene.objectives import Distillation
 from learngene.openmp import waits_politely
 from learngene.processes import is_follower
 from learngene.runs import RunDirectory
@@ -36,7 +35,12 @@ log = logging.getLogger("learngene")
 
 
 def fit(
-    module: TrainingModule, data: ImageData, run: RunDirectory, *, callbacks: Sequence[Callback] = (), validate: bool = True
+    module: TrainingModule,
+    data: ImageData,
+    run: RunDirectory,
+    *,
+    callbacks: Sequence[Callback] = (),
+    validate: bool = True,
 ) -> dict[str, Any]:
     """Train in a run directory, from its last checkpoint if it has one; afterwards ``module.model`` is the result.
 
@@ -50,22 +54,28 @@ def fit(
     recipe = module.recipe
     metrics = MetricsFile(run.path / run.METRICS)
     _rehearse(module, data)
-    precision = settle_precision(run, recipe, module.step_on_noise(data.config["input_size"]))
+    precision = settle_precision(run, recipe, module.step_on_noise(data.noise))
     trainer = make_trainer(recipe, precision, run, metrics, callbacks, validate)
-    ancestor = module.objective.ancestor.model if isinstance(module.objective, Distillation) else None
-    speed = at_speed(module.model, ancestor, recipe, trainer.strategy.root_device)
+    speed = at_speed((module.model, *module.objective.frozen_nets), recipe, trainer.strategy.root_device)
     with speed, run.held():
         run.begin()
         with run.logging(), quiet_lightning():
             _train(trainer, module, data, run.newest())
     for callback in trainer.callbacks:  # type: ignore[attr-defined]
-        if isinstance(callback, WeightAveraging):  # Lightning leaves this out when there was nothing left to resume
+        if isinstance(
+            callback, WeightAveraging
+        ):  # Lightning leaves this out when there was nothing left to resume
             callback._copy_average_to_current(module)
     last = metrics.rows[-1] if metrics.rows else {}
     gather(module)
     if is_follower():
         sys.exit(0)  # the first process writes what all have trained
-    seen = {"images": metrics.images, "step": trainer.global_step, "joules": metrics.joules, "skipped": module.skipped}
+    seen = {
+        "images": metrics.images,
+        "step": trainer.global_step,
+        "joules": metrics.joules,
+        "skipped": module.skipped,
+    }
     return {**last, **seen, "precision": trainer.precision, "epochs_by_row": metrics.rows}
 
 
@@ -76,9 +86,14 @@ def _train(trainer: L.Trainer, module: TrainingModule, data: ImageData, checkpoi
     _say_how_threads_wait()
     try:
         with explained(module.recipe), _signals_given_back():
-            trainer.fit(module, datamodule=data, ckpt_path=checkpoint, weights_only=True if checkpoint else None)
+            trainer.fit(
+                module, datamodule=data, ckpt_path=checkpoint, weights_only=True if checkpoint else None
+            )
     except Stopped as stop:
-        log.warning("stopped at step %d; the same command with --resume (in Python resume=True) goes on there", trainer.global_step)
+        log.warning(
+            "stopped at step %d; the same command with --resume (in Python resume=True) goes on there",
+            trainer.global_step,
+        )
         if launched_by_lightning():  # it kills the first process when another ends with a status
             raise SystemExit(0) from None
         if stop.signal == signal.SIGINT:
@@ -94,7 +109,9 @@ def _train(trainer: L.Trainer, module: TrainingModule, data: ImageData, checkpoi
 def _say_how_threads_wait() -> None:
     """Once in a process, however many runs it has."""
     if waits_politely():
-        log.info("other programs were at work when learngene was imported, so its threads wait asleep (OMP_WAIT_POLICY=PASSIVE)")
+        log.info(
+            "other programs were at work when learngene was imported, so its threads wait asleep (OMP_WAIT_POLICY=PASSIVE)"
+        )
 
 
 @contextlib.contextmanager
@@ -123,4 +140,6 @@ def _rehearse(module: TrainingModule, data: ImageData) -> None:
         try:
             attempt()
         except Exception as error:  # timm raises AssertionError, ValueError, KeyError, ...
-            raise LearngeneError(f"{name} '{getattr(module.recipe, name)}': timm does not know it ({error})") from None
+            raise LearngeneError(
+                f"{name} '{getattr(module.recipe, name)}': timm does not know it ({error})"
+            ) from None

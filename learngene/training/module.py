@@ -5,12 +5,11 @@ from __future__ import annotations
 import copy
 import logging
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from inspect import signature
 from typing import Any
 
 import lightning as L
-import numpy as np
 import torch
 from timm.optim import create_optimizer_v2, get_optimizer_info
 from timm.scheduler.cosine_lr import CosineLRScheduler
@@ -19,10 +18,9 @@ from torch.distributed.fsdp import FSDPModule
 from torch.distributed.tensor import DTensor
 
 from learngene.data.loaders import Batch
-from learngene.data.teacher import LogitCache
 from learngene.errors import LearngeneError
-from learngene.objectives import Distillation, Supervised, soft_kl
-from learngene.recipe import Recipe, epochs_of
+from learngene.objectives import Supervised
+from learngene.recipe import Recipe
 from learngene.training.distributed import shard
 from learngene.training.evaluate import score
 from learngene.training.finite import NotFinite
@@ -42,11 +40,10 @@ class TrainingModule(L.LightningModule):
 
     Args:
         model: logits (B, K) from images (B, C, H, W).
-        objective: ``(model, images, targets) -> losses by name`` with ``weights`` by name.
+        objective: ``(model, batch) -> losses by name`` with ``weights`` by name.
         recipe: the knobs.
         num_classes: K.
         labelled: whether the targets are real; without labels there is no accuracy.
-        cache: the ancestor's logits of the very views that will be shown, instead of running it.
     """
 
     def __init__(
@@ -57,10 +54,8 @@ class TrainingModule(L.LightningModule):
         *,
         num_classes: int,
         labelled: bool = True,
-        cache: LogitCache | None = None,
     ) -> None:
         super().__init__()
-        self.cache = cache
         self.model, self.objective, self.recipe = model, objective, recipe
         self.num_classes, self.labelled = num_classes, labelled
         self.mixup = mixing(recipe, num_classes)
@@ -80,13 +75,6 @@ class TrainingModule(L.LightningModule):
     # training ---------------------------------------------------------------------------------------------------------
 
     def on_fit_start(self) -> None:
-        if self.cache is not None:
-            self.cache.check_epochs(self.epochs)
-        if self.cache is not None and self.mixup is not None and self.trainer.world_size > 1:
-            raise LearngeneError(
-                f"mixup and cutmix pair the images of one process, so a cache with them is for 1, not {self.trainer.world_size}; "
-                f"use --devices 1, or drop --cache"
-            )
         self.model.train()
         for part in self.frozen:
             part.eval()
@@ -95,41 +83,36 @@ class TrainingModule(L.LightningModule):
         self._new_epoch()
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
-        self.trainer.datamodule.take_bad(batch)  # type: ignore[attr-defined]
         seed_step(self.recipe.seed, self.current_epoch, batch_idx, self.global_rank)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        images, targets = batch["image"], batch["target"]
         if self.mixup is not None:
-            images, targets = self.mixup(images, targets if self.labelled else targets.clamp(min=0))  # -1: no label
-        if self.cache is None:
-            losses = self.objective(self.model, images, targets)
-        else:
-            places = self.global_rank + self.trainer.world_size * (batch_idx * self.recipe.batch_size + np.arange(len(images)))
-            teacher = self.cache.read(self.current_epoch, places, batch["seed"], images.device)
-            losses = self.objective(self.model, images, targets, teacher)
+            targets = batch["target"] if self.labelled else batch["target"].clamp(min=0)  # -1: no label
+            images, targets = self.mixup(batch["image"], targets)
+            batch = {**batch, "image": images, "target": targets}
+        losses = self.objective(self.model, batch)
         total = torch.stack([self.objective.weights[name] * value for name, value in losses.items()]).sum()
         self._count({"total": total, **losses})
         if self.device.type == "cpu" or (batch_idx + 1) % self.recipe.log_every == 0:
             self.check_finite()
         return total
 
-    def step_on_noise(self, input_size: Sequence[int]) -> Callable[[int], None]:
+    def step_on_noise(self, noise: Callable[[int], Batch]) -> Callable[[int], None]:
         """One forward and backward pass of a copy, on so many images (B) of noise: for timing, without a trace in this module.
 
         Args:
-            input_size: (C, H, W) of an image.
+            noise: a batch of so many images.
         """
 
         def step(images: int) -> None:
             nonlocal copies
             copies = copies or copy.deepcopy((self.model.train(), self.objective))
             model, objective = copies
-            pictures, targets = torch.randn(images, *input_size), torch.zeros(images, dtype=torch.int64)
-            known = () if self.cache is None else (torch.randn(images, self.num_classes),)
             with plain_attention(model):
-                losses = objective(model, pictures, targets, *known)
-                torch.stack([objective.weights[name] * value for name, value in losses.items()]).sum().backward()
+                losses = objective(model, noise(images))
+                torch.stack(
+                    [objective.weights[name] * value for name, value in losses.items()]
+                ).sum().backward()
 
         copies: tuple[nn.Module, Supervised] | None = None
         return step
@@ -140,14 +123,21 @@ class TrainingModule(L.LightningModule):
         for name, value in losses.items():
             value = value.detach()
             self.odd.look(name, value, self.global_step)
-            self.loss_sums[name] = self.loss_sums.get(name, value.new_zeros(())).to(value) + torch.where(finite, value, 0.0)
+            self.loss_sums[name] = self.loss_sums.get(name, value.new_zeros(())).to(value) + torch.where(
+                finite, value, 0.0
+            )
         self.loss_count = self.loss_count.to(finite.device) + finite
 
     def configure_gradient_clipping(
-        self, optimizer: Any, gradient_clip_val: float | None = None, gradient_clip_algorithm: str | None = None
+        self,
+        optimizer: Any,
+        gradient_clip_val: float | None = None,
+        gradient_clip_algorithm: str | None = None,
     ) -> None:
         """Clip by norm, and look whether the gradients are finite. A scaler (fp16) leaves out such steps as a matter of course."""
-        gradients = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
+        gradients = [
+            p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None
+        ]
         norm = nn.utils.get_total_norm(gradients)
         if isinstance(norm, DTensor):
             norm = norm.full_tensor()
@@ -175,7 +165,10 @@ class TrainingModule(L.LightningModule):
         self.skipped += 1
         self.skipped_in_a_row += 1
         log.warning(
-            "left out step %d of epoch %d: %s not finite", self.global_step, self.current_epoch + 1, self.odd.names() or "gradients"
+            "left out step %d of epoch %d: %s not finite",
+            self.global_step,
+            self.current_epoch + 1,
+            self.odd.names() or "gradients",
         )
         if self.recipe.skip_nonfinite:
             self.odd.forget()
@@ -210,7 +203,11 @@ class TrainingModule(L.LightningModule):
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         losses = checkpoint["losses"]
-        self.loss_sums, self.loss_count, self.skipped = dict(losses["sums"]), losses["count"], losses["skipped"]
+        self.loss_sums, self.loss_count, self.skipped = (
+            dict(losses["sums"]),
+            losses["count"],
+            losses["skipped"],
+        )
 
     def mean_losses(self) -> dict[str, float]:
         """Each term's mean over the epoch so far."""
@@ -219,20 +216,14 @@ class TrainingModule(L.LightningModule):
     # validation -------------------------------------------------------------------------------------------------------
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        self.trainer.datamodule.take_bad(batch)  # type: ignore[attr-defined]
-        images, targets = batch["image"], batch["target"]
-        if images is None:
-            return
+        images = batch["image"]
         logits = self.model(images).float()
-        values: dict[str, Tensor] = {}
-        if self.labelled:
-            values |= score(logits, targets)
-        if isinstance(self.objective, Distillation) and self.objective.compares_logits:
-            teacher = self.objective.ancestor.to(images.device)(images)
-            values["kl"] = soft_kl(logits, teacher)
-            values["agreement"] = (logits.argmax(-1) == teacher.argmax(-1)).float().mean()
+        values = score(logits, batch["target"]) if self.labelled else {}
+        values |= self.objective.compare(logits, batch)
         for name, value in values.items():
-            self.log(f"val_{name}", value, on_step=False, on_epoch=True, batch_size=len(images), sync_dist=True)
+            self.log(
+                f"val_{name}", value, on_step=False, on_epoch=True, batch_size=len(images), sync_dist=True
+            )
 
     # optimizer --------------------------------------------------------------------------------------------------------
 
@@ -240,7 +231,11 @@ class TrainingModule(L.LightningModule):
         recipe = self.recipe
         steps = self.steps
         scale = recipe.batch_size * self.trainer.world_size * recipe.accumulate / 512
-        options: dict[str, Any] = {"opt": recipe.opt, "lr": recipe.lr * scale, "weight_decay": recipe.weight_decay}
+        options: dict[str, Any] = {
+            "opt": recipe.opt,
+            "lr": recipe.lr * scale,
+            "weight_decay": recipe.weight_decay,
+        }
         fusible = "fused" in signature(get_optimizer_info(recipe.opt).opt_class).parameters
         if fusible and not isinstance(self, FSDPModule) and self._scaler is None:
             # fused SGD does not know sharded tensors (torch 2.15); with a scaler, it unscales after clipping
@@ -275,7 +270,7 @@ class TrainingModule(L.LightningModule):
     @property
     def epochs(self) -> int:
         """Epochs that are begun in the whole run."""
-        return epochs_of(self.recipe, self._train_batches)
+        return self.recipe.epochs_of(self._train_batches)
 
     @property
     def _train_batches(self) -> int:

@@ -89,4 +89,6 @@ def _has_half() -> bool:
 def _has_half_units() -> bool:
     """Whether the processor has instructions for products in bf16: AMX or AVX512-BF16 on x86, whatever oneDNN accepts on ARM."""
     units = ("_is_amx_tile_supported", "_is_avx512_bf16_supported")
-    return platform.machine() in ("aarch64", "arm64") or any(getattr(torch.cpu, name, bool)() for name in units)
+    return platform.machine() in ("aarch64", "arm64") or any(
+        getattr(torch.cpu, name, bool)() for name in units
+    )

@@ -47,7 +47,9 @@ def watched(batches: Iterable[T], what: str) -> Iterator[T]:
         yield batch
         if time.monotonic() - last >= EVERY and not is_follower():
             last = time.monotonic()
-            log.info("%s: %d of %s batches", what, number, len(batches) if isinstance(batches, Sized) else "?")
+            log.info(
+                "%s: %d of %s batches", what, number, len(batches) if isinstance(batches, Sized) else "?"
+            )
 
 
 def epoch_words(trainer: L.Trainer) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from importlib.util import find_spec
 
 import torch
@@ -17,12 +17,13 @@ from learngene.recipe import Recipe
 
 
 @contextlib.contextmanager
-def at_speed(model: nn.Module, ancestor: nn.Module | None, recipe: Recipe, device: torch.device) -> Iterator[None]:
-    """Train fast on this device while the block runs; afterwards the model is as it was.
+def at_speed(nets: Sequence[nn.Module], recipe: Recipe, device: torch.device) -> Iterator[None]:
+    """Train the first of some nets fast on this device while the block runs; the others are only run. Afterwards they are as they were.
 
     Raises:
         LearngeneError: gradient checkpointing is asked for, and the model has none.
     """
+    model = nets[0]
     with contextlib.ExitStack() as stack:
         if device.type == "cpu":
             stack.enter_context(plain_attention(model))
@@ -30,7 +31,7 @@ def at_speed(model: nn.Module, ancestor: nn.Module | None, recipe: Recipe, devic
             stack.enter_context(_checkpointed(model))
         if compiles(recipe, device):
             torch._dynamo.reset()  # graphs of earlier runs count towards its limit
-            for net in filter(None, (model, ancestor)):
+            for net in nets:
                 stack.enter_context(_compiled(net))
         yield
 
@@ -61,7 +62,9 @@ def _checkpointed(model: nn.Module) -> Iterator[None]:
         model.set_grad_checkpointing(True)  # type: ignore[operator]
     except (AttributeError, AssertionError):
         name = architecture_name(model)
-        raise LearngeneError(f"grad_checkpointing: timm has none for {name}; use a smaller batch_size and accumulate") from None
+        raise LearngeneError(
+            f"grad_checkpointing: timm has none for {name}; use a smaller batch_size and accumulate"
+        ) from None
     try:
         yield
     finally:

@@ -22,17 +22,28 @@ from learngene.training.progress import progress_bar
 
 
 def make_trainer(
-    recipe: Recipe, precision: str, run: RunDirectory, metrics: MetricsFile, further: Sequence[Callback], validate: bool
+    recipe: Recipe,
+    precision: str,
+    run: RunDirectory,
+    metrics: MetricsFile,
+    further: Sequence[Callback],
+    validate: bool,
 ) -> L.Trainer:
     check_devices(recipe)
     bar = progress_bar()
-    callbacks: list[Callback] = [metrics, *further, LogLines(recipe.log_every, logging.DEBUG if bar else logging.INFO)]
+    callbacks: list[Callback] = [
+        metrics,
+        *further,
+        LogLines(recipe.log_every, logging.DEBUG if bar else logging.INFO),
+    ]
     if recipe.steps is not None:
         callbacks.append(StopAfter(recipe.steps))
     if bar is not None:
         callbacks.append(bar)
     if recipe.ema:
-        callbacks.append(WeightAveraging(multi_avg_fn=get_ema_multi_avg_fn(recipe.ema)))  # all weights at once
+        callbacks.append(
+            WeightAveraging(multi_avg_fn=get_ema_multi_avg_fn(recipe.ema))
+        )  # all weights at once
     if recipe.rifle > 1:
         callbacks.append(Rifle(recipe.rifle, recipe.seed))
     if validate:
@@ -44,7 +55,9 @@ def make_trainer(
             strategy=choose_strategy(recipe),
             num_nodes=recipe.num_nodes,
             precision=precision,  # type: ignore[arg-type]
-            max_epochs=recipe.epochs if recipe.steps is None else -1,  # not max_steps, with which Lightning resumes wrongly
+            max_epochs=recipe.epochs
+            if recipe.steps is None
+            else -1,  # not max_steps, with which Lightning resumes wrongly
             gradient_clip_val=recipe.clip_grad,
             accumulate_grad_batches=recipe.accumulate,
             callbacks=callbacks,
@@ -75,4 +88,6 @@ def _logger(recipe: Recipe, run: RunDirectory) -> Any:
 
         return WandbLogger(save_dir=run.path, name=run.path.name)
     except ModuleNotFoundError as error:
-        raise LearngeneError(f"track {recipe.track}: {error}; install it with pip install 'learngene[track]'") from None
+        raise LearngeneError(
+            f"track {recipe.track}: {error}; install it with pip install 'learngene[track]'"
+        ) from None

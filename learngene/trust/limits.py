@@ -42,21 +42,29 @@ def read_json(path: Path, most: int = MAX_JSON) -> Any:
         with path.open("rb") as file:
             return parse_json(file.read(most + 1), f"'{path}'", most=most)
     except OSError as error:
-        raise LearngeneError(f"'{path}' cannot be read ({error.strerror}); check the file and its rights") from None
+        raise LearngeneError(
+            f"'{path}' cannot be read ({error.strerror}); check the file and its rights"
+        ) from None
 
 
-def parse_json(text: str | bytes, where: str, way_out: str = "write it again", *, most: int = MAX_JSON) -> Any:
+def parse_json(
+    text: str | bytes, where: str, way_out: str = "write it again", *, most: int = MAX_JSON
+) -> Any:
     """What a JSON text from a file holds; ``where`` it came from is for the message.
 
     Raises:
         LearngeneError: too large, nested too deep, or not JSON.
     """
     if len(text) > most:
-        raise LearngeneError(f"{where} holds more than {most} bytes of JSON, the most that is read; {way_out}")
+        raise LearngeneError(
+            f"{where} holds more than {most} bytes of JSON, the most that is read; {way_out}"
+        )
     try:
         return json.loads(text)
     except RecursionError:
-        raise LearngeneError(f"{where} cannot be read as JSON (brackets are nested too deep); {way_out}") from None
+        raise LearngeneError(
+            f"{where} cannot be read as JSON (brackets are nested too deep); {way_out}"
+        ) from None
     except ValueError as error:
         raise LearngeneError(f"{where} cannot be read as JSON ({error}); {way_out}") from None
 
@@ -73,15 +81,23 @@ def check_values(values: Any, where: str) -> None:
         elif isinstance(value, (list, tuple)):
             left += [(name, inner) for inner in value[: MAX_VALUES + 1]]
         elif isinstance(value, (int, float)) and not abs(value) <= MAX_NUMBER:  # so is what is not a number
-            raise LearngeneError(f"{where} '{name}' is {_short(value)}, and numbers go up to {MAX_NUMBER}; lower it")
+            raise LearngeneError(
+                f"{where} '{name}' is {_short(value)}, and numbers go up to {MAX_NUMBER}; lower it"
+            )
         elif isinstance(value, str) and len(value) > MAX_VALUES:
-            raise LearngeneError(f"{where} '{name}' has {len(value)} letters, and {MAX_VALUES} are the most; shorten it")
+            raise LearngeneError(
+                f"{where} '{name}' has {len(value)} letters, and {MAX_VALUES} are the most; shorten it"
+            )
     raise LearngeneError(f"{where} has more than {MAX_VALUES} values, the most that are read; drop some")
 
 
 def _short(value: float) -> str:
     """A number in a few letters; whole ones too large for Python to print as such included."""
-    return f"2^{value.bit_length() - 1} or more" if isinstance(value, int) and value.bit_length() > 100 else str(value)
+    return (
+        f"2^{value.bit_length() - 1} or more"
+        if isinstance(value, int) and value.bit_length() > 100
+        else str(value)
+    )
 
 
 def printable(text: str, most: int = 2_000) -> str:

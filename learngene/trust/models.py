@@ -45,13 +45,17 @@ def bounded(most: float) -> Iterator[None]:
         nonlocal modules
         modules += 1
         if modules > MAX_MODULES:
-            raise LearngeneError(f"the model has more than {MAX_MODULES} modules, the most that are built; use fewer layers")
+            raise LearngeneError(
+                f"the model has more than {MAX_MODULES} modules, the most that are built; use fewer layers"
+            )
 
     def weigh(module: nn.Module, name: str, tensor: Tensor | None) -> None:
         nonlocal size
         size += 0 if tensor is None else tensor.nbytes
         if size > most:
-            raise LearngeneError(f"the model would take more than {most / 1e6:,.0f} MB, far more than its weights file holds")
+            raise LearngeneError(
+                f"the model would take more than {most / 1e6:,.0f} MB, far more than its weights file holds"
+            )
 
     handles = [
         register_module_module_registration_hook(count),
@@ -67,4 +71,6 @@ def bounded(most: float) -> Iterator[None]:
 
 def most_bytes(directory: Path) -> int:
     """The most memory a model in a directory may take, by the size of the files beside it."""
-    return MODEL_FREE + MODEL_PER_FILE * sum(file.stat().st_size for file in directory.iterdir() if file.is_file())
+    return MODEL_FREE + MODEL_PER_FILE * sum(
+        file.stat().st_size for file in directory.iterdir() if file.is_file()
+    )

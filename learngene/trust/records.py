@@ -18,16 +18,24 @@ def check_data_config(config: Any, where: str) -> None:
         raise LearngeneError(f"{where} is {_kind(config)}, not a mapping; write it again")
     for key in ("mean", "std"):
         values = config.get(key)
-        if values is not None and not (_numbers(values) and 1 <= len(values) <= 1_000 and (key == "mean" or min(values) > 0)):
-            raise LearngeneError(f"{where}: {key} {_shown(values)} must be a list of numbers, one per channel; write it again")
+        if values is not None and not (
+            _numbers(values) and 1 <= len(values) <= 1_000 and (key == "mean" or min(values) > 0)
+        ):
+            raise LearngeneError(
+                f"{where}: {key} {_shown(values)} must be a list of numbers, one per channel; write it again"
+            )
     size = config.get("input_size")
-    if size is not None and not (_numbers(size) and len(size) == 3 and all(isinstance(n, int) and 0 < n <= 2**16 for n in size)):
+    if size is not None and not (
+        _numbers(size) and len(size) == 3 and all(isinstance(n, int) and 0 < n <= 2**16 for n in size)
+    ):
         raise LearngeneError(
             f"{where}: input_size {_shown(size)} must be channels, height and width, up to {2**16}; write it again"
         )
     crop = config.get("crop_pct")
     if crop is not None and not (_numbers([crop]) and 0 < crop <= 10):
-        raise LearngeneError(f"{where}: crop_pct {_shown(crop)} must be a number above 0 and at most 10; write it again")
+        raise LearngeneError(
+            f"{where}: crop_pct {_shown(crop)} must be a number above 0 and at most 10; write it again"
+        )
     for key in ("interpolation", "crop_mode", "license"):
         if not isinstance(config.get(key, ""), (str, type(None))):
             raise LearngeneError(f"{where}: {key} {_shown(config[key])} must be a word; write it again")

@@ -40,15 +40,53 @@ STRONG = (
 
 
 def finetune(folder, out, *words):
-    options = {"depth": 2, "arch_args": json.dumps(ARGS), "batch_size": 4, "epochs": 6, "precision": "32-true", "workers": 0}
-    program = [sys.executable, "-m", "learngene", "finetune", "vit_tiny_patch16_224", "--data", str(folder), "--out", str(out)]
-    return [*program, *(f"--{name}={value}" for name, value in options.items()), "--checkpoint-minutes=0", *words]
+    options = {
+        "depth": 2,
+        "arch_args": json.dumps(ARGS),
+        "batch_size": 4,
+        "epochs": 6,
+        "precision": "32-true",
+        "workers": 0,
+    }
+    program = [
+        sys.executable,
+        "-m",
+        "learngene",
+        "finetune",
+        "vit_tiny_patch16_224",
+        "--data",
+        str(folder),
+        "--out",
+        str(out),
+    ]
+    return [
+        *program,
+        *(f"--{name}={value}" for name, value in options.items()),
+        "--checkpoint-minutes=0",
+        *words,
+    ]
 
 
 def distill(ancestor, folder, out, *words):
     options = {"plan": "2,1", "batch_size": 4, "epochs": 6, "precision": "32-true", "workers": 0}
-    program = [sys.executable, "-m", "learngene", "distill", "--ancestor", str(ancestor), "--data", str(folder), "--out", str(out)]
-    return [*program, *(f"--{name}={value}" for name, value in options.items()), "--checkpoint-minutes=0", *words]
+    program = [
+        sys.executable,
+        "-m",
+        "learngene",
+        "distill",
+        "--ancestor",
+        str(ancestor),
+        "--data",
+        str(folder),
+        "--out",
+        str(out),
+    ]
+    return [
+        *program,
+        *(f"--{name}={value}" for name, value in options.items()),
+        "--checkpoint-minutes=0",
+        *words,
+    ]
 
 
 def finish(command, **options):
@@ -106,7 +144,9 @@ def test_kills_at_random_moments(folder, ancestor, tmp_path):
     makers = {
         "plain": lambda out, *words: finetune(folder, out, *words),
         "strong, two workers": lambda out, *words: finetune(folder, out, *STRONG, "--workers=2", *words),
-        "distillation": lambda out, *words: distill(ancestor, folder, out, "--feature=1", "--ema=0.9", *words),
+        "distillation": lambda out, *words: distill(
+            ancestor, folder, out, "--feature=1", "--ema=0.9", *words
+        ),
     }
     expected = {}
     for name, make in makers.items():
@@ -134,7 +174,9 @@ def small_disk(tmp_path):
     """A file system of 1.5 MB."""
     mount = tmp_path / "disk"
     mount.mkdir()
-    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1500k", "tmpfs", str(mount)], capture_output=True).returncode:
+    if subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=1500k", "tmpfs", str(mount)], capture_output=True
+    ).returncode:
         pytest.skip("not allowed to mount")
     yield mount
     subprocess.run(["umount", str(mount)], check=True)
@@ -208,7 +250,9 @@ def children(pid):
 
 
 def test_worker_crash(folder, tmp_path):
-    with subprocess.Popen(finetune(folder, tmp_path / "run", "--workers=2"), stderr=subprocess.PIPE, text=True) as process:
+    with subprocess.Popen(
+        finetune(folder, tmp_path / "run", "--workers=2"), stderr=subprocess.PIPE, text=True
+    ) as process:
         assert wait_for(tmp_path / "run" / "last.ckpt", process)
         os.kill(children(process.pid)[0], signal.SIGKILL)
         errors = process.communicate(timeout=120)[1]
@@ -229,7 +273,10 @@ def test_out_of_memory(folder, tmp_path):
     )
     words = finetune(folder, tmp_path / "run")[3:]
     words[words.index(next(w for w in words if w.startswith("--batch_size")))] = "--batch_size=4096"
-    words = [w if not w.startswith("--arch_args") else f"--arch_args={json.dumps(ARGS | {'embed_dim': 512})}" for w in words]
+    words = [
+        w if not w.startswith("--arch_args") else f"--arch_args={json.dumps(ARGS | {'embed_dim': 512})}"
+        for w in words
+    ]
     done = finish([sys.executable, "-c", code, *words])
     assert done.returncode == 2, done.stderr
     assert "out of memory with batch_size 4096; try --batch-size 2048 --accumulate 2" in clean(done.stderr)
@@ -252,6 +299,8 @@ def test_rank_loss(ancestor, tmp_path):
     assert "Traceback" not in errors, errors
     done = finish([*command, "--resume"])
     assert done.returncode == 0, done.stderr
-    whole = finish(distill(ancestor, "fashion-mnist", tmp_path / "whole", *words, "--steps=300", "--batch_size=16"))
+    whole = finish(
+        distill(ancestor, "fashion-mnist", tmp_path / "whole", *words, "--steps=300", "--batch_size=16")
+    )
     assert whole.returncode == 0
     assert digest(tmp_path / "run") == digest(tmp_path / "whole")

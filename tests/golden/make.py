@@ -22,10 +22,32 @@ PLAIN = {
     "OMP_NUM_THREADS": "1", "ATEN_CPU_CAPABILITY": "default", "ONEDNN_MAX_CPU_ISA": "SSE41", "MKL_CBWR": "COMPATIBLE",
     "HF_HUB_OFFLINE": "1", "OMP_WAIT_POLICY": "PASSIVE",
 }  # fmt: skip
-ARGS = {"img_size": 28, "patch_size": 7, "in_chans": 1, "embed_dim": 16, "num_heads": 2, "class_token": False, "global_pool": "avg"}
-DATA = {"train_fraction": 0.02, "val_fraction": 0.02, "workers": 0, "precision": "32-true", "compile": False, "on_device": False}
+ARGS = {
+    "img_size": 28,
+    "patch_size": 7,
+    "in_chans": 1,
+    "embed_dim": 16,
+    "num_heads": 2,
+    "class_token": False,
+    "global_pool": "avg",
+}
+DATA = {
+    "train_fraction": 0.02,
+    "val_fraction": 0.02,
+    "workers": 0,
+    "precision": "32-true",
+    "compile": False,
+    "on_device": False,
+}
 SHORT = {**DATA, "epochs": 2, "batch_size": 32, "lr": 0.01, "accelerator": "cpu"}
-STRONG = {"mixup": 0.5, "cutmix": 0.5, "drop_path": 0.2, "auto_augment": "rand-m5-inc1", "repeats": 2, "warmup_epochs": 0.5}
+STRONG = {
+    "mixup": 0.5,
+    "cutmix": 0.5,
+    "drop_path": 0.2,
+    "auto_augment": "rand-m5-inc1",
+    "repeats": 2,
+    "warmup_epochs": 0.5,
+}
 LONG = {**SHORT, **STRONG, "epochs": 6}  # of the run that is stopped
 
 
@@ -80,11 +102,24 @@ def run(out):
 
     tuned("ancestor", own["arch"], depth=4, arch_args={**ARGS, "embed_dim": 32, "num_heads": 4})
     distilled("distill", **own, **SHORT, **STRONG, ce=0.5, hard=0.25, temperature=2.0, label_smoothing=0.1)
-    distilled("distill-feature", **own, **SHORT, feature=1.0, feature_loss="cosine", share_norms=False, accumulate=2, opt="lamb")
-    distilled("distill-ema", **own, **SHORT, **STRONG, ema=0.9, start="mimetic", start_args={"position": True})
+    distilled(
+        "distill-feature",
+        **own,
+        **SHORT,
+        feature=1.0,
+        feature_loss="cosine",
+        share_norms=False,
+        accumulate=2,
+        opt="lamb",
+    )
+    distilled(
+        "distill-ema", **own, **SHORT, **STRONG, ema=0.9, start="mimetic", start_args={"position": True}
+    )
     distilled("distill-unlabeled", **own, **SHORT, unlabeled=True, steps=7)
     distilled("distill-from-ancestor", plan="2,1,2", **middles, **{**SHORT, "epochs": 1}, share_norms=False)
-    learngene.cache(ancestor, data, out=out / "cache", arch=own["arch"], arch_args=ARGS, top_k=4, **SHORT, **STRONG)
+    learngene.cache(
+        ancestor, data, out=out / "cache", arch=own["arch"], arch_args=ARGS, top_k=4, **SHORT, **STRONG
+    )
     distilled("distill-cached", **own, **SHORT, **STRONG, cache=out / "cache")
     distilled("distill-on-device", **own, **{**SHORT, "on_device": True})
     distilled("whole", **own, **LONG)
@@ -95,8 +130,18 @@ def run(out):
 
     small = str(out / "distill" / "learngene.safetensors")
     tuned("finetune", small, depth=4, layer_decay=0.7, freeze=1, drop_path=0.1, label_smoothing=0.1)
-    tuned("finetune-rifle", own["arch"], depth=3, arch_args=ARGS, rifle=2, start="trunc-normal+mimetic", random_erasing=0.2)
-    tuned("finetune-ancestor", small, plan="1,0,2", ancestor=ancestor, kl=1.0, ce=0.3, clip_grad=None, opt="sgd")
+    tuned(
+        "finetune-rifle",
+        own["arch"],
+        depth=3,
+        arch_args=ARGS,
+        rifle=2,
+        start="trunc-normal+mimetic",
+        random_erasing=0.2,
+    )
+    tuned(
+        "finetune-ancestor", small, plan="1,0,2", ancestor=ancestor, kl=1.0, ce=0.3, clip_grad=None, opt="sgd"
+    )
     tuned(
         "finetune-selected",
         own["arch"],
@@ -107,13 +152,18 @@ def run(out):
     )
     for directory in learngene.spawn(gene, out=out / "spawn", depth="5 8 12", seed=3):
         found[f"spawn/{directory.name}"] = digest(read(directory / "model.safetensors"))
-    for directory in learngene.spawn(gene, out=out / "spawn-other", plan="2,0,1,1,1", num_classes=7, img_size=56, in_chans=3):
+    for directory in learngene.spawn(
+        gene, out=out / "spawn-other", plan="2,0,1,1,1", num_classes=7, img_size=56, in_chans=3
+    ):
         found[f"spawn-other/{directory.name}"] = digest(read(directory / "model.safetensors"))
     result = learngene.benchmark(
         data, out=out / "benchmark", gene=small, depths=[3], seeds=[1], test=False, **{**SHORT, "epochs": 1},
         starts=["learngene", "random", {"start": "weight-selection", "ancestor": ancestor}, {"start": "ds-init", "recipe": {"lr": 0.02}}],
     )  # fmt: skip
-    curves = [[row["start"], [[p["val_top1"], p["val_loss"]] for p in row["curve"]], row["flops"]] for row in result["rows"]]
+    curves = [
+        [row["start"], [[p["val_top1"], p["val_loss"]] for p in row["curve"]], row["flops"]]
+        for row in result["rows"]
+    ]
     found["benchmark"] = hashlib.sha256(json.dumps(curves).encode()).hexdigest()
     return found
 
@@ -128,7 +178,13 @@ def words(ancestor, own, options):
     """The command line of a distillation."""
     said = {"ancestor": ancestor, "data": "fashion-mnist", **own, **options}
     texts = {name: json.dumps(value) if not isinstance(value, str) else value for name, value in said.items()}
-    return [sys.executable, "-m", "learngene", "distill", *(f"--{name.replace('_', '-')}={text}" for name, text in texts.items())]
+    return [
+        sys.executable,
+        "-m",
+        "learngene",
+        "distill",
+        *(f"--{name.replace('_', '-')}={text}" for name, text in texts.items()),
+    ]
 
 
 def stop_and_resume(out, ancestor, own):
@@ -146,7 +202,8 @@ def stop_and_resume(out, ancestor, own):
 def two_processes(out, ancestor, own):
     """DDP with gloo."""
     subprocess.run(
-        [*words(ancestor, own, {**SHORT, "batch_size": 16, "devices": 2, "strategy": "ddp"}), f"--out={out}"], check=True
+        [*words(ancestor, own, {**SHORT, "batch_size": 16, "devices": 2, "strategy": "ddp"}), f"--out={out}"],
+        check=True,
     )
 
 

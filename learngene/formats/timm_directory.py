@@ -10,7 +10,7 @@ from torch import nn
 
 from learngene.errors import LearngeneError
 from learngene.families.anatomy import get_blocks, is_supported
-from learngene.families.architecture import check_storable
+from learngene.families.architecture import architecture_of, check_storable
 from learngene.families.records import architecture_name
 from learngene.files import atomic_directory
 
@@ -40,8 +40,12 @@ def save_timm_directory(
     name = architecture_name(model)
     depth = len(get_blocks(model)) if is_supported(name) else None
     if depth is not None:
-        check_storable(name, depth)
-    if Path(directory).is_dir() and any(Path(directory).iterdir()) and not (Path(directory) / "config.json").is_file():
+        check_storable(architecture_of(model), depth)
+    if (
+        Path(directory).is_dir()
+        and any(Path(directory).iterdir())
+        and not (Path(directory) / "config.json").is_file()
+    ):
         raise LearngeneError(
             f"'{directory}' holds something that is no timm directory, which is never overwritten; choose another --out"
         )

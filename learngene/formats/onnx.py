@@ -25,7 +25,9 @@ def export_onnx(model: nn.Module, path: str | Path, *, tolerance: float = 1e-4) 
         import onnxruntime
         import onnxscript  # noqa: F401  torch.onnx needs it
     except ModuleNotFoundError as error:
-        raise LearngeneError(f"export needs {error.name}; install it with pip install 'learngene[export]'") from None
+        raise LearngeneError(
+            f"export needs {error.name}; install it with pip install 'learngene[export]'"
+        ) from None
     model = model.cpu().eval()
     size = data_config_of(model)["input_size"]
     images = torch.randn(2, *size, generator=torch.Generator().manual_seed(0))
@@ -45,7 +47,9 @@ def export_onnx(model: nn.Module, path: str | Path, *, tolerance: float = 1e-4) 
         except OSError:
             raise
         except Exception as error:  # the exporter raises many kinds
-            raise LearngeneError(f"torch cannot export {architecture_name(model)} to ONNX: {error}") from error
+            raise LearngeneError(
+                f"torch cannot export {architecture_name(model)} to ONNX: {error}"
+            ) from error
         session = onnxruntime.InferenceSession(str(scratch), providers=["CPUExecutionProvider"])
         difference = 0.0
         for batch in (images, images[:1]):

@@ -1,0 +1,51 @@
+"""Begin each stage with a layer of an ancestor of the same width, so that stages are filled from the net they are distilled from."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import nn
+
+from learngene.errors import LearngeneError
+from learngene.families.anatomy import get_blocks
+from learngene.families.records import data_config_of, label_names_of
+from learngene.families.timm import open_model
+from learngene.mix import pick
+from learngene.plan import StagePlan, match_layers
+from learngene.starts.loading import Trained, load_weights
+from learngene.starts.selection import same_family
+
+
+def from_ancestor(
+    model: nn.Module,
+    *,
+    ancestor: Trained,
+    stage_plan: str | Sequence[int] | StagePlan | None = None,
+    class_names: Sequence[str] | None = None,
+) -> nn.Module:
+    """All layers of a stage begin as the ancestor's layer at the stage's middle; all around the layers as it is.
+
+    Args:
+        ancestor: a timm model, as `learngene.distill` takes it; that of the distillation unless another is named.
+        stage_plan: layers per stage; that of the distillation, else each layer is a stage of its own.
+        class_names: the classes to be learned, where known.
+
+    Raises:
+        LearngeneError: another family or width, or a plan of another depth.
+    """
+    trained = open_model(ancestor)
+    blocks, depth = same_family(model, trained, "from-ancestor"), len(get_blocks(model))
+    plan = StagePlan((1,) * depth) if stage_plan is None else StagePlan.parse(stage_plan)
+    if plan.depth != depth:
+        raise LearngeneError(
+            f"stage_plan {plan} has {plan.depth} layers, but the model has {depth}; make the two agree"
+        )
+    sources = match_layers(plan.middle_layers, depth, len(get_blocks(trained)))
+    state = pick(trained.state_dict(), [sources[stage] for stage in plan.stage_of_layer], blocks)
+    return load_weights(
+        model,
+        state,
+        data_config=data_config_of(trained),
+        names=label_names_of(trained),
+        class_names=class_names,
+    )
