@@ -1,4 +1,4 @@
-"""Arguments of public functions and fields of options, checked against their annotations before anything is done.
+"""Arguments of public functions and fields of options are checked against their annotations first of all.
 
 A value of another type, and a name that nobody knows, is one sentence. Standard library only.
 """
@@ -24,11 +24,15 @@ Function = TypeVar("Function", bound=Callable[..., Any])
 MISFIT = object()
 Kind = TypeVar("Kind")
 UNIONS = (Union, types.UnionType)
-WORDS = {int: "a whole number", float: "a number", bool: "True or False", str: "a text", Path: "a path"}
+WORDS = {int: "a whole number", float: "a number", str: "a text", Path: "a path"}
+PLURALS = {int: "whole numbers", float: "numbers", str: "texts"}
 
 if TYPE_CHECKING:
-    from torch.nn import Module
+    from torch.nn import Module as Module
+
+    def cached(function: Function) -> Function: ...  # mypy holds that a class of dataclasses has no hash
 else:
+    cached = functools.cache
 
     class _KnownLater(type):
         def __instancecheck__(cls, value: Any) -> bool:
@@ -36,14 +40,16 @@ else:
             return torch is not None and isinstance(value, torch.nn.Module)
 
     class Module(metaclass=_KnownLater):
-        """``torch.nn.Module`` in an annotation, without importing torch: nobody has a module before torch is there."""
+        """``torch.nn.Module`` in an annotation, without importing torch: who has a module has torch."""
 
 
 ModelSource = str | Path | Module  # a name, a file or directory, or in Python a module
 
 
 def typed(function: Function) -> Function:
-    """A public function that takes what its annotations say: numbers of numpy become Python's, and a path is a text where a text is asked for.
+    """A public function that takes what its annotations say.
+
+    Numbers of numpy become Python's, and a path is a text where a text is asked for.
 
     Raises:
         LearngeneError: an argument is of another type.
@@ -71,8 +77,8 @@ class Checked:
     """A dataclass whose fields hold what their annotations say, from the moment it is made.
 
     Raises:
-        LearngeneError: a field is of another type, or a text without a letter, as an unset variable of the shell leaves it: as a path
-            it would be the current directory.
+        LearngeneError: a field is of another type, or a text without a letter, as an unset variable of the
+            shell leaves it: as a path it would be the current directory.
     """
 
     def __post_init__(self) -> None:
@@ -84,13 +90,16 @@ class Checked:
 
 
 def check_filled(name: str, value: Any) -> None:
-    """Raise for an empty text, or a list with one in it. Within mappings nothing is looked at: an argument of timm's may be empty."""
+    """Raise for an empty text, or a list with one in it.
+
+    Within mappings nothing is looked at: an argument of timm's may be empty.
+    """
     for text in value if isinstance(value, (list, tuple)) else [value]:
         if isinstance(text, str) and not text.removeprefix("local-dir:").strip():
             raise LearngeneError(f"{name} is empty; give a value, or leave it out")
 
 
-@functools.cache
+@cached
 def field_types(kind: type[Any]) -> dict[str, Any]:
     """The annotations of a class's fields, as types."""
     hints = get_type_hints(kind)
@@ -100,7 +109,7 @@ def field_types(kind: type[Any]) -> dict[str, Any]:
 def check_options(
     said: Mapping[str, Any], *kinds: type[Any], others: collections.abc.Iterable[str] = ()
 ) -> None:
-    """Raise for a name that is a field of none of some dataclasses, and none of ``others``; its nearest neighbour is named."""
+    """Raise for a name that is no field of some dataclasses, nor of ``others``; its neighbour is named."""
     known = {option.name for kind in kinds for option in fields(kind)} | set(others)
     for name in said:
         if name not in known:
@@ -184,20 +193,26 @@ def _as_list(value: Any, hint: Any) -> Any:
 
 
 def describe_type(hint: Any) -> str:
-    """A type for people."""
+    """A type for people: *a whole number or auto*."""
+    words = list(dict.fromkeys(_words(hint)))
+    return " or ".join(filter(None, [", ".join(words[:-1]), words[-1]]))
+
+
+def _words(hint: Any) -> list[str]:
+    """What a value of a type may be."""
     origin = get_origin(hint)
     if origin in UNIONS:
-        words = list(
-            dict.fromkeys(describe_type(option) for option in get_args(hint) if option is not type(None))
-        )
-        return " or ".join(filter(None, [", ".join(words[:-1]), words[-1]]))
+        options = [option for option in get_args(hint) if option is not type(None)]
+        return [word for option in options for word in _words(option)]
     if origin is Literal:
-        return " or ".join(map(str, get_args(hint)))
+        return list(map(str, get_args(hint)))
     if origin is collections.abc.Sequence:
-        return "a list"
+        return [f"a list of {PLURALS[get_args(hint)[0]]}" if get_args(hint)[0] in PLURALS else "a list"]
     if origin is collections.abc.Mapping:
-        return "a mapping"
-    return WORDS.get(hint) or ("None" if hint is type(None) else f"a {hint.__name__}")
+        return ["a mapping"]
+    if hint is bool:
+        return ["True", "False"]
+    return [WORDS.get(hint) or ("None" if hint is type(None) else f"a {hint.__name__}")]
 
 
 @functools.cache

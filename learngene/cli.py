@@ -1,4 +1,4 @@
-"""The command line: every job is a command, its fields are the options. jsonargparse reads their types from the annotations.
+"""The command line: every job is a command, and its fields are the options.
 
 A user's mistake ends in one sentence on stderr and exit status 2; only bugs show tracebacks.
 """
@@ -13,7 +13,6 @@ import os
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from learngene.errors import LearngeneError
 from learngene.job import Job
@@ -22,7 +21,11 @@ from learngene.trust.limits import printable
 from learngene.words import parse
 
 RECORDS = ("run.json", "cache.json")  # of run directories and caches, by which --resume goes on
-HELP = "learngene: one big ViT, many sizes of it.\n\nusage: learngene COMMAND [options]   (learngene COMMAND --help lists them)\n\n"
+HELP = """learngene: one big ViT, many sizes of it.
+
+usage: learngene COMMAND [options]   (learngene COMMAND --help lists them)
+
+"""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -47,7 +50,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _answer(words: list[str]) -> int:
     if not words or words[0] in ("-h", "--help", "help"):
-        lines = [f"  {command:10} {_summary(job)}" for command, job in jobs().items()]
+        lines = [f"  {command:10} {job.SUMMARY}" for command, job in jobs().items()]
         print(HELP + "\n".join(lines) + "\n\n  --version")
         return 0
     if words[0] == "--version":
@@ -71,12 +74,6 @@ def _answer(words: list[str]) -> int:
         return _complain(words, f"interrupted; {str(stop) or 'nothing was begun'}", status=130)
 
 
-def _summary(job: type[Job]) -> str:
-    """The first sentence of a job's own words, without the files that it writes."""
-    first = (job.__doc__ or "").strip().splitlines()[0].partition(": ")[0].rstrip(".")
-    return first[0].lower() + first[1:]
-
-
 def _complain(words: Sequence[str], text: str, status: int = 2) -> int:
     """One line on stderr; the exit status."""
     with contextlib.suppress(BrokenPipeError):
@@ -96,11 +93,12 @@ def _run(job: type[Job], words: list[str]) -> int:
         return 0
     as_json = said.pop("json", False)
     _configure_logging(as_json)
-    before = _records(said)
+    value = job(**said)
+    before = _records(value)
     try:
-        result = job(**said).run()
+        result = value.run()
     except KeyboardInterrupt:
-        raise KeyboardInterrupt(_after_interrupt(job, said, before)) from None
+        raise KeyboardInterrupt(_after_interrupt(value, before)) from None
     if as_json:
         print(json.dumps(result, indent=2, default=str))
     else:
@@ -108,25 +106,26 @@ def _run(job: type[Job], words: list[str]) -> int:
     return 0
 
 
-def _records(said: Mapping[str, Any]) -> dict[str, int]:
-    """The records of runs in the command's output directory, and when they were written."""
-    files = [Path(said.get("out") or "") / name for name in RECORDS]
+def _records(value: Job) -> dict[str, int]:
+    """The records of runs in the job's output directory, and when they were written."""
+    files = [Path(getattr(value, "out", None) or "") / name for name in RECORDS]
     return {file.name: file.stat().st_mtime_ns for file in files if file.is_file()}
 
 
-def _after_interrupt(job: type[Job], said: Mapping[str, Any], before: Mapping[str, int]) -> str:
-    """What the user can do now, by what the command has left in its output directory.
+def _after_interrupt(value: Job, before: Mapping[str, int]) -> str:
+    """What the user can do now, by what the job has left in its output directory.
 
     Args:
-        before: the records when it began; one that was to be overwritten, and still is the same, is no one's to resume.
+        before: the records when it began; one that was to be overwritten, and still is the same, is no
+            one's to resume.
     """
-    out, overwrite = Path(said.get("out") or ""), bool(said.get("overwrite"))
-    if "resume" in job.__dataclass_fields__:
-        records = _records(said)
+    out, overwrite = getattr(value, "out", None), getattr(value, "overwrite", None)
+    if hasattr(value, "resume"):
+        records = _records(value)
         if not records or (overwrite and records == before):
             return "nothing was begun; the same command begins anew"
         return f"the same command with --resume{' instead of --overwrite' if overwrite else ''} goes on"
-    if "overwrite" in job.__dataclass_fields__ and not overwrite and out.is_dir() and any(out.iterdir()):
+    if overwrite is False and out is not None and Path(out).is_dir() and any(Path(out).iterdir()):
         return f"what is complete in '{out}' stays; the same command with --overwrite begins anew"
     return "the same command begins anew"
 

@@ -35,7 +35,10 @@ log = logging.getLogger("learngene")
 
 
 def forward_flops(model: nn.Module, size: Sequence[int]) -> int:
-    """FLOPs of one image, counted on a copy on the meta device; where that cannot be, on the model itself; 0, with a warning, if neither can."""
+    """FLOPs of one image, counted on a copy on the meta device, or where that cannot be on the model itself.
+
+    Where neither can be: 0, with a warning.
+    """
     try:
         return count_flops(copy.deepcopy(model).requires_grad_(False).to("meta"), size)
     except (
@@ -73,7 +76,7 @@ MAX_DEPTH = 200
 
 
 def usual_depths(plan: StagePlan) -> list[int]:
-    """The depths of a table where none are named: 6 to 15, those that have a layer for each stage; else the plan's own."""
+    """Depths of a table where none are named: 6 to 15 as far as each stage has a layer, else the plan's."""
     return [depth for depth in TEN_DEPTHS if depth >= plan.stages] or [plan.depth]
 
 
@@ -142,8 +145,10 @@ class Sizes:
     def costs(
         self, plans: Sequence[StagePlan], *, latency: bool = False, device: str = "cpu"
     ) -> list[dict[str, Any]]:
-        """A row per plan: ``depth``, ``plan``, ``parameters``, ``bytes``, ``gflops``, and where asked for ``latency_ms`` (median
-        of one image) and ``latency_quartiles_ms``."""
+        """A row per plan: ``depth``, ``plan``, ``parameters``, ``bytes``, ``gflops``.
+
+        Where asked for, also ``latency_ms`` (median of one image) and ``latency_quartiles_ms``.
+        """
         known = anatomy(self.architecture.name)
         if known.depth_argument is None:
             log.info(
@@ -168,19 +173,22 @@ class Sizes:
         return sum(self.parameters(depth) for depth in TEN_DEPTHS)
 
     def latencies(self, depths: Sequence[int], device: str = "cpu") -> dict[int, Latency]:
-        """Latency of each depth with random weights, measured in turns (see `latencies`); warns where a deeper model came out clearly faster."""
+        """Latency of each depth with random weights, measured in turns (see `latencies`).
+
+        Warns where a deeper model came out clearly faster.
+        """
         measured = latencies(self._models(sorted(set(depths)), device), device)
         ordered = list(measured.items())
         for (shallow, fast), (deep, slow) in pairwise(ordered):
             if slow.median < fast.low:
                 log.warning(
-                    "latency: %d layers took %.3g ms and %d layers %.3g ms, so something else was running; measure again for "
-                    "figures to rely on", shallow, fast.median, deep, slow.median,
+                    "latency: %d layers took %.3g ms and %d layers %.3g ms, so something else was running; "
+                    "measure again for figures to rely on", shallow, fast.median, deep, slow.median,
                 )  # fmt: skip
         return measured
 
     def _models(self, depths: Sequence[int], device: str) -> dict[int, nn.Module]:
-        """A model per depth. All use the weights of the deepest, so that many take no more memory than one."""
+        """A model per depth. All use the weights of the deepest: many take no more memory than one."""
         place = chosen_device(device)
         deepest = self.architecture.build(depths[-1], **dict(self.overrides)).to(place)
         blocks = anatomy(self.architecture.name).blocks
@@ -224,8 +232,8 @@ class Sizes:
     def _deepest_in_time(self, shallowest: int, most: int, budget: float, device: str) -> int:
         """The deepest up to ``most`` within a latency.
 
-        A straight line through two depths says where to look; the depths around are measured in turns, until one that
-        fits stands beside one that does not.
+        A straight line through two depths says where to look; the depths around are measured in turns, until
+        one that fits stands beside one that does not.
         """
         measured = self.latencies([shallowest, 2 * shallowest], device)
         if not measured[shallowest].median <= budget:
@@ -247,7 +255,7 @@ class Sizes:
 
 
 def _meets(measured: Mapping[int, Latency], budget: float) -> int:
-    """The depth at which a straight line through the shallowest and the deepest that were measured meets a budget."""
+    """Where a straight line through the shallowest and deepest depths that were measured meets a budget."""
     (near, fast), (far, slow) = ((depth, measured[depth].median) for depth in (min(measured), max(measured)))
     rise = (slow - fast) / (far - near)
     return near + int(min((budget - fast) / rise, MAX_DEPTH)) if rise > 0 else far + 1
@@ -255,7 +263,8 @@ def _meets(measured: Mapping[int, Latency], budget: float) -> int:
 
 def _too_much(name: str, budget: float, depth: int, words: str) -> LearngeneError:
     return LearngeneError(
-        f"{name} {budget:.4g}: {depth} layers {words}, the shallowest there is; raise the budget, or leave stages out with a plan"
+        f"{name} {budget:.4g}: {depth} layers {words}, the shallowest there is; raise the budget, or leave "
+        "stages out with a plan"
     )
 
 
@@ -267,8 +276,8 @@ def _line(one: int, two: int) -> tuple[int, int]:
 def count_flops(model: nn.Module, input_size: Sequence[int] | None = None) -> int:
     """Floating point operations (2 per multiply-add) of one forward pass of one image, counted by torch.
 
-    Counts matrix products, convolutions and attention. Runs the model on zeros where it lies; put it on the meta
-    device to count without computing (fused attention is missed on CPU, see torch.utils.flop_counter).
+    Counts matrix products, convolutions and attention. Runs the model on zeros where it lies; put it on the
+    meta device to count without computing (fused attention is missed on CPU, see torch.utils.flop_counter).
     """
     from torch.utils.flop_counter import FlopCounterMode
 

@@ -1,7 +1,7 @@
-"""Write files and directories whole or not at all, and to stay. Standard library only.
+"""Write files and directories whole or not at all, and to stay; and locks.
 
-What is written gets its name only when its bytes are on the disk, and the name is on the disk before the writer goes on: after
-a crash or a power cut there is the earlier file or the new one, never a part.
+What is written gets its name only when its bytes are on the disk, and the name is on the disk before the
+writer goes on: after a crash or a power cut there is the earlier file or the new one, never a part.
 """
 
 from __future__ import annotations
@@ -12,20 +12,22 @@ import os
 import re
 import shutil
 import tempfile
-import weakref
 from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
-from typing import IO
+
+from filelock import FileLock, Timeout
 
 from learngene.errors import LearngeneError
 
 
 @contextlib.contextmanager
 def atomic_file(path: str | Path) -> Iterator[Path]:
-    """A scratch path beside ``path`` to write to; on success it is flushed to disk and takes the name ``path``.
+    """A scratch path beside ``path`` to write to; on success it is flushed to disk and takes the name
+    ``path``.
 
     Raises:
-        LearngeneError: the disk is full, read-only or not ours to write to. What was at ``path`` before is still there.
+        LearngeneError: the disk is full, read-only or not ours to write to. What was at ``path`` before is
+            still there.
     """
     path = Path(path)
     _make_parent(path)
@@ -55,7 +57,8 @@ def atomic_directory(
         overwrite, own: what an earlier directory may be, see `check_free`.
 
     Raises:
-        LearngeneError: ``path`` exists and may not be replaced (see `check_free`); or it cannot be written (see `atomic_file`).
+        LearngeneError: ``path`` exists and may not be replaced (see `check_free`); or it cannot be written
+            (see `atomic_file`).
     """
     path = Path(path)
     check_free(path, overwrite=overwrite, own=own)
@@ -97,10 +100,11 @@ def _flush(path: Path) -> None:
     try:
         os.fsync(descriptor)
     except OSError as error:
+        # some network file systems cannot flush directories
         if error.errno not in (
             errno.EINVAL,
             errno.ENOTSUP,
-        ):  # some network file systems cannot flush directories
+        ):
             raise
     finally:
         os.close(descriptor)
@@ -121,7 +125,8 @@ def _plain_words(path: Path) -> Iterator[None]:
         if reason is None:
             raise
         raise LearngeneError(
-            f"'{path}' cannot be written ({reason}); free some space or choose another --out, and run the command again"
+            f"'{path}' cannot be written ({reason}); free some space or choose another --out, and run the "
+            "command again"
         ) from error
 
 
@@ -143,32 +148,37 @@ def write_failure(error: BaseException) -> str | None:
 
 @contextlib.contextmanager
 def locked(path: str | Path, *, wait: bool = True) -> Iterator[bool]:
-    """Hold a lock file while the block runs; yields whether it was had. It is let go when the process ends, however it ends.
+    """Hold a lock file while the block runs; yields whether it was had.
+
+    It is let go when the process ends, however it ends: forked workers that outlive it do not go on holding
+        it (filelock 3.30).
 
     Args:
         wait: until another process lets go of it; else give up at once and yield False.
-    """
-    import fcntl
 
+    Raises:
+        LearngeneError: it cannot be written, or the file system has no locks; a marker file instead would
+            outlive a crash.
+    """
     path = Path(path)
     _make_parent(path)
+    lock = FileLock(path, timeout=-1 if wait else 0, fallback_to_soft=False)
     with _plain_words(path):
-        opened = path.open("a")
-    with opened as file:
-        _locks.add(file)
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-        except BlockingIOError:
+            lock.acquire()
+        except Timeout:
             yield False
             return
         except OSError as error:
+            if error.errno not in (errno.ENOSYS, errno.ENOLCK, errno.ENOTSUP):
+                raise
             raise LearngeneError(
                 f"the file system of '{path}' has no locks ({error.strerror}), which sharing work needs"
             ) from None
-        try:
-            yield True
-        finally:
-            fcntl.flock(file, fcntl.LOCK_UN)
+    try:
+        yield True
+    finally:
+        lock.release()
 
 
 def is_locked(path: Path) -> bool:
@@ -179,7 +189,8 @@ def is_locked(path: Path) -> bool:
 
 @contextlib.contextmanager
 def alone(lock: Path, busy: str) -> Iterator[None]:
-    """Keep other processes out while the block runs; the lock file goes with it, and so does its folder if it is new and empty.
+    """Keep other processes out while the block runs; the lock file goes with it, and so does its folder if it
+    is new and empty.
 
     Raises:
         LearngeneError: ``busy``, when another process is in.
@@ -197,19 +208,6 @@ def alone(lock: Path, busy: str) -> Iterator[None]:
                     lock.parent.rmdir()
 
 
-_locks: weakref.WeakSet[IO[str]] = weakref.WeakSet()
-
-
-def _close_locks() -> None:
-    """In a forked worker, which must not go on holding a lock when this process is gone."""
-    for file in _locks:
-        file.close()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_close_locks)
-
-
 def check_free(
     path: str | Path,
     *,
@@ -222,8 +220,10 @@ def check_free(
 
     Args:
         overwrite: an earlier output may be replaced.
-        own: the files that an earlier output consists of, of which the first is always there; by default it may hold anything.
-        reads: files and directories that the command reads. Names that are not there, as of known data sets, are passed over.
+        own: the files that an earlier output consists of, of which the first is always there; by default it
+            may hold anything.
+        reads: files and directories that the command reads. Names that are not there, as of known data sets,
+            are passed over.
 
     Raises:
         LearngeneError: there is a file, or a directory that may not be replaced.
@@ -243,7 +243,8 @@ def check_free(
         used = Path(read).resolve()
         if used.exists() and (used == home or home in used.parents or used in home.parents):
             raise LearngeneError(
-                f"--overwrite would replace '{path}', which holds or lies in '{read}' that is read; choose another --out"
+                f"--overwrite would replace '{path}', which holds or lies in '{read}' that is read; choose "
+                "another --out"
             )
     if own is None:
         return

@@ -1,4 +1,6 @@
-"""What tells the images of a run or a cache from others: digests of names, bytes, times, labels and some pixels, and what differs."""
+"""What tells the images of a run or a cache from others: digests of names, bytes, times, labels and some
+pixels, and what differs.
+"""
 
 from __future__ import annotations
 
@@ -29,15 +31,15 @@ def difference(then: Any, now: Mapping[str, Any]) -> str | None:
     """What differs between two fingerprints, in words; none if they are of the same images.
 
     Args:
-        then: as it was stored. A string is the digest of an earlier version, which knew labels and some pixels only.
+        then: as it was stored. A string is the digest of an earlier version, which knew labels and some
+            pixels only.
     """
     if isinstance(then, str):
         return None if then == now["sample"] else "other images or labels"
     if not isinstance(then, Mapping):
         return "a record of the images that cannot be read"
-    if "sample" in then and not {"files", "version"} & set(
-        then
-    ):  # an earlier version knew neither of some streams
+    # an earlier version knew neither of some streams
+    if "sample" in then and not {"files", "version"} & set(then):
         now = {kind: value for kind, value in now.items() if kind in then}
     if then == now:
         return None
@@ -81,7 +83,9 @@ def _newest(then: Mapping[str, Any], now: Mapping[str, Any]) -> str:
 
 
 def first_change(then: Any, now: Any, name: str = "") -> tuple[str, Any, Any]:
-    """What differs first between two plain values: its dotted name, within mappings and lists of one length, and both values."""
+    """What differs first between two plain values: its dotted name, within mappings and lists of one length,
+    and both values.
+    """
     if (
         isinstance(then, list)
         and isinstance(now, list)

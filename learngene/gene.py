@@ -1,6 +1,7 @@
 """The learngene: one layer per stage and what surrounds them. Extract it, spawn from it, save it, load it.
 
-A learngene is a ViT checkpoint with one layer per stage, so extracting and expanding are one function, `learngene.mix.mix`.
+A learngene is a ViT checkpoint with one layer per stage, so extracting and expanding are one function,
+`learngene.mix.mix`.
 """
 
 from __future__ import annotations
@@ -81,12 +82,14 @@ class Learngene:
         check_storable(self.architecture)
         if self.sharing != STAGES:
             raise LearngeneError(
-                f"it shares layers by {self.sharing!r:.40}, and this package knows '{STAGES}' alone; upgrade it"
+                f"it shares layers by {self.sharing!r:.40}, and this package knows '{STAGES}' alone; upgrade "
+                "it"
             )
         self.plan.first_layers  # noqa: B018  refuses a plan with an empty stage
         if self.plan.stages > len(self.state):
             raise LearngeneError(
-                f"the tensors do not fit the header: a plan of {self.plan.stages} stages, and only {len(self.state)} tensors"
+                f"the tensors do not fit the header: a plan of {self.plan.stages} stages, and only "
+                f"{len(self.state)} tensors"
             )
         with torch.device("meta"):
             skeleton = self.architecture.build(self.plan.stages)
@@ -100,14 +103,17 @@ class Learngene:
         for name in sorted(expected.keys() | found.keys()):
             if expected.get(name) != found.get(name):
                 raise LearngeneError(
-                    f"the tensors do not fit the header: {self.architecture.name} with {self.plan.stages} layers has "
-                    f"'{name}' of shape {expected.get(name, 'none')}, the learngene has {found.get(name, 'none')}"
+                    f"the tensors do not fit the header: {self.architecture.name} with {self.plan.stages} "
+                    "layers has "
+                    f"'{name}' of shape {expected.get(name, 'none')}, the learngene has "
+                    f"{found.get(name, 'none')}"
                 )
         weights = sum(t.nbytes for t in self.state.values())
         tables = sum(t.nbytes for name, t in skeleton.named_buffers() if name not in self.state)
         if tables > TABLES_FREE + TABLES_PER_WEIGHT * weights:
             raise LearngeneError(
-                f"{self.architecture.name} would compute tables of {tables / 1e6:,.0f} MB for {weights / 1e6:,.1f} MB of weights; "
+                f"{self.architecture.name} would compute tables of {tables / 1e6:,.0f} MB for "
+                f"{weights / 1e6:,.1f} MB of weights; "
                 f"use a smaller img_size"
             )
         odd = next(
@@ -120,7 +126,8 @@ class Learngene:
         )
         if odd is not None:
             raise LearngeneError(
-                f"'{odd}' holds {self.state[odd].dtype}, which {self.architecture.name} cannot use; store it as float"
+                f"'{odd}' holds {self.state[odd].dtype}, which {self.architecture.name} cannot use; store it "
+                "as float"
             )
 
     def _check_record(self) -> None:
@@ -178,7 +185,8 @@ class Learngene:
         """The plan of a descendant: balanced over the stages for a depth, or the one that is given.
 
         Raises:
-            LearngeneError: neither or contradictory; another number of stages; fewer layers than stages without a plan.
+            LearngeneError: neither or contradictory; another number of stages; fewer layers than stages
+                without a plan.
         """
         if plan is None:
             if depth is None:
@@ -187,7 +195,8 @@ class Learngene:
         plan = StagePlan.parse(plan)
         if plan.stages != self.plan.stages:
             raise LearngeneError(
-                f"plan {plan} has {plan.stages} stages, the learngene has {self.plan.stages}; give one number per stage"
+                f"plan {plan} has {plan.stages} stages, the learngene has {self.plan.stages}; give one "
+                "number per stage"
             )
         if depth is not None and plan.depth != depth:
             raise LearngeneError(
@@ -216,7 +225,8 @@ class Learngene:
         Args:
             depth: number of layers; spread over the stages by `StagePlan.balanced`.
             plan: layers per stage, instead of a depth; a stage may have 0.
-            num_classes: size of the head. The learned head is inherited when the classes are the same, else fresh.
+            num_classes: size of the head. The learned head is inherited when the classes are the same, else
+                fresh.
             class_names: names of the new classes; other names than the learngene's mean a fresh head.
             img_size: pixels (P, or H and W); timm resamples the position embedding.
             in_chans: image channels; timm adapts the patch embedding.
@@ -229,6 +239,15 @@ class Learngene:
         if "pretrained" in overrides:
             raise LearngeneError("pretrained: a descendant's weights are those of the learngene; drop it")
         check_loading(overrides)
+        classes = self._count_classes(num_classes, class_names)
+        inherited = self.has_classes(classes, class_names)
+        self._say_head(target, classes, inherited=inherited)
+        changed = {k: v for k, v in {"img_size": img_size, "in_chans": in_chans}.items() if v is not None}
+        return self._expand(target, inherit_head=inherited, num_classes=classes, **changed, **overrides)
+
+    def _count_classes(self, num_classes: int | None, class_names: Sequence[str] | None) -> int:
+        """Of a descendant's head: the number that is asked for, by names or by itself, else the learngene's.
+        """
         if class_names is not None:
             if num_classes not in (None, len(class_names)):
                 raise LearngeneError(
@@ -238,23 +257,23 @@ class Learngene:
         classes = self.num_classes if num_classes is None else num_classes
         if classes < min(1, self.num_classes):
             raise LearngeneError(f"num_classes {classes}: a head needs at least 1 class")
-        inherited = self.has_classes(classes, class_names)
+        return classes
+
+    def _say_head(self, plan: StagePlan, classes: int, *, inherited: bool) -> None:
         if inherited or not self.num_classes:
-            log.info(
-                "depth %d (%s): head %s (%d classes)",
-                target.depth,
-                target,
-                "inherited" if inherited else "fresh",
-                classes,
-            )
-        else:
-            dropped = "depth %d (%s): the trained head of %d classes is dropped, as the %d asked for are others; a fresh one begins"
-            log.warning(dropped, target.depth, target, self.num_classes, classes)
-        changed = {k: v for k, v in {"img_size": img_size, "in_chans": in_chans}.items() if v is not None}
-        return self._expand(target, inherit_head=inherited, num_classes=classes, **changed, **overrides)
+            which = "inherited" if inherited else "fresh"
+            log.info("depth %d (%s): head %s (%d classes)", plan.depth, plan, which, classes)
+            return
+        dropped = (
+            "depth %d (%s): the trained head of %d classes is dropped, as the %d asked for are others; "
+            "a fresh one begins"
+        )
+        log.warning(dropped, plan.depth, plan, self.num_classes, classes)
 
     def has_classes(self, num_classes: int, class_names: Sequence[str] | None = None) -> bool:
-        """Whether the stored head is for these classes: the same names where both are known, else the same number."""
+        """Whether the stored head is for these classes: the same names where both are known, else the same
+        number.
+        """
         return same_classes(num_classes, class_names, self.num_classes, self.class_names)
 
     def _expand(self, plan: StagePlan, *, inherit_head: bool = True, **overrides: Any) -> nn.Module:
@@ -323,8 +342,8 @@ class Learngene:
         """Read a learngene. Nothing in the file is executed.
 
         Raises:
-            LearngeneError: missing, truncated, a pickle, not a learngene, of a newer format, altered, or a header that
-                does not fit the tensors. The sentence names the file and the reason.
+            LearngeneError: missing, truncated, a pickle, not a learngene, of a newer format, altered, or a
+                header that does not fit the tensors. The sentence names the file and the reason.
         """
         path = Path(path)
         header, state = read(path)

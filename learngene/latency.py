@@ -1,4 +1,4 @@
-"""Milliseconds an image, measured: all models in turn, so that what else the machine does meets them alike."""
+"""Milliseconds an image, measured: all models in turn, so that what else the machine does meets all alike."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from learngene.devices import chosen_device
 from learngene.families.records import data_config_of
 from learngene.provenance import hardware
 
-# Latency: rounds over all models, forward passes timed in each (one before them is not), and seconds per model after which no
-# further round begins.
+# Latency: rounds over all models, forward passes timed in each (one before them is not), and seconds per
+# model after which no further round begins.
 FEWEST_ROUNDS, MOST_ROUNDS, PASSES, SECONDS = 5, 30, 3, 0.5
 
 
 @dataclass(frozen=True)
 class Latency:
-    """Milliseconds of one forward pass of one image: the median of all that were timed, and the quartiles around it."""
+    """Milliseconds of a forward pass of one image: the median of all that were timed, and the quartiles."""
 
     median: float
     low: float
@@ -41,7 +41,7 @@ class Latency:
 
 
 def latencies(models: Mapping[int, nn.Module], device: str = "cpu") -> dict[int, Latency]:
-    """Latency of each model, measured here in turns: a pass to warm up and a few timed ones of each, over and over.
+    """Latency of each model, measured in turns: one pass to warm up and a few timed ones each, over and over.
 
     Args:
         models: by number of layers; they are put on the device and into evaluation mode.

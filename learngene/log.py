@@ -1,4 +1,6 @@
-"""The package's log is seen by default, without ``logging.basicConfig``, and keeps out of the way of who configures logging."""
+"""The package's log is seen by default, without ``logging.basicConfig``, and keeps out of the way of who
+configures logging.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +11,9 @@ from collections.abc import Iterator
 
 
 class Fallback(logging.Handler):
-    """Writes to stderr as long as nobody else listens: one who adds a handler gets the lines there, and here no more."""
+    """Writes to stderr as long as nobody else listens: one who adds a handler gets the lines there, and here
+    no more.
+    """
 
     def emit(self, record: logging.LogRecord) -> None:
         own = logging.getLogger("learngene").handlers
@@ -23,7 +27,9 @@ class Fallback(logging.Handler):
 
 
 def be_seen() -> None:
-    """Let the log of a script or notebook be seen from INFO on, unless somebody has configured logging: its level is kept."""
+    """Let the log of a script or notebook be seen from INFO on, unless somebody has configured logging: its
+    level is kept.
+    """
     logger = logging.getLogger("learngene")
     if logger.hasHandlers() or logger.level != logging.NOTSET:
         return
@@ -35,7 +41,9 @@ def be_seen() -> None:
 
 @contextlib.contextmanager
 def only_from(level: int) -> Iterator[None]:
-    """Keep the package's lines below a level from all who listen now, while its logger lets more through for a file of its own."""
+    """Keep the package's lines below a level from all who listen now, while its logger lets more through for
+    a file of its own.
+    """
 
     def is_wanted(record: logging.LogRecord) -> bool:
         return record.levelno >= level or record.name.partition(".")[0] != "learngene"

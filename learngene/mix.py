@@ -1,7 +1,8 @@
-"""Layers of a new ViT as weighted sums of stored layers: extracting a learngene, spawning from it and choosing layers are all this.
+"""Layers of a new ViT as weighted sums of stored layers: extracting a learngene, spawning from it and
+choosing layers are all this.
 
-Stored layers are those of a state, in order; ``rows`` has a row for each layer of the new ViT, and in it a weight for each stored
-layer. Stages repeated as they are have one-hot rows, which index and stay bit exact.
+Stored layers are those of a state, in order; ``rows`` has a row for each layer of the new ViT, and in it a
+weight for each stored layer. Stages repeated as they are have one-hot rows, which index and stay bit exact.
 """
 
 from __future__ import annotations
@@ -20,9 +21,11 @@ Rows = Sequence[Sequence[float]]
 def mix(
     state: State, rows: Rows, blocks: str, *, steps: Sequence[float] = (), ends: Collection[str] = ()
 ) -> dict[str, Tensor]:
-    """Layer ``i`` of the new ViT is the sum over ``j`` of ``rows[i][j]`` times stored layer ``j``; all around the layers stays.
+    """Layer ``i`` of the new ViT is the sum over ``j`` of ``rows[i][j]`` times stored layer ``j``; all around
+    the layers stays.
 
-    A step size is a factor on what a layer adds to the residual stream: it is folded into the tensors that end its branches.
+    A step size is a factor on what a layer adds to the residual stream: it is folded into the tensors that
+        end its branches.
 
     Args:
         state: of a ViT with the stored layers. Tensors that do not change are referenced, not copied.
@@ -34,7 +37,7 @@ def mix(
     Raises:
         LearngeneError: a row does not name each stored layer, or there is not a step for each row.
     """
-    around, layers = split(state, blocks)
+    around, layers = split_layers(state, blocks)
     if any(len(row) != len(layers) for row in rows):
         lengths = sorted({len(row) for row in rows})
         raise LearngeneError(
@@ -64,7 +67,7 @@ def _sum(parts: Sequence[tuple[float, Tensor]]) -> Tensor:
     return torch.stack([weight * tensor for weight, tensor in parts]).sum(0)
 
 
-def split(state: State, blocks: str) -> tuple[dict[str, Tensor], list[dict[str, Tensor]]]:
+def split_layers(state: State, blocks: str) -> tuple[dict[str, Tensor], list[dict[str, Tensor]]]:
     """What is around the layers, and the tensors of each layer by their names within it."""
     around: dict[str, Tensor] = {}
     layers: dict[int, dict[str, Tensor]] = {}
@@ -96,5 +99,5 @@ def one_hot(layers: Sequence[int], stored: int) -> list[list[float]]:
 
 def pick(state: State, layers: Sequence[int], blocks: str) -> dict[str, Tensor]:
     """`mix` with one-hot rows: layer ``i`` of the new ViT is stored layer ``layers[i]``, the very tensors."""
-    stored = len(split(state, blocks)[1])
+    stored = len(split_layers(state, blocks)[1])
     return mix(state, one_hot(layers, stored), blocks)

@@ -1,7 +1,7 @@
 """What a model is trained for: ``objective(model, batch) -> losses by name``. One loop serves all of them.
 
-A batch is a mapping: ``image`` (B, C, H, W); ``target`` (B,) class indices or (B, K) class probabilities; and where the ancestor's
-logits were kept, ``teacher`` (B, K), of these very views.
+A batch is a mapping: ``image`` (B, C, H, W); ``target`` (B,) class indices or (B, K) class probabilities; and
+where the ancestor's logits were kept, ``teacher`` (B, K), of these very views.
 """
 
 from __future__ import annotations
@@ -26,13 +26,15 @@ Losses = dict[str, Tensor]
 Batch = Mapping[str, Any]
 
 
-def soft_kl(student: Tensor, teacher: Tensor, temperature: float = 1.0) -> Tensor:
-    """KL(teacher || student) at a temperature, times T squared, averaged over images (Hinton et al. 2015, section 2).
+def soft_kl(student: Tensor, ancestor: Tensor, temperature: float = 1.0) -> Tensor:
+    """KL(ancestor || student) at a temperature, times T squared, averaged over images (Hinton et al. 2015,
+    section 2).
 
-    ``batchmean``: dividing by the number of elements instead, as the released SWS code does, is K times smaller.
+    ``batchmean``: dividing by the number of elements instead, as the released SWS code does, is K times
+    smaller.
     """
     log_p = F.log_softmax(student.float() / temperature, dim=-1)
-    log_q = F.log_softmax(teacher.float() / temperature, dim=-1)
+    log_q = F.log_softmax(ancestor.float() / temperature, dim=-1)
     return F.kl_div(log_p, log_q, reduction="batchmean", log_target=True) * temperature**2
 
 
@@ -67,14 +69,16 @@ class Distillation(Supervised):
     """Learn from a frozen ancestor; each term has a weight and a name, and a weight of 0 costs nothing.
 
     Args:
-        ancestor: the `Ancestor`. Held outside the module registry, so that it is in no checkpoint and no EMA copy.
+        ancestor: the `Ancestor`. Held outside the module registry, so that it is in no checkpoint and no EMA
+            copy.
         kl: weight of `soft_kl` against the ancestor's logits.
         hard: weight of cross-entropy against the ancestor's top class (DeiT, arXiv 2012.12877, section 4).
         ce: weight of cross-entropy against the labels; 0 needs no labels.
         feature: weight of the distance between stage ends and the matching ancestor layers.
         temperature: of ``kl``.
         feature_loss: ``mse`` or ``cosine`` (1 - cosine similarity over channels).
-        layers: index of the student's last layer in each stage; see `learngene.plan.match_layers` for the ancestor's.
+        layers: index of the student's last layer in each stage; see `learngene.plan.match_layers` for the
+            ancestor's.
     """
 
     def __init__(
@@ -170,8 +174,8 @@ class Distillation(Supervised):
 class Ancestor(nn.Module):
     """A frozen ancestor that sees the student's images in its own way.
 
-    The images were normalised for the student: undo that, fit the channels, resize to the ancestor's input size and
-    normalise as the ancestor was trained (augreg ViTs use 0.5/0.5, DeiT and DINO ImageNet's).
+    The images were normalised for the student: undo that, fit the channels, resize to the ancestor's input
+    size and normalise as the ancestor was trained (augreg ViTs use 0.5/0.5, DeiT and DINO ImageNet's).
 
     Args:
         model: the ancestor itself; its gradients are switched off and it stays in eval mode.
@@ -236,7 +240,8 @@ class Ancestor(nn.Module):
         logits = logits_of(output)
         if logits is None:
             raise LearngeneError(
-                f"the ancestor {architecture_name(self.model)} gives {type(output).__name__}, not logits (B, K)"
+                f"the ancestor {architecture_name(self.model)} gives {type(output).__name__}, not logits (B, "
+                "K)"
             )
         return logits
 
@@ -247,10 +252,13 @@ class Ancestor(nn.Module):
 
 
 def forward_features(model: nn.Module, images: Tensor, layers: Sequence[int]) -> tuple[Tensor, list[Tensor]]:
-    """Logits (B, K) and the outputs of some layers as maps (B, D, h, w), in one pass, by timm's ``forward_intermediates``."""
+    """Logits (B, K) and the outputs of some layers as maps (B, D, h, w), in one pass, by timm's
+    ``forward_intermediates``.
+    """
+    shows: Any = model
     wanted = sorted(set(layers))  # timm shows each layer once
-    final, features = model.forward_intermediates(images, indices=wanted, output_fmt="NCHW")  # type: ignore[operator]
-    return model.forward_head(final), [features[wanted.index(layer)] for layer in layers]  # type: ignore[operator]
+    final, features = shows.forward_intermediates(images, indices=wanted, output_fmt="NCHW")
+    return shows.forward_head(final), [features[wanted.index(layer)] for layer in layers]
 
 
 def layer_count(model: nn.Module) -> int:
@@ -261,7 +269,8 @@ def layer_count(model: nn.Module) -> int:
     """
     if not hasattr(model, "forward_intermediates") or not getattr(model, "feature_info", None):
         raise LearngeneError(
-            f"{architecture_name(model)} cannot show its layers (timm has no forward_intermediates for it); set the feature weight to 0"
+            f"{architecture_name(model)} cannot show its layers (timm has no forward_intermediates for it); "
+            "set the feature weight to 0"
         )
     return len(model.feature_info)  # type: ignore[arg-type]
 
@@ -269,7 +278,9 @@ def layer_count(model: nn.Module) -> int:
 def _projections(
     student: nn.Module, ancestor: Ancestor, layers: Sequence[int], theirs: Sequence[int]
 ) -> nn.ModuleList:
-    """A linear map per stage where the widths differ, nothing where they agree. Widths are found by one dry run."""
+    """A linear map per stage where the widths differ, nothing where they agree. Widths are found by one dry
+    run.
+    """
     size = data_config_of(student)["input_size"]
     images = torch.zeros(1, *size, device=next(student.parameters()).device)
     with evaluating(student), torch.no_grad():

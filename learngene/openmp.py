@@ -1,4 +1,6 @@
-"""How threads that wait for work share the processor with other programs. To be settled before torch is imported."""
+"""How threads that wait for work share the processor with other programs. To be settled before torch is
+imported.
+"""
 
 from __future__ import annotations
 
@@ -16,12 +18,13 @@ _polite = False
 
 
 def wait_politely(environment: MutableMapping[str, str] = os.environ) -> None:
-    """Let waiting threads sleep (``OMP_WAIT_POLICY=PASSIVE``) if the machine is busy now, unless the user or torch was here before.
+    """Let waiting threads sleep (``OMP_WAIT_POLICY=PASSIVE``) if the machine is busy now, unless the user or
+    torch was here before.
 
-    By default OpenMP's threads spin for milliseconds before they sleep. On an idle machine that is fast: small nets lose a fifth to
-    more than half of their speed without it. Beside another busy program it takes the processor away from the threads that work, and
-    training falls to a fraction of its speed. No spin count in between serves both (docs/results/throughput/spinning.md), so the
-    machine is looked at.
+    By default OpenMP's threads spin for milliseconds before they sleep. On an idle machine that is fast:
+    small nets lose a fifth to more than half of their speed without it. Beside another busy program it takes
+    the processor away from the threads that work, and training falls to a fraction of its speed. No spin
+    count in between serves both (docs/results/throughput/spinning.md), so the machine is looked at.
     """
     global _polite
     if "torch" not in sys.modules and not any(name in environment for name in SETTINGS) and is_busy():
@@ -35,7 +38,8 @@ def waits_politely() -> bool:
 
 
 def is_busy() -> bool:
-    """Whether other programs leave fewer processors free than this one may use, and go on so: Linux; else False.
+    """Whether other programs leave fewer processors free than this one may use, and go on so: Linux; else
+    False.
 
     An idle machine is told from 20 ms, a busy one is looked at for half a second.
     """

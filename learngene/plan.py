@@ -18,11 +18,12 @@ from learngene.trust.limits import MAX_LAYERS
 class StagePlan:
     """How often each stage's layer is repeated, in order.
 
-    ``StagePlan((3, 3, 4, 3, 3))`` is the auxiliary net of SWS (arXiv 2404.16897, section 3): 16 layers in 5 stages.
-    A repeat of 0 is allowed (a descendant may leave a stage out); a plan without any layer is not.
+    ``StagePlan((3, 3, 4, 3, 3))`` is the auxiliary net of SWS (arXiv 2404.16897, section 3): 16 layers in 5
+    stages. A repeat of 0 is allowed (a descendant may leave a stage out); a plan without any layer is not.
 
     Raises:
-        LearngeneError: the plan is empty, negative, not made of whole numbers, has no layer at all, or too many.
+        LearngeneError: the plan is empty, negative, not made of whole numbers, has no layer at all, or too
+            many.
     """
 
     repeats: tuple[int, ...]
@@ -37,7 +38,8 @@ class StagePlan:
             )
         if max(sum(map(abs, repeats)), len(repeats)) > MAX_LAYERS:
             raise LearngeneError(
-                f"a plan of more than {MAX_LAYERS} layers or stages is refused; no ViT is as deep, so use fewer"
+                f"a plan of more than {MAX_LAYERS} layers or stages is refused; no ViT is as deep, so use "
+                "fewer"
             )
         object.__setattr__(self, "repeats", tuple(repeats))
         if any(r < 0 for r in repeats):
@@ -63,7 +65,8 @@ class StagePlan:
             if isinstance(error, LearngeneError):
                 raise
             raise LearngeneError(
-                f"plan '{plan}' is not a list of whole numbers; write one per stage with commas, e.g. 3,3,4,3,3"
+                f"plan '{plan}' is not a list of whole numbers; write one per stage with commas, e.g. "
+                "3,3,4,3,3"
             ) from None
 
     @classmethod
@@ -110,7 +113,8 @@ class StagePlan:
         """
         if 0 in self.repeats:
             raise LearngeneError(
-                f"plan {self}: stage {self.repeats.index(0)} has no layer; an auxiliary net needs at least 1 in each"
+                f"plan {self}: stage {self.repeats.index(0)} has no layer; an auxiliary net needs at least 1 "
+                "in each"
             )
         return (0, *accumulate(self.repeats))[:-1]
 
@@ -123,7 +127,9 @@ class StagePlan:
 
     @property
     def middle_layers(self) -> tuple[int, ...]:
-        """The layer in the middle of each stage, ``(1, 4, 7, 11, 14)``: where a stage begins that is taken from an ancestor."""
+        """The layer in the middle of each stage, ``(1, 4, 7, 11, 14)``: where a stage begins that is taken
+        from an ancestor.
+        """
         ends = zip(self.first_layers, self.last_layers, strict=True)
         return tuple((first + last) // 2 for first, last in ends)
 
@@ -141,10 +147,12 @@ def match_layers(layers: Sequence[int], student_depth: int, ancestor_depth: int)
 
 
 def parse_depths(depths: int | str | Sequence[int | str]) -> list[int]:
-    """Numbers of layers, shallowest first and each once, from whole numbers and ranges: ``6``, ``"4-12"``, ``[4, "6-9"]``, ``"4 6-9"``.
+    """Numbers of layers, shallowest first and each once, from whole numbers and ranges: ``6``, ``"4-12"``,
+    ``[4, "6-9"]``, ``"4 6-9"``.
 
     Raises:
-        LearngeneError: none at all, neither a whole number nor a range, a range that runs backwards, below 1, or deeper than any ViT.
+        LearngeneError: none at all, neither a whole number nor a range, a range that runs backwards, below 1,
+            or deeper than any ViT.
     """
     items: list[int | str] = []
     if depths is None or not isinstance(depths, (numbers.Integral, str, Sequence)):
@@ -164,7 +172,8 @@ def _depth_range(item: int | str) -> range:
     )
     if match is None:
         raise LearngeneError(
-            f"depth '{str(item)[:40]}' is neither a whole number of layers nor a range of them; write e.g. 6, or 4-12"
+            f"depth '{str(item)[:40]}' is neither a whole number of layers nor a range of them; write e.g. "
+            "6, or 4-12"
         )
     first, last = int(match[1]), int(match[2] or match[1])
     if first < 1:

@@ -29,7 +29,8 @@ def hardware() -> str:
     """One line: the processor and its cores, and the accelerators torch sees."""
     import torch
 
-    line = f"{_processor()}, {len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count()} cores"
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    line = f"{_processor()}, {cores} cores"
     if torch.cuda.is_available():
         names = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
         line += f", {len(names)} x {names[0]}"
@@ -46,20 +47,28 @@ def _processor() -> str:
 
 @lru_cache(maxsize=1)
 def commit() -> str | None:
-    """The git commit of this package's checkout, with '+' for uncommitted changes; none for an installed wheel."""
+    """The git commit of this package's checkout, with '+' for uncommitted changes; none for an installed
+    wheel.
+    """
     here = Path(__file__).resolve().parent
     if not (here.parent / ".git").exists():
         return None
     try:
-        run = [subprocess.run(["git", "-C", str(here), *args], capture_output=True, text=True, timeout=10, check=True).stdout
-               for args in (["rev-parse", "--short=12", "HEAD"], ["status", "--porcelain", "--untracked-files=no"])]  # fmt: skip
+        head = _git(here, "rev-parse", "--short=12", "HEAD")
+        changes = _git(here, "status", "--porcelain", "--untracked-files=no")
     except (OSError, subprocess.SubprocessError):
         return None
-    return run[0].strip() + ("+" if run[1].strip() else "")
+    return head.strip() + ("+" if changes.strip() else "")
+
+
+def _git(folder: Path, *words: str) -> str:
+    command = ["git", "-C", str(folder), *words]
+    return subprocess.run(command, capture_output=True, text=True, timeout=10, check=True).stdout
 
 
 def joules() -> float | None:
-    """Energy used so far by all GPUs (NVML, needs the package nvidia-ml-py) and processors (Linux RAPL); none if neither tells.
+    """Energy used so far by all GPUs (NVML, needs the package nvidia-ml-py) and processors (Linux RAPL); none
+    if neither tells.
 
     Only differences mean anything. Both count the whole device, whoever uses it.
     """

@@ -1,7 +1,8 @@
-"""The knobs of training and of data, with the field's usual names. Standard library only: the CLI reads these first.
+"""The knobs of training and of data, with their usual names. Standard library only: the CLI reads them first.
 
-A field's annotation, default and the text under it are all there is to know of an option: the command line, YAML, ``run.json`` and
-the Python functions read them here. What a field does to the views that training shows is part of it too, see `knob`.
+A field's annotation, default and the text under it are all there is to know of an option: the command line,
+YAML, ``run.json`` and the Python functions read them here. What a field does to the views that training shows
+is part of it too, see `knob`.
 """
 
 from __future__ import annotations
@@ -15,15 +16,18 @@ from learngene.arguments import Checked
 from learngene.errors import LearngeneError
 from learngene.trust.records import check_class_names, check_data_config
 
-AUGMENTATION, MACHINE, LOG = "Augmentation", "Machine and speed", "Log and checkpoints"
+DATA, TRAINING, AUGMENTATION, LEARNING = "Data", "Training", "Augmentation", "Learning from the ancestor"
+MACHINE, LOG = "Machine and speed", "Log and checkpoints"
+GROUPS = (DATA, TRAINING, AUGMENTATION, LEARNING, MACHINE, LOG)  # in the order of --help
 
 
 def knob(default: Any, *, view: bool, group: str | None = None) -> Any:
     """A field of a dataclass of options.
 
     Args:
-        view: whether it changes what an image looks like, or which images an epoch shows in which order: cached logits belong to
-            views, so a cache is refused where such a field differs. There is no default, so that nobody forgets to think of it.
+        view: whether it changes what an image looks like, or which images an epoch shows in which order:
+            cached logits belong to views, so a cache is refused where such a field differs. There is no
+            default, so that nobody forgets to think of it.
         group: title in ``--help``; by default that of the class.
     """
     return field(default=default, metadata={"view": view, "group": group})
@@ -38,7 +42,7 @@ def view_fields(*kinds: type[Any]) -> list[str]:
 class Recipe(Checked):
     """How to train."""
 
-    GROUP: ClassVar[str] = "Training"
+    GROUP: ClassVar[str] = TRAINING
 
     epochs: int = knob(10, view=False)
     """passes over the training images."""
@@ -140,27 +144,30 @@ class Recipe(Checked):
             _between(self, "layer_decay", 0, 1)
         if (self.mixup or self.cutmix) and self.batch_size % 2:
             raise LearngeneError(
-                f"batch_size {self.batch_size}: mixup and cutmix pair images, so it must be even; use {self.batch_size + 1}"
+                f"batch_size {self.batch_size}: mixup and cutmix pair images, so it must be even; use "
+                f"{self.batch_size + 1}"
             )
         if self.steps is None and self.warmup_epochs > self.epochs:
             raise LearngeneError(
-                f"warmup_epochs {self.warmup_epochs} is longer than the {self.epochs} epochs; lower it or train longer"
+                f"warmup_epochs {self.warmup_epochs} is longer than the {self.epochs} epochs; lower it or "
+                "train longer"
             )
 
     def epochs_of(self, batches: int) -> int:
-        """How many epochs of so many batches are begun; the last, incomplete accumulation of an epoch is a step as well."""
-        return (
-            self.epochs
-            if self.steps is None
-            else math.ceil(self.steps / math.ceil(batches / self.accumulate))
-        )
+        """How many epochs of so many batches are begun.
+
+        The last, incomplete accumulation of an epoch is a step as well.
+        """
+        if self.steps is None:
+            return self.epochs
+        return math.ceil(self.steps / math.ceil(batches / self.accumulate))
 
 
 @dataclass(frozen=True, kw_only=True)
 class DataOptions(Checked):
     """Which images, and how they are read."""
 
-    GROUP: ClassVar[str] = "Data"
+    GROUP: ClassVar[str] = DATA
 
     data_root: str | None = knob(None, view=False)
     """folder of a named data set (torch/..., hfds/..., wds/...)."""
@@ -227,7 +234,7 @@ class DataOptions(Checked):
 class DistillOptions(Checked):
     """What to learn from the ancestor."""
 
-    GROUP: ClassVar[str] = "Learning from the ancestor"
+    GROUP: ClassVar[str] = LEARNING
 
     kl: float = 1.0
     """weight of the KL divergence from the ancestor's class probabilities."""
@@ -248,7 +255,8 @@ class DistillOptions(Checked):
             _at_least(self, name, 0)
         if not (self.kl or self.hard or self.ce or self.feature):
             raise LearngeneError(
-                "kl, hard, ce and feature are all 0, so there is nothing to learn; give one a weight, e.g. kl=1"
+                "kl, hard, ce and feature are all 0, so there is nothing to learn; give one a weight, e.g. "
+                "kl=1"
             )
         _above(self, "temperature", 0)
 
@@ -258,8 +266,8 @@ class AncestorOptions(Checked):
     """What a user says of an ancestor; each may be left open."""
 
     ancestor_mean: Sequence[float] | None = None
-    """of the ancestor's images, a value per channel (pixels from 0 to 1); for a module that is not timm's, or instead of what a
-    timm model says."""
+    """of the ancestor's images, a value per channel (pixels from 0 to 1); for a module that is not timm's, or
+    instead of what a timm model says."""
     ancestor_std: Sequence[float] | None = None
     """likewise."""
     ancestor_input_size: int | Sequence[int] | None = None
@@ -283,7 +291,8 @@ class AncestorOptions(Checked):
                 )
             if not all(1e-3 <= value <= 1 for value in std):
                 raise LearngeneError(
-                    f"ancestor_std {list(std)}: pixels go from 0 to 1, so it is from 0.001 to 1; divide values up to 255 by 255"
+                    f"ancestor_std {list(std)}: pixels go from 0 to 1, so it is from 0.001 to 1; divide "
+                    "values up to 255 by 255"
                 )
         check_data_config(self.said(), "ancestor")
         check_class_names(self.ancestor_classes, "ancestor_classes")
@@ -299,14 +308,15 @@ class AncestorOptions(Checked):
             size = (3 if mean is None else len(mean), *size)
         if len(size) != 3 or (mean is not None and len(mean) != size[0]):
             raise LearngeneError(
-                f"ancestor_input_size {list(size)} must be (C, H, W) with one ancestor_mean per channel, (H, W), or a number of pixels"
+                f"ancestor_input_size {list(size)} must be (C, H, W) with one ancestor_mean per channel, "
+                "(H, W), or a number of pixels"
             )
         return size
 
     def said(self) -> dict[str, Any]:
         """What was said, as entries of a timm model's ``pretrained_cfg``."""
-        known = {"mean": self.ancestor_mean, "std": self.ancestor_std, "input_size": self.ancestor_size}
-        known["label_names"] = self.ancestor_classes
+        known: dict[str, Any] = {"mean": self.ancestor_mean, "std": self.ancestor_std}
+        known |= {"input_size": self.ancestor_size, "label_names": self.ancestor_classes}
         return {name: list(value) for name, value in known.items() if value is not None}
 
 

@@ -31,7 +31,8 @@ def previous_checkpoint(path: Path) -> Path:
 
 
 def newest_checkpoint(path: Path) -> Path | None:
-    """``path`` or the one before it, whichever is whole (every byte is checked by its CRC); none if neither was written.
+    """``path`` or the one before it, whichever is whole (every byte is checked by its CRC); none if neither
+    was written.
 
     Raises:
         LearngeneError: there were checkpoints, and none of them is whole.
@@ -67,8 +68,8 @@ class RunDirectory:
     """A directory for one training run, with a fixed layout.
 
     ``config.yaml`` (the resolved arguments; ``--config`` runs the job again), ``run.json`` (status, versions,
-    hardware, results), ``metrics.csv`` (a row per epoch), ``log.txt``, ``last.ckpt`` (for resuming), and what the
-    command makes: ``learngene.safetensors`` or ``model/``.
+    hardware, results), ``metrics.csv`` (a row per epoch), ``log.txt``, ``last.ckpt`` (for resuming), and what
+    the command makes: ``learngene.safetensors`` or ``model/``.
 
     Args:
         path: the directory.
@@ -77,8 +78,8 @@ class RunDirectory:
         overwrite: delete an earlier run in this directory first. Only a run directory is ever deleted.
 
     Raises:
-        LearngeneError: the directory holds something else, a finished run, a run that was not to be resumed, or one
-            with other arguments.
+        LearngeneError: the directory holds something else, a finished run, a run that was not to be resumed,
+            or one with other arguments.
     """
 
     results: dict[str, Any]
@@ -107,9 +108,8 @@ class RunDirectory:
         self.settled = (
             {} if self._discard and not is_follower() else dict((record or {}).get("settled") or {})
         )
-        if (
-            is_follower()
-        ):  # knows only whether there is anything to do: the first process may be writing by now
+        # knows only whether there is anything to do: the first process may be writing by now
+        if is_follower():
             self.finished = record is not None and not overwrite and record.get("status") == "finished"
             self.results = (record or {}).get("results", {})
             return
@@ -148,7 +148,8 @@ class RunDirectory:
                 used = Path(value.removeprefix("local-dir:"))
                 if value and used.exists() and (used.resolve() == home or home in used.resolve().parents):
                     raise LearngeneError(
-                        f"--overwrite would delete {name} '{value}', which lies in '{self.path}'; choose another --out"
+                        f"--overwrite would delete {name} '{value}', which lies in '{self.path}'; choose "
+                        "another --out"
                     )
 
     def _check(self, record: Mapping[str, Any], resume: bool) -> None:
@@ -160,21 +161,20 @@ class RunDirectory:
                 else "pass --resume to go on with it, or --overwrite to delete it"
             )
             raise LearngeneError(f"'{self.path}' holds {state}; choose another --out, or {way}")
-        then_known = {
-            k: v for k, v in record.get("config", {}).items() if v or k in self.config
-        }  # not: unused options of old versions
+        # not: unused options of old versions
+        then_known = {k: v for k, v in record.get("config", {}).items() if v or k in self.config}
         old, new = _resolved(then_known), _resolved(self.config)
         name, then, now = first_change(old, new)
-        if (
-            then != now and name
-        ):  # without a name, one has an argument that is none, the other does not know it
+        # without a name, one has an argument that is none, the other does not know it
+        if then != now and name:
             raise LearngeneError(
                 f"'{self.path}' was begun with {name} {then}, now it is {now}; "
                 f"resume with the same arguments, or choose another --out"
             )
 
     def check_settled(self, name: str, value: str) -> None:
-        """Keep with the run what something was, e.g. a digest of the ancestor, and raise if the run was begun with another.
+        """Keep with the run what something was, e.g. a digest of the ancestor, and raise if the run was begun
+        with another.
 
         Raises:
             LearngeneError: it was another.
@@ -183,7 +183,8 @@ class RunDirectory:
             return
         if self.settled.setdefault(name, value) != value:
             raise LearngeneError(
-                f"'{self.path}' was begun with another {name} under this name; bring the old one back, or choose another --out"
+                f"'{self.path}' was begun with another {name} under this name; bring the old one back, or "
+                "choose another --out"
             )
 
     def check_images(self, **sources: Any) -> None:
@@ -201,9 +202,8 @@ class RunDirectory:
     def check_fingerprints(self, now: Mapping[str, Any]) -> None:
         """`check_images` of images whose fingerprints, by role, are known."""
         self._images = dict(now)
-        old = (
-            None if self._discard else (self._read() or {}).get("images")
-        )  # versions before 0.2 kept no such record
+        # versions before 0.2 kept no such record
+        old = None if self._discard else (self._read() or {}).get("images")
         check_same_images(self.path, old, self._images)
 
     @property
@@ -211,7 +211,9 @@ class RunDirectory:
         return self.path / self.CHECKPOINT
 
     def newest(self) -> Path | None:
-        """The checkpoint to go on from; the same in all processes, even while the first one deletes an earlier run."""
+        """The checkpoint to go on from; the same in all processes, even while the first one deletes an
+        earlier run.
+        """
         if is_follower():
             return None if self._discard else newest_checkpoint(self.checkpoint)
         newest = newest_checkpoint(self.checkpoint)
@@ -227,17 +229,19 @@ class RunDirectory:
             if self._discard:
                 self._empty()
             self._is_begun = True
+            # slow the first time; from here on another process may look at the directory
             (
                 versions(),
                 hardware(),
                 commit(),
-            )  # slow the first time; from here on another process may look at the directory
+            )
             self.path.mkdir(parents=True, exist_ok=True)
             self._write("running")
             write_text(self.path / self.CONFIG, yaml.safe_dump(self.config, sort_keys=False))
         except OSError as error:
             raise LearngeneError(
-                f"the output directory '{self.path}' cannot be written ({error.strerror}); choose another --out"
+                f"the output directory '{self.path}' cannot be written ({error.strerror}); choose another "
+                "--out"
             ) from None
 
     def _empty(self) -> None:
@@ -274,7 +278,8 @@ class RunDirectory:
 
     @contextlib.contextmanager
     def taken_back(self) -> Iterator[None]:
-        """Take back `begin` when bad input shows only in the block: the same command may then run again, without --overwrite.
+        """Take back `begin` when bad input shows only in the block: the same command may then run again,
+        without --overwrite.
 
         What was trained stays, and so does a run that was there before.
         """
@@ -289,7 +294,9 @@ class RunDirectory:
             raise
 
     def _is_of_use(self) -> bool:
-        """Whether there is anything but records and logs, also of runs within this one, or another process is at work there."""
+        """Whether there is anything but records and logs, also of runs within this one, or another process is
+        at work there.
+        """
         files = [path for path in self.path.rglob("*") if path.is_file()]
         records = [path for path in files if path.name == self.RUN]
         locks = [path for path in files if path.suffix == ".lock" and path != self.path / self.LOCK]
@@ -346,7 +353,9 @@ def _texts(value: Any, name: str = "") -> Iterator[tuple[str, str]]:
 
 
 def _resolved(value: Any) -> Any:
-    """A plain value in which all ways to write a path that is there are one: ``./DIR``, ``DIR/``, ``local-dir:DIR``."""
+    """A plain value in which all ways to write a path that is there are one: ``./DIR``, ``DIR/``,
+    ``local-dir:DIR``.
+    """
     if isinstance(value, dict):
         return {name: _resolved(inner) for name, inner in value.items()}
     if isinstance(value, list):
@@ -359,7 +368,8 @@ def _resolved(value: Any) -> Any:
 
 
 def check_same_images(path: Path, then: Any, now: Mapping[str, Any]) -> None:
-    """Raise if a run, in whose record the images are ``then``, was made with others than those which are there ``now``.
+    """Raise if a run, in whose record the images are ``then``, was made with others than those which are
+    there ``now``.
 
     Args:
         path: of the run, for the message.
@@ -369,6 +379,7 @@ def check_same_images(path: Path, then: Any, now: Mapping[str, Any]) -> None:
         what = difference(then[role], now[role]) if role in then else None
         if what:
             raise LearngeneError(
-                f"'{path}' was begun with other {role} images: {what}; bring the old ones back, or choose another --out"
+                f"'{path}' was begun with other {role} images: {what}; bring the old ones back, or choose "
+                "another --out"
                 f"{way_out(then[role], now[role])}"
             )

@@ -1,6 +1,7 @@
 """Stage-wise sharing: tie an auxiliary net, extract what its stages store, expand that to any plan.
 
-The auxiliary net is a plain timm model whose stage-mates share their submodules (SWS, arXiv 2404.16897, section 3.1).
+The auxiliary net is a plain timm model whose stage-mates share their submodules (SWS, arXiv 2404.16897,
+section 3.1).
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from torch import Tensor, nn
 from learngene.errors import LearngeneError
 from learngene.families.anatomy import get_blocks
 from learngene.families.architecture import Architecture
-from learngene.mix import State, mix, one_hot, pick, split
+from learngene.mix import State, mix, one_hot, pick, split_layers
 from learngene.plan import StagePlan
 
 STAGES = "stages"  # the name of this way of sharing, in a learngene's file
@@ -28,9 +29,9 @@ def build_auxnet(architecture: Architecture, plan: StagePlan, **overrides: Any) 
 def tie(model: nn.Module, plan: StagePlan, *, share_norms: bool = True) -> nn.Module:
     """Let all layers of a stage use the weights of its first layer. Changes ``model`` and returns it.
 
-    One block object per layer stays (drop path is a layer's own, and gradient checkpointing counts layers); its
-    submodules become references to those of the stage's first layer. Sharing bare parameters instead would be undone
-    silently by ``load_state_dict(assign=True)`` and ``to_empty``.
+    One block object per layer stays (drop path is a layer's own, and gradient checkpointing counts layers);
+    its submodules become references to those of the stage's first layer. Sharing bare parameters instead
+    would be undone silently by ``load_state_dict(assign=True)`` and ``to_empty``.
 
     Args:
         model: a timm model with one uniform list of layers.
@@ -49,11 +50,11 @@ def tie(model: nn.Module, plan: StagePlan, *, share_norms: bool = True) -> nn.Mo
     first_layers = plan.first_layers
     for layer, stage in enumerate(plan.stage_of_layer):
         if layer != first_layers[stage]:
-            _share(blocks[first_layers[stage]], blocks[layer], share_norms)
+            _use_weights(blocks[first_layers[stage]], blocks[layer], share_norms)
     return model
 
 
-def _share(first: nn.Module, mate: nn.Module, share_norms: bool) -> None:
+def _use_weights(first: nn.Module, mate: nn.Module, share_norms: bool) -> None:
     """Give ``mate`` the submodules and own tensors of ``first``; parts that drop paths stay its own."""
     for name, parameter in first.named_parameters(recurse=False):
         setattr(mate, name, parameter)
@@ -63,7 +64,7 @@ def _share(first: nn.Module, mate: nn.Module, share_norms: bool) -> None:
         if not share_norms and is_norm(child):
             continue
         if any(isinstance(m, DropPath) for m in [*child.modules(), *mate.get_submodule(name).modules()]):
-            _share(child, mate.get_submodule(name), share_norms)
+            _use_weights(child, mate.get_submodule(name), share_norms)
         elif any(True for _ in child.state_dict()) or any(True for _ in child.buffers()):
             setattr(mate, name, child)
 
@@ -75,7 +76,7 @@ def extract(state: State, plan: StagePlan, blocks: str) -> dict[str, Tensor]:
     """
     stored = pick(state, plan.first_layers, blocks)
     new = {name: tensor.detach().cpu().clone() for name, tensor in stored.items()}
-    _, layers = split(state, blocks)
+    _, layers = split_layers(state, blocks)
     for stage, (first, repeats) in enumerate(zip(plan.first_layers, plan.repeats, strict=True)):
         for name, tensor in layers[first].items():
             mates = [layers[layer][name] for layer in range(first, first + repeats)]

@@ -27,9 +27,9 @@ def _console() -> Console:
     return _Console(width=None if sys.stdout.isatty() else REDIRECTED, soft_wrap=True)
 
 
-def say(text: str, **style: Any) -> None:
+def say(text: str, *, indent: str = "", **style: Any) -> None:
     """A line of plain text: nothing in it is taken for markup."""
-    _console().print(printable(text), highlight=False, markup=False, **style)
+    _console().print(indent + printable(text), highlight=False, markup=False, **style)
 
 
 def print_table(
@@ -62,8 +62,8 @@ def print_table(
         table.width = needed  # the terminal breaks the lines; rich would cut the numbers
     console.print(table, crop=False)
     if left:
-        words = f"left out, as {console.width} columns are too few: {', '.join(left)}; a wider terminal or a file has them"
-        console.print(words, highlight=False, markup=False)
+        words = f"left out, as {console.width} columns are too few: {', '.join(left)}"
+        console.print(f"{words}; a wider terminal or a file has them", highlight=False, markup=False)
 
 
 def _least_width(console: Console, table: Table, rows: Sequence[Mapping[str, str]], name: str) -> int:
@@ -83,7 +83,7 @@ def print_markdown(text: str) -> None:
 def print_lines(lines: Mapping[str, Any]) -> None:
     """Names and values, a line each."""
     for name, value in lines.items():
-        say(f"  {name}: {value}")
+        say(f"{name}: {value}", indent="  ")
 
 
 def stored(result: Mapping[str, Any]) -> dict[str, str]:

@@ -1,7 +1,7 @@
 """Words of a command line, and YAML, to the fields of a job.
 
-Which options there are, of which types, with which defaults and help, is read from the job's class; jsonargparse turns a word into a
-value of such a type, and prints the help. A config holds values already, which the job checks itself. Each file is read once.
+Which options there are, and of which types, is read from the job's class; jsonargparse turns a word, or a
+value of a config, into a value of such a type. Words are sorted here, as a list may be several of them.
 """
 
 from __future__ import annotations
@@ -11,208 +11,242 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import fields
 from difflib import get_close_matches
 from pathlib import Path
-from types import NoneType
-from typing import Any, Union, get_args, get_origin
+from typing import Any, get_args, get_origin
 
 import yaml
-from jsonargparse import ArgumentParser, Namespace, get_loader, set_loader
+from jsonargparse import get_loader
 
-from learngene.arguments import UNIONS, describe_type, field_types
+from learngene.arguments import cached, check_filled, describe_type, field_types
 from learngene.errors import LearngeneError
-from learngene.help import HelpFormatter
-from learngene.job import Job, default_of, field_helps, group_of, is_required, ordered_fields
+from learngene.help import build_parser, members, spoken
+from learngene.job import Job, default_of, grouped_fields, is_required
 from learngene.jobs import jobs
 from learngene.trust.limits import MAX_CONFIG
 
-ALIASES = {
-    "learning_rate": "lr",
-    "optimizer": "opt",
-    "num_workers": "workers",
-    "output": "out",
-}  # others' names for options
-PLAIN = (str, int, float, bool, NoneType)  # classes that a word of the command line can be read as
-GENERAL = "General"
+# others' names for options
+ALIASES = {"learning_rate": "lr", "optimizer": "opt", "num_workers": "workers", "output": "out"}
+WAY_OUT = "give a YAML file of arguments, as --print-config prints it"
 
 
 def parse(job: type[Job], words: Sequence[str]) -> dict[str, Any] | None:
-    """The fields that words and configs say; none when it was only asked to print the help or the config.
+    """The fields that words and configs say; none when only the help or the config was asked for.
 
     Raises:
-        LearngeneError: an unknown option, a value of another type, a required one that is missing, or a config that cannot be read.
+        LearngeneError: an unknown option, a value of another type, a required one that is missing, or a
+            config that cannot be read.
     """
-    parser = build_parser(job)
-    options, configs = _sorted(job, words)
-    if "help" in options:
-        parser.print_help()
+    if not {"-h", "--help"}.isdisjoint(words):
+        build_parser(job).print_help()
         return None
-    print_config = options.pop("print_config", None) is not None
-    # the command line overrides configs, wherever they stand; of two configs the later one counts
+    # 1. which word belongs to which option
+    given = list(_sorted(job, words))
+    # 2. configs, the later over the earlier; the command line overrides them, wherever they stand
     said: dict[str, Any] = {}
-    for config in configs:
-        said |= _read_config(config, job)
-    said |= _values(parser, job, options)
-    if print_config:
-        known = {option.name: default_of(option) for option in ordered_fields(job)}
-        print(yaml.safe_dump(_listed(known | said), sort_keys=False), end="")
+    for name, texts in given:
+        if name == "config":
+            said |= _read_config(texts[0], job)
+    # 3. the words as values
+    for name, texts in given:
+        if name not in ("config", "print_config"):
+            whole = name.partition(".")[0]
+            said[whole] = _value(job, name, texts, said, _swallowed(job, whole, given, said))
+    # 4. what is printed, or run
+    if any(name == "print_config" for name, _ in given):
+        print(yaml.safe_dump(_whole(job, said), sort_keys=False), end="")
         return None
     for option in fields(job):
         if is_required(option) and said.get(option.name) in (None, []):
-            raise LearngeneError(
-                f"{_shown(job, option.name)} is missing{_swallowed(job, options)}; {_see(job)}"
-            )
+            hints = [_swallowed(job, name, given, said) for name, _ in given if option.name == job.POSITIONAL]
+            hint = "".join(list(filter(None, hints))[-1:])
+            raise LearngeneError(f"{_shown(job, option.name)} is missing{hint}; {_see(job)}")
     return said
 
 
-def _sorted(job: type[Job], words: Sequence[str]) -> tuple[dict[str, str], list[str]]:
-    """The text of each option, and the config files. A switch needs no value, and a list may be several words.
+def _sorted(job: type[Job], words: Sequence[str]) -> Iterator[tuple[str, list[str]]]:
+    """Each option with its words; the argument that needs no name comes last.
 
     Raises:
         LearngeneError: an unknown option, one without a value, or a word too many.
     """
-    kinds = {name: spoken(kind) for name, kind in field_types(job).items()}
-    kinds |= {"json": bool} if job.JSON else {}
-    options: dict[str, str] = {}
-    configs: list[str] = []
-    placed: list[str] = []
-    left = list(words)
+    left, placed = list(words), []
     while left:
         word = left.pop(0)
-        if word in ("-h", "--help"):
-            return {"help": ""}, []
-        if not word.startswith("--"):
+        if not _is_option(word):
             placed.append(word)
             continue
-        written, equals, value = word[2:].partition("=")
-        name = written.replace("-", "_")
-        kind = kinds.get(name)
-        if name == "print_config":
-            options[name] = ""
-        elif name != "config" and kind is None:
-            raise LearngeneError(f"{unknown_option(f'--{written}', name, job)}; {_see(job)}")
-        else:
-            values = [value] if equals else list(_taken(kind, left))
-            if not values:
-                raise LearngeneError(f"--{written} has no value; give one, or leave it out")
-            if name == "config":
-                configs += values
-            else:
-                options[name] = _one_word(kind, values)
-    return options | _by_place(job, placed), configs
+        written, equals, text = word.partition("=")
+        name = _named(job, written)
+        texts = [text] if equals else _following(job, name.partition(".")[0], left)
+        if not texts:
+            raise LearngeneError(f"{written} has no value; give one, or leave it out")
+        yield name, texts
+    if placed:
+        if job.POSITIONAL is None or (len(placed) > 1 and not _item(_kinds(job)[job.POSITIONAL])):
+            raise LearngeneError(f"'{placed[-1]}' stands alone, and belongs to no option; {_see(job)}")
+        yield job.POSITIONAL, placed
 
 
-def _taken(kind: Any, left: list[str]) -> Iterator[str]:
-    """The words that belong to an option, taken from those that follow it."""
-    if kind is bool:
-        yield left.pop(0) if left and left[0].lower() in ("true", "false", "yes", "no") else "true"
-        return
-    follow = list(itertools.takewhile(lambda word: not word.startswith("--"), left))
-    count = len(follow) if _is_list(kind) else min(1, len(follow))
-    del left[:count]
-    yield from follow[:count]
+def _is_option(word: str) -> bool:
+    """Whether a word is an option, and not a value, of which some are below 0."""
+    return word.startswith("-") and len(word) > 1 and not (word[1].isdigit() or word[1] == ".")
 
 
-def _one_word(kind: Any, values: Sequence[str]) -> str:
-    """The text of an option: several words are a list in YAML, and so is one where nothing but a list is taken."""
-    alone = len(values) == 1 and (values[0].startswith("[") or any(map(_is_scalar, _members(kind))))
-    return values[0] if alone else f"[{','.join(values)}]"
-
-
-def _by_place(job: type[Job], placed: Sequence[str]) -> dict[str, str]:
-    """The argument that needs no name."""
-    name = job.POSITIONAL
-    if not placed:
-        return {}
-    if name is None or (len(placed) > 1 and not _is_list(field_types(job)[name])):
-        raise LearngeneError(f"'{placed[-1]}' stands alone, and belongs to no option; {_see(job)}")
-    return {
-        name: yaml.safe_dump(list(placed), default_flow_style=True)
-        if _is_list(field_types(job)[name])
-        else placed[0]
-    }
-
-
-def _members(kind: Any) -> tuple[Any, ...]:
-    return get_args(kind) if get_origin(kind) in UNIONS else (kind,)
-
-
-def _is_scalar(kind: Any) -> bool:
-    return kind is not NoneType and get_origin(kind) is not Sequence
-
-
-def _is_list(kind: Any) -> bool:
-    return any(get_origin(one) is Sequence for one in _members(kind))
-
-
-def spoken(kind: Any) -> Any:
-    """A type without what no word can be: paths are texts, and a module or a plan comes from Python only."""
-    kept = [one for one in _members(kind) if one in PLAIN or not isinstance(one, type)]
-    return Union[tuple(kept)]  # noqa: UP007  of however many
-
-
-def _values(parser: ArgumentParser, job: type[Job], options: Mapping[str, str]) -> dict[str, Any]:
-    """The options' values.
+def _named(job: type[Job], written: str) -> str:
+    """The option that is meant: by its name, an entry of a mapping (--arch-args.img_size), or how it begins.
 
     Raises:
-        LearngeneError: one is not what its annotation says.
+        LearngeneError: there is none, or several begin so.
     """
+    name, kinds = written.removeprefix("--").replace("-", "_"), _kinds(job)
+    if name in kinds or ("." in name and _is_mapping(kinds.get(name.partition(".")[0]))):
+        return name
+    begun = [other for other in kinds if name and other.startswith(name)]
+    if not begun or _jobs_with(name):
+        raise LearngeneError(f"{unknown_option(written, job)}; {_see(job)}")
+    if len(begun) > 1:
+        several = ", ".join(_shown(job, other) for other in begun)
+        raise LearngeneError(f"{written} may be any of {several}; write it out")
+    return begun[0]
 
-    def read(texts: Mapping[str, str]) -> Namespace:
-        return parser.parse_args([f"--{name}={text}" for name, text in texts.items()])
 
+def _following(job: type[Job], name: str, left: list[str]) -> list[str]:
+    """Take the words of an option from those that follow it.
+
+    A switch needs none. A list takes all of them, or one in brackets; numbers end before a word that is none,
+    where that may be the argument without a name.
+    """
+    found = list(itertools.takewhile(lambda word: not _is_option(word), left))
+    kind = _kinds(job)[name]
+    item = _item(kind)
+    if kind is bool:
+        found = [word for word in found[:1] if word.lower() in ("true", "false", "yes", "no")]
+    elif item is None or (found and found[0].startswith("[")):
+        found = found[:1]
+    elif job.POSITIONAL and not {int, float}.isdisjoint(members(item)):
+        found = found[:1] + list(itertools.takewhile(_is_numeric, found[1:]))
+    del left[: len(found)]
+    return found or ["true"] * (kind is bool)
+
+
+def _is_numeric(word: str) -> bool:
+    """Whether a word is made of numbers: 4, 4-6, 0.1,1e-3"""
+    return any(map(str.isdigit, word)) and set(word) <= set("0123456789.,+-eE ")
+
+
+def _value(job: type[Job], name: str, texts: list[str], said: Mapping[str, Any], hint: str) -> Any:
+    """What the words of an option say.
+
+    Args:
+        said: what is said so far: an entry of a mapping is added to it.
+        hint: added to the error, before its way out.
+    """
+    option, *keys = name.split(".")
+    shown = _shown(job, name)
+    if not keys:
+        check_filled(shown, texts)
     try:
-        found = read(options)
-    except Exception:  # mostly ArgumentError, but jsonargparse trips over odd values with errors of any kind
-        for name, text in options.items():
-            try:
-                read({name: text})
-            except LearngeneError:
-                raise
-            except Exception:
-                kind = bool if name == "json" else spoken(field_types(job)[name])
-                raise LearngeneError(
-                    f"--{name.replace('_', '-')} {text}: it must be {describe_type(kind)}; {_see(job)}"
-                ) from None
+        if keys:
+            value: Any = _with_entry(said.get(option), keys, _loaded(texts[0]))
+        else:
+            value = _read(_kinds(job)[option], texts, exactly=option == job.POSITIONAL)
+    except LearngeneError as error:
+        raise LearngeneError(f"{shown} {error}") from None
+    return _typed(job, option, value, f"{shown} {' '.join(texts)}", hint)
+
+
+def _read(kind: Any, texts: list[str], *, exactly: bool = False) -> Any:
+    """Words as a value of which the parts are still texts: a list by words, by commas, or in YAML's brackets.
+
+    Args:
+        exactly: a word is an item, whatever is in it.
+    """
+    item, text = _item(kind), texts[0]
+    if exactly:
+        return texts if item else text
+    if _is_mapping(kind) or (item and text.startswith("[") and len(texts) == 1):
+        return _loaded(text)
+    if item is None or (len(texts) == 1 and any(map(_is_scalar, members(kind)))):
+        return text
+    if item is str and len(texts) > 1:  # each may have commas of its own
+        return texts
+    parts = [part for text in texts for part in ([text] if "{" in text else text.split(","))]
+    return [_loaded(part) if "{" in part and item is not str else part.strip() for part in parts]
+
+
+def _loaded(text: str) -> Any:
+    """What a text says as YAML, or the text."""
+    try:
+        return load_yaml(text)
+    except LearngeneError:
         raise
-    return {name: value for name, value in found.as_dict().items() if name in options}
+    except Exception:  # PyYAML's own errors, and others of any kind for odd tags
+        return text
+
+
+def _with_entry(before: Any, keys: Sequence[str], value: Any) -> dict[str, Any]:
+    """A mapping with another entry, named by keys from the outside in."""
+    known = dict(before) if isinstance(before, Mapping) else {}
+    key, *deeper = keys
+    return known | {key: _with_entry(known.get(key), deeper, value) if deeper else value}
+
+
+def _typed(job: type[Job], name: str, value: Any, shown: str, hint: str = "") -> Any:
+    """A value as jsonargparse has it for the type of an option.
+
+    Raises:
+        LearngeneError: it is of another type.
+    """
+    try:
+        return build_parser(job).parse_object({name: value}, defaults=False).as_dict()[name]
+    except Exception:  # mostly ArgumentError, but jsonargparse trips over odd values with errors of any kind
+        wanted = describe_type(_kinds(job)[name])
+        raise LearngeneError(f"{shown}: it must be {wanted}{hint}; {_see(job)}") from None
 
 
 def _read_config(name: str, job: type[Job]) -> dict[str, Any]:
     """The arguments in a YAML file.
 
     Raises:
-        LearngeneError: it is missing, empty, too large, not text, not YAML, not a mapping, or names what is no option.
+        LearngeneError: it cannot be read, or one of them is no option, or has a value of another type.
     """
-    way_out = "give a YAML file of arguments, as --print-config prints it"
-    if not name.strip():
-        raise LearngeneError(f"--config is empty; {way_out}")
+    arguments = {}
+    for key, value in _config(name).items():
+        shown = f"the config's '{key}'"
+        if key == "config":
+            raise LearngeneError(f"config '{name}' names another, '{value}'; give each with --config")
+        if key not in _kinds(job) or key == "print_config":
+            raise LearngeneError(f"{unknown_option(shown, job, str(key))}; {_see(job)}")
+        option = job.__dataclass_fields__.get(key)
+        if value is not None or option is None or not is_required(option):  # None: as printed, not yet said
+            arguments[key] = _typed(job, key, value, f"{shown} {value!r:.60}")
+    return arguments
+
+
+def _config(name: str) -> dict[Any, Any]:
+    """What a YAML file holds.
+
+    Raises:
+        LearngeneError: it is missing, empty, too large, not text, not YAML, or not a mapping.
+    """
+    check_filled("--config", name)
     try:
         if Path(name).stat().st_size > MAX_CONFIG:
-            raise LearngeneError(
-                f"config '{name}' is larger than {MAX_CONFIG} bytes, the most that is read; shorten it"
-            )
+            raise LearngeneError(f"is larger than {MAX_CONFIG} bytes, the most that is read; shorten it")
         said = load_yaml(Path(name).read_text())
     except OSError as error:
-        raise LearngeneError(f"config '{name}' cannot be read ({error.strerror}); {way_out}") from None
+        raise LearngeneError(f"config '{name}' cannot be read ({error.strerror}); {WAY_OUT}") from None
     except UnicodeError:
-        raise LearngeneError(f"config '{name}' is no text; {way_out}") from None
-    except (yaml.YAMLError, RecursionError) as error:
-        mark = getattr(error, "problem_mark", None)
-        where = (
-            f"line {mark.line + 1}: {getattr(error, 'problem', '')}"
-            if mark
-            else getattr(error, "reason", "it cannot be read")
-        )
-        raise LearngeneError(f"config '{name}' is no YAML ({where}); mend it") from None
+        raise LearngeneError(f"config '{name}' is no text; {WAY_OUT}") from None
     except LearngeneError as error:
         raise LearngeneError(f"config '{name}' {error}") from None
+    except Exception as error:  # PyYAML's own, and others of any kind for odd tags
+        mark, why = getattr(error, "problem_mark", None), getattr(error, "problem", "")
+        where = f"line {mark.line + 1}: {why}" if mark else getattr(error, "reason", "it cannot be read")
+        raise LearngeneError(f"config '{name}' is no YAML ({where}); mend it") from None
     if said is None:
-        raise LearngeneError(f"config '{name}' is empty; {way_out}")
+        raise LearngeneError(f"config '{name}' is empty; {WAY_OUT}")
     if not isinstance(said, dict):
-        raise LearngeneError(f"config '{name}' holds no arguments such as 'epochs: 3'; {way_out}")
-    for key in said:
-        if key not in job.__dataclass_fields__ and not (key == "json" and job.JSON):
-            told = unknown_option(f"the config's '{key}'", str(key), job)
-            raise LearngeneError(f"{told}; {_see(job)}")
+        raise LearngeneError(f"config '{name}' holds no arguments such as 'epochs: 3'; {WAY_OUT}")
     return said
 
 
@@ -223,7 +257,7 @@ def load_yaml(text: str) -> Any:
         LearngeneError: a mapping names a key twice, of which YAML would take the last.
     """
     left = [yaml.compose(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))]
-    seen = set()
+    seen = set()  # aliases are nodes that are met again
     while left:
         node = left.pop()
         if id(node) in seen or not isinstance(node, yaml.CollectionNode):
@@ -238,86 +272,67 @@ def load_yaml(text: str) -> Any:
     return get_loader("yaml")(text)
 
 
-set_loader("learngene", load_yaml, (yaml.YAMLError,))
+def unknown_option(shown: str, job: type[Job], name: str = "") -> str:
+    """What is known of an option that a job does not take.
 
-
-def unknown_option(shown: str, name: str, job: type[Job]) -> str:
-    """What is known of an option that a job does not take."""
-    name = name.replace("-", "_")
-    others = [command for command, other in jobs().items() if name in other.__dataclass_fields__]
-    if others:
-        return (
-            f"{shown} is no option of {job.COMMAND}, but of {', '.join(others)}: is it for another command?"
-        )
-    taken = [*job.__dataclass_fields__, "config", *(["json"] if job.JSON else [])]
-    known = {other: other for other in taken} | {
-        alias: other for alias, other in ALIASES.items() if other in taken
-    }
+    Args:
+        shown: the option as it was written.
+        name: its name, where it stands for something else.
+    """
+    name = (name or shown.lstrip("-")).replace("-", "_")
+    if _jobs_with(name) and name not in _kinds(job):
+        others = ", ".join(_jobs_with(name))
+        return f"{shown} is no option of {job.COMMAND}, but of {others}: is it for another command?"
+    known = {other: other for other in _kinds(job)}
+    known |= {alias: other for alias, other in ALIASES.items() if other in known}
     near = [known[other] for other in get_close_matches(name, known, n=1)]
-    hint = (
-        f"--{near[0].replace('_', '-')}"
-        if near and shown.startswith("--")
-        else f"'{near[0]}'"
-        if near
-        else ""
-    )
-    return f"{shown} is no option of {job.COMMAND}" + (f"; did you mean {hint}?" if hint else "")
+    meant = [f"--{other.replace('_', '-')}" if shown.startswith("-") else f"'{other}'" for other in near]
+    return f"{shown} is no option of {job.COMMAND}" + "".join(f"; did you mean {hint}?" for hint in meant)
+
+
+def _swallowed(job: type[Job], name: str, given: Sequence[tuple[str, Any]], said: Mapping[str, Any]) -> str:
+    """Where the argument without a name may have gone: into a list in front of it."""
+    place = job.POSITIONAL
+    if place is None or place in said or place in dict(given) or not _item(_kinds(job).get(name)):
+        return ""
+    return f" (put {_shown(job, place)} before {_shown(job, name)}, which takes the words that follow)"
+
+
+def _whole(job: type[Job], said: Mapping[str, Any]) -> dict[str, Any]:
+    """What is said with the defaults of what is not, in the order of the help, as YAML knows it."""
+    options = itertools.chain(*grouped_fields(job).values())
+    known = {option.name: default_of(option) for option in options if option.name != job.POSITIONAL}
+    known |= {**({"json": False} if job.JSON else {}), **said}
+    return {name: list(value) if isinstance(value, tuple) else value for name, value in known.items()}
+
+
+@cached
+def _kinds(job: type[Job]) -> dict[str, Any]:
+    """Types of the options, of those too that are no fields."""
+    kinds = {name: spoken(kind) for name, kind in field_types(job).items()}
+    return kinds | {"config": str, "print_config": bool} | ({"json": bool} if job.JSON else {})
+
+
+def _item(kind: Any) -> Any:
+    """What a list is of; none for what is no list."""
+    return next((get_args(one)[0] for one in members(kind) if get_origin(one) is Sequence), None)
+
+
+def _is_scalar(kind: Any) -> bool:
+    return kind is not type(None) and get_origin(kind) is not Sequence
+
+
+def _is_mapping(kind: Any) -> bool:
+    return any(get_origin(one) is Mapping for one in members(kind))
+
+
+def _jobs_with(name: str) -> list[str]:
+    return [command for command, job in jobs().items() if name in field_types(job)]
 
 
 def _shown(job: type[Job], name: str) -> str:
     return name.upper() if name == job.POSITIONAL else f"--{name.replace('_', '-')}"
 
 
-def _swallowed(job: type[Job], options: Mapping[str, str]) -> str:
-    """Where the argument without a name may have gone: into a list in front of it."""
-    lists = [name for name, text in options.items() if text.startswith("[") and name != job.POSITIONAL]
-    if job.POSITIONAL is None or not lists or job.POSITIONAL in options:
-        return ""
-    return f" (put it before --{lists[-1].replace('_', '-')}, which takes all words that follow)"
-
-
 def _see(job: type[Job]) -> str:
     return f"see learngene {job.COMMAND} --help"
-
-
-def _listed(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Tuples as lists, which YAML knows."""
-    return {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
-
-
-def build_parser(job: type[Job]) -> ArgumentParser:
-    """A jsonargparse parser with a job's fields, in the groups of its help."""
-    usage = " ".join(filter(None, ["learngene", job.COMMAND, (job.POSITIONAL or "").upper(), "[options]"]))
-    parser = ArgumentParser(
-        prog=f"learngene {job.COMMAND}", usage=usage, description=(job.__doc__ or "").strip().splitlines()[0],
-        exit_on_error=False, formatter_class=HelpFormatter, parser_mode="learngene", add_help=False,
-    )  # fmt: skip
-    # 1. the fields, in the order in which their groups first occur; the main ones in the order that the job gives them
-    helps, every = field_helps(job), ordered_fields(job)
-    main = sorted((f for f in every if f.name in job.MAIN), key=lambda f: job.MAIN.index(f.name))
-    titles = dict.fromkeys(["Main options", *(group_of(job, option) for option in every)])
-    groups = {title: parser.add_argument_group(title) for title in titles}
-    for option in [*main, *(option for option in every if option not in main)]:
-        kind, default = spoken(field_types(job)[option.name]), default_of(option)
-        action = groups[group_of(job, option)].add_argument(
-            f"--{option.name}",
-            type=kind,
-            default=list(default) if isinstance(default, tuple) else default,
-            help=helps[option.name],
-        )
-        action.is_needed = is_required(option)
-        action.is_placed = option.name == job.POSITIONAL
-    # 2. what all commands have, at the end
-    general = parser.add_argument_group(GENERAL)
-    general.add_argument("--help", action="store_true", help="Show this help message and exit.")
-    general.add_argument(
-        "--config", metavar="CONFIG", help="YAML file of arguments; those on the command line override it."
-    )
-    general.add_argument(
-        "--print_config", action="store_true", help="Print all arguments as YAML, for --config, and exit."
-    )
-    if job.JSON:
-        general.add_argument(
-            "--json", type=bool, default=False, help="Print one JSON document instead of a table."
-        )
-    return parser

@@ -1,4 +1,6 @@
-"""Small models and real images (from the embedded data set) for all tests. Everything runs offline, on one thread."""
+"""Small models and real images (from the embedded data set) for all tests. Everything runs offline, on one
+thread.
+"""
 
 import os
 from pathlib import Path
@@ -9,9 +11,9 @@ import torch
 from PIL import Image
 
 from learngene.data.embedded import load_embedded
-from learngene.formats.timm_directory import save_timm_directory
 from learngene.families.architecture import Architecture
 from learngene.families.records import data_config_of
+from learngene.formats.timm_directory import save_timm_directory
 from learngene.gene import Learngene
 from learngene.plan import StagePlan
 from learngene.sharing import build_auxnet
@@ -101,7 +103,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def ancestor(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A timm directory with random weights, 4 layers, the folder's classes, and another normalisation than the default."""
+    """A timm directory with random weights, 4 layers, the folder's classes, and another normalisation than
+    the default.
+    """
     torch.manual_seed(0)
     model = Architecture("vit_tiny_patch16_224", TINY_ARGS).build(4)
     model.pretrained_cfg = dict(model.pretrained_cfg, mean=(0.3,), std=(0.35,))

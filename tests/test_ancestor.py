@@ -17,17 +17,17 @@ from learngene import LearngeneError, cache, distill, evaluate, finetune
 from learngene.costs import count_flops
 from learngene.data import open_training
 from learngene.data.classes import matched
-from learngene.formats.timm_directory import save_timm_directory
 from learngene.families.anatomy import find_blocks, get_blocks
-from learngene.families.ancestors import AncestorImages, open_ancestor
+from learngene.families.ancestors import open_ancestor
 from learngene.families.architecture import Architecture
 from learngene.families.foreign import Foreign, logits_of
 from learngene.families.records import data_config_of, label_names_of, set_pretrained_cfg
 from learngene.families.timm import open_model
 from learngene.families.weights import digest_of
+from learngene.formats.timm_directory import save_timm_directory
 from learngene.objectives import Ancestor
-from learngene.recipe import DataOptions
-from learngene.training.freezing import embeddings, freeze
+from learngene.recipe import AncestorOptions, DataOptions
+from learngene.training.freezing import entering_parameters, freeze
 
 ARCH = "vit_tiny_patch16_224"
 ARGS = {k: v for k, v in TINY_ARGS.items() if k not in ("num_classes", "in_chans")}
@@ -86,20 +86,20 @@ def test_a_module_sees_images_in_its_own_way(folder, tmp_path, caplog):
 
 def test_its_logits_are_those_of_the_module_on_its_own_images():
     student = {"mean": (0.5,) * 3, "std": (0.25,) * 3, "input_size": (3, 40, 40)}
-    said = AncestorImages(mean=OWN["ancestor_mean"], std=OWN["ancestor_std"], input_size=40, classes=CLASSES)
+    options = AncestorOptions(**OWN, ancestor_classes=CLASSES)
     net = Net()
-    guide = Ancestor(Foreign(net, said.record(), student), student)
+    ancestor = Ancestor(Foreign(net, options.said(), student), student)
     pixels = torch.rand(4, 3, 40, 40)
     mean, std = (torch.tensor(OWN[f"ancestor_{key}"]).view(1, 3, 1, 1) for key in ("mean", "std"))
-    assert torch.allclose(guide((pixels - 0.5) / 0.25), net((pixels - mean) / std), atol=1e-5)
-    assert label_names_of(guide.model) == list(CLASSES)
+    assert torch.allclose(ancestor((pixels - 0.5) / 0.25), net((pixels - mean) / std), atol=1e-5)
+    assert label_names_of(ancestor.model) == list(CLASSES)
 
 
 def test_what_is_not_said_is_assumed_aloud(caplog):
     student = data_config_of(Architecture(ARCH, ARGS).build(1))
     with caplog.at_level(logging.WARNING):
         found = open_ancestor(
-            nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten()), AncestorImages(), ARCH, ARGS
+            nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten()), AncestorOptions(), ARCH, ARGS
         )
     assert found.num_classes == 3
     assert found.pretrained_cfg["mean"] == student["mean"]
@@ -126,7 +126,8 @@ def test_logits_are_found(wrap):
         (
             Net(),
             {},
-            r"ancestor Net fails on images of shape \[2, 3, 28, 28\] \(RuntimeError: .*give ancestor_input_size",
+            r"ancestor Net fails on images of shape \[2, 3, 28, 28\] "
+            r"\(RuntimeError: .*give ancestor_input_size",
         ),
         (Net(lambda x: "cat"), OWN, "ancestor Net gives str, not logits"),
         (Net(lambda x: x.mean()), OWN, r"ancestor Net gives a tensor of shape \[\] for 2 images"),
@@ -178,7 +179,7 @@ def test_a_file_that_is_there_is_not_said_to_be_missing(tmp_path, name, message)
         open_model(tmp_path / name)
 
 
-# whose order of classes counts ------------------------------------------------------------------------------------------
+# whose order of classes counts ------------------------------------------------------------------------------
 
 
 def trained(place, names, seed=0):
@@ -249,7 +250,7 @@ def test_finetuning_a_learngene_of_other_classes_warns(gene, tmp_path, caplog):
 
 
 def test_class_names_that_cannot_be_stored_are_refused_before_training(ancestor, tmp_path, monkeypatch):
-    monkeypatch.setattr("learngene.limits.MAX_JSON", 20)
+    monkeypatch.setattr("learngene.trust.records.MAX_JSON", 20)
     with pytest.raises(LearngeneError, match="class names of 12 letters in all, and 10 are stored"):
         finetune(
             ARCH,
@@ -267,7 +268,7 @@ def test_a_module_is_named_by_its_architecture(folder, tmp_path):
     assert evaluate(model, str(folder), workers=0, device="cpu")["model"] == ARCH
 
 
-# what is frozen ---------------------------------------------------------------------------------------------------------
+# what is frozen ---------------------------------------------------------------------------------------------
 
 SMALL = {"img_size": 32, "patch_size": 8, "embed_dim": 32, "num_heads": 2, "num_classes": 2}
 BEFORE = {
@@ -293,7 +294,7 @@ def test_only_what_comes_before_the_layers_is_frozen(name):
     assert still == BEFORE[name]
     layers = [{p.requires_grad for p in layer.parameters()} for layer in get_blocks(model)]
     assert layers == [{False}, {True}, {True}]
-    assert embeddings(model) == []  # all of them are frozen now
+    assert entering_parameters(model) == []  # all of them are frozen now
 
 
 def test_freezing_all_but_the_head():
@@ -373,34 +374,38 @@ def test_what_a_foreign_module_says_itself_is_believed_and_the_rest_assumed_alou
         "std": (0.1, 0.2, 0.3),
         "label_names": ["shirt", "boot", "bag"],
     }
-    found = open_ancestor(net, AncestorImages(), ARCH, ARGS)
+    found = open_ancestor(net, AncestorOptions(), ARCH, ARGS)
     assert (found.pretrained_cfg["mean"], found.num_classes) == ([0.2, 0.4, 0.6], 3)
     assert label_names_of(found) == ["shirt", "boot", "bag"]
     assert "input_size [3, 28, 28] assumed" in caplog.text
     assert "mean [" not in caplog.text
     net.pretrained_cfg = {"std": (0, 0, 0), "mean": (0, 0, 0)}
     with pytest.raises(LearngeneError, match="pretrained_cfg of the ancestor: std"):
-        open_ancestor(net, AncestorImages(), ARCH, ARGS)
+        open_ancestor(net, AncestorOptions(), ARCH, ARGS)
 
 
 @pytest.mark.parametrize(
     ("said", "message"),
     [
         (
-            {"input_size": 40},
-            r"ancestor_input_size \[3, 40, 40\], but the ancestor vit_tiny_patch16_224 is built for \[3, 28, 28\]",
+            {"ancestor_input_size": 40},
+            r"ancestor_input_size \[3, 40, 40\], but the ancestor vit_tiny_patch16_224 is built for "
+            r"\[3, 28, 28\]",
         ),
         (
-            {"mean": [0.5], "std": [0.5]},
+            {"ancestor_mean": [0.5], "ancestor_std": [0.5]},
             "ancestor_mean has 1 values, and the ancestor vit_tiny_patch16_224 takes 3 channels",
         ),
-        ({"classes": ["a"]}, "1 ancestor_classes, but the ancestor vit_tiny_patch16_224 has 3 outputs"),
+        (
+            {"ancestor_classes": ["a"]},
+            "1 ancestor_classes, but the ancestor vit_tiny_patch16_224 has 3 outputs",
+        ),
     ],
 )
 def test_what_is_said_of_a_timm_ancestor_holds_or_is_refused(said, message):
     model = Architecture(ARCH, {**ARGS, "num_classes": 3}).build(1)
     with pytest.raises(LearngeneError, match=message):
-        open_ancestor(model, AncestorImages(**said), None, {})
+        open_ancestor(model, AncestorOptions(**said), None, {})
 
 
 def test_heads_that_are_not_what_the_model_says(folder, tmp_path):

@@ -1,4 +1,4 @@
-"""Attention maps are probabilities, averaged as said; the picture is written for models and for untrained starts."""
+"""Attention maps are probabilities, averaged as said; the picture is of models and of untrained starts."""
 
 import pytest
 import torch

@@ -1,6 +1,7 @@
 """Distilling from cached logits is distilling, and a cache that does not belong is refused."""
 
 import csv
+import hashlib
 import json
 import math
 
@@ -8,14 +9,15 @@ import numpy as np
 import pytest
 import torch
 from conftest import CLASSES, FAST, TINY_ARGS, write_folder
+from safetensors.numpy import load, save
 
 from learngene import LearngeneError, cache, distill
 from learngene.data.teacher import LogitCache, spread
-from learngene.formats.timm_directory import save_timm_directory
 from learngene.families.anatomy import count_parameters
 from learngene.families.architecture import Architecture
 from learngene.families.weights import digest_of
-from learngene.objectives import Ancestor, soft_kl
+from learngene.formats.timm_directory import save_timm_directory
+from learngene.objectives import Ancestor, Distillation, soft_kl
 
 STRONG = {
     "mixup": 0.5,
@@ -70,6 +72,51 @@ def test_cached_equals_live(folder, ancestor, tmp_path, small_shards, options, m
     assert all(torch.allclose(cached.state[k], live.state[k], atol=1e-5) for k in live.state)
     cost = cached.metrics["cost"]
     assert cost["flops"] + cost["cache_flops"] == live.metrics["cost"]["flops"]
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"mixup": 0.5},
+        {"mixup": 0.5, "cutmix": 0.5, "repeats": 2, "workers": 2},
+        {"mixup": 0.5, "on_device": True},
+    ],
+    ids=["mixup", "workers", "device"],
+)
+def test_the_batch_has_what_the_ancestor_says_of_its_views(
+    folder, ancestor, tmp_path, small_shards, options, monkeypatch
+):
+    """Of mixed images too, and behind an interruption; those of validation are shown to the ancestor."""
+    from test_resume import Stop, power_goes_out
+
+    options = {**LOOKS, "batch_size": 8, "checkpoint_minutes": 0.0, **options}
+    made = tmp_path / "cache"
+    cache(ancestor, str(folder), out=made, epochs=2, top_k=3, dtype="float32", **options)
+    forward, compare = Distillation.forward, Distillation.compare
+    errors, validated = [], []
+
+    def trained(self, model, batch):
+        own = self.ancestor(batch["image"]).log_softmax(-1)
+        errors.append((batch["teacher"] - own).abs().max().item())
+        assert own.std(0).max() > 1e-3  # the views differ in what the ancestor says of them
+        return forward(self, model, batch)
+
+    def compared(self, logits, batch):
+        validated.append("teacher" in batch or "number" in batch)
+        return compare(self, logits, batch)
+
+    monkeypatch.setattr(Distillation, "forward", trained)
+    monkeypatch.setattr(Distillation, "compare", compared)
+    common = {"plan": "2,1", "epochs": 2, "cache": made, "out": tmp_path / "run", **options}
+    with monkeypatch.context() as patch:
+        power_goes_out(patch, 1, 3)
+        with pytest.raises(Stop):
+            distill(ancestor, str(folder), **common)
+    assert len(errors) == 6 + 3
+    distill(ancestor, str(folder), resume=True, **common)
+    assert len(errors) == 2 * 6
+    assert max(errors) < 1e-5
+    assert validated == [False, False]
 
 
 @pytest.mark.parametrize(
@@ -208,6 +255,31 @@ def test_a_damaged_cache_says_so(folder, ancestor, tmp_path):
     assert math.isclose(record["cost"]["images"], 2 * 48)  # written twice, paid twice
 
 
+@pytest.mark.parametrize(
+    "garbled",
+    [
+        {"index": np.array([[0, -1]], np.int64)},
+        {"index": np.array([[0, 3]], np.uint8)},
+        {"seed": np.zeros(0)},
+        {"value": np.array([[0.5, -1]], np.float32)},
+        {"value": np.array([[np.nan, -1]], np.float32)},
+    ],
+    ids=["negative", "class", "empty", "probability", "nan"],
+)
+def test_a_shard_that_cannot_be_says_so(tmp_path, garbled):
+    """Somebody wrote it, checksum and all."""
+    made = LogitCache.create(tmp_path, {}, top_k=2, dtype="float32", classes=3, views=1, batch_size=1)
+    made.write(0, 0, np.arange(1), torch.randn(1, 3), {})
+    assert made.read(0, np.arange(1), np.arange(1)).shape == (1, 3)
+    path = tmp_path / "epoch-0000-0000.safetensors"
+    path.write_bytes(save({**load(path.read_bytes()), **garbled}))
+    record = json.loads((tmp_path / "cache.json").read_text())
+    record["shards"][path.name] = hashlib.sha256(path.read_bytes()).hexdigest()
+    (tmp_path / "cache.json").write_text(json.dumps(record))
+    with pytest.raises(LearngeneError, match=r"does not hold what cache.json says"):
+        LogitCache(tmp_path).read(0, np.arange(1), np.arange(1))
+
+
 def test_a_shard_of_an_early_epoch_is_mended(folder, ancestor, tmp_path):
     made = tmp_path / "cache"
     cache(ancestor, str(folder), out=made, epochs=3, top_k=2, **LOOKS)
@@ -245,7 +317,7 @@ def test_logits_that_are_not_finite_are_not_kept(tmp_path):
 
 
 def test_the_architecture_may_be_another(folder, ancestor, tmp_path):
-    """An ancestor with its own normalisation sees the student's views in its own way, as in a live distillation."""
+    """An ancestor with its own normalisation sees the student's views in its own way, as it does live."""
     args = {k: v for k, v in TINY_ARGS.items() if k != "num_classes"} | {"embed_dim": 32}
     common = {"arch": "vit_tiny_patch16_224", "arch_args": args, **FAST}
     cache(ancestor, str(folder), out=tmp_path / "cache", top_k=3, dtype="float32", **common)

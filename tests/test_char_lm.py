@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from learngene.starts import begin
+from learngene.families.variants import is_post_norm
 
 spec = importlib.util.spec_from_file_location(
     "char_lm", Path(__file__).parent.parent / "tools" / "char_lm.py"
@@ -20,7 +20,8 @@ SIZES = {"width": 16, "depth": 2, "heads": 2, "context": 8}
 @pytest.mark.parametrize("setting", char_lm.SETTINGS, ids=lambda s: s.name)
 def test_no_character_sees_the_next(setting):
     torch.manual_seed(0)
-    model = begin(char_lm.CharLM(**SIZES, norm_pre=setting.norm_pre), setting.start).eval()
+    model = char_lm.build(setting, **SIZES).eval()
+    assert is_post_norm(model) is setting.name.startswith("post-norm")
     text = torch.randint(128, (2, 8))
     other = text.clone()
     other[:, 5:] = (other[:, 5:] + 1) % 128

@@ -8,14 +8,14 @@ import pytest
 from learngene import Learngene, evaluate
 from learngene.assets import ancestor_directory, learngene_file
 from learngene.bench import Preparation
-from learngene.commands.demo import DEPTHS, DISTILL, FINETUNE
 from learngene.data.embedded import load_embedded
 from learngene.families.anatomy import count_parameters
 from learngene.families.records import label_names_of
 from learngene.families.timm import open_model
 from learngene.families.weights import digest_of
+from learngene.jobs import jobs
+from learngene.jobs.demo import DEPTHS, DISTILL, FINETUNE
 from learngene.plan import StagePlan
-from learngene.recipe import DataOptions, Recipe, divide
 
 
 def test_ancestor_knows_the_embedded_images():
@@ -49,8 +49,9 @@ def test_cards_state_what_is_there():
 
 
 def test_demo_settings_are_understood():
-    Preparation.parse("gene", {"distill": {"ancestor": "x", **DISTILL}})
-    divide(FINETUNE, Recipe, DataOptions)
+    trained = {name: jobs()[name] for name in ("distill", "finetune")}
+    Preparation.parse("gene", {"distill": {"ancestor": "x", **DISTILL}}, trained)
+    jobs()["benchmark"].check_some(FINETUNE)
     assert len(DEPTHS) >= 3
     assert all(StagePlan.balanced(depth, StagePlan.parse(DISTILL["plan"]).stages) for depth in DEPTHS)
 

@@ -4,6 +4,7 @@ import inspect
 import json
 import os
 import pydoc
+import random
 import re
 import subprocess
 import sys
@@ -14,22 +15,20 @@ import pytest
 import yaml
 from conftest import TINY_ARGS
 
-from learngene import cli, commands
-from learngene.cli import (
-    COMMANDS,
-    FIRST,
-    FUNCTIONS,
-    JSON_COMMANDS,
-    POSITIONAL,
-    _after_interrupt,
-    _parse,
-    _records,
-    main,
-)
+import learngene
+from learngene import cli
+from learngene.cli import _after_interrupt, _records, main
 from learngene.families.weights import digest_of
+from learngene.job import is_required
+from learngene.jobs import jobs
 from learngene.plan import parse_depths
-from learngene.recipe import GROUPS, DataOptions, DistillOptions, Recipe, own_parameters
+from learngene.words import parse
 
+COMMANDS = list(jobs())
+GROUPS = [
+    "Main options", "More of ", "Data", "Training", "Augmentation", "Learning from the ancestor",
+    "Machine and speed", "Log and checkpoints", "General",
+]  # fmt: skip
 ARGS = json.dumps({k: v for k, v in TINY_ARGS.items() if k != "num_classes"})
 FAST = ["--epochs", "1", "--batch-size", "16", "--workers", "0", "--precision", "32-true"]
 
@@ -58,73 +57,36 @@ def test_each_command_has_help(command, capsys):
 
 
 def test_version(capsys):
-    import learngene
-
     assert main(["--version"]) == 0
     assert capsys.readouterr().out.strip() == learngene.__version__
 
 
+def runs(*words):
+    """Run a command that must succeed."""
+    assert main([str(word) for word in words]) == 0
+
+
 def test_pipeline_from_the_command_line(folder, ancestor, tmp_path, capsys):
-    run = tmp_path / "run"
-    assert (
-        main(
-            [
-                "distill",
-                "--ancestor",
-                str(ancestor),
-                "--data",
-                str(folder),
-                "--plan",
-                "2,1,1",
-                "--out",
-                str(run),
-                *FAST,
-            ]
-        )
-        == 0
-    )
-    gene = run / "learngene.safetensors"
-    assert main(["spawn", str(gene), "--depth", "3", "5", "--out", str(tmp_path / "family")]) == 0
-    assert (
-        main(
-            [
-                "finetune",
-                str(tmp_path / "family" / "depth-05"),
-                "--data",
-                str(folder),
-                "--out",
-                str(tmp_path / "tuned"),
-                *FAST,
-            ]
-        )
-        == 0
-    )
+    run, gene, tuned = tmp_path / "run", tmp_path / "run" / "learngene.safetensors", tmp_path / "tuned"
+    runs("distill", "--ancestor", ancestor, "--data", folder, "--plan", "2,1,1", "--out", run, *FAST)
+    runs("spawn", gene, "--depth", "3", "5", "--out", tmp_path / "family")
+    runs("finetune", tmp_path / "family" / "depth-05", "--data", folder, "--out", tuned, *FAST)
     capsys.readouterr()
-    assert (
-        main(
-            ["evaluate", str(tmp_path / "tuned" / "model"), "--data", str(folder), "--workers", "0", "--json"]
-        )
-        == 0
-    )
+    runs("evaluate", tuned / "model", "--data", folder, "--workers", "0", "--json")
     assert json.loads(capsys.readouterr().out)["images"] == 24
-    assert main(["info", str(gene), "--json"]) == 0
+    runs("info", gene, "--json")
     document = json.loads(capsys.readouterr().out)
     assert document["plan"] == "2,1,1"
     assert [row["depth"] for row in document["depths"]] == list(range(6, 16))
     assert document["times_smaller_than_ten_models"] > 10
-    for words in (
-        ["info", str(gene), "--latency", "--depth", "3"],
-        ["info", str(run.parent / "family" / "depth-03")],
-    ):
-        assert main(words) == 0
-        assert "gflops" in capsys.readouterr().out
-    again = ["distill", "--config", str(run / "config.yaml"), "--out", str(tmp_path / "again")]
-    assert main(again) == 0
-    from learngene import Learngene
-
-    assert digest_of(Learngene.load(tmp_path / "again" / "learngene.safetensors").state) == digest_of(
-        Learngene.load(gene).state
-    )
+    for words in ((gene, "--latency", "--depth", "3"), (tmp_path / "family" / "depth-03",)):
+        runs("info", *words)
+        shown = capsys.readouterr().out
+        assert "\n  classes: 3\n" in shown
+        assert "gflops" in shown
+    runs("distill", "--config", run / "config.yaml", "--out", tmp_path / "again")
+    again = learngene.Learngene.load(tmp_path / "again" / "learngene.safetensors")
+    assert digest_of(again.state) == digest_of(learngene.Learngene.load(gene).state)
 
 
 def test_print_config_and_back(tmp_path, capsys):
@@ -161,37 +123,45 @@ def printed(capsys, *words):
     return capsys.readouterr().out
 
 
+def names(job):
+    return [option.name for option in fields(job)]
+
+
 def typical(command):
-    """A command line with the positional argument, what is required, and a list or a mapping where the command has one."""
-    words = [command, *{"models": ["m/a", "m/b"], None: []}.get(POSITIONAL.get(command), ["some.thing"])]
-    own = {p.name for p in own_parameters(getattr(commands, FUNCTIONS.get(command, command)))}
+    """A command line with what is required, and a list or a mapping where the command has one."""
+    job = jobs()[command]
+    words = [command, *{"models": ["m/a", "m/b"], None: []}.get(job.POSITIONAL, ["some.thing"])]
     for name, values in {
-        "ancestor": ["local-dir:x"], "data": ["d"], "out": ["o"], "depth": ["7"], "layers": ["1", "3"], "arch_args": ['{"img_size": 28}'],
-        "depths": ["[4, 5]"], "starts": ['[random, {name: a, start: mimetic}]'], "seed": ["3"], "resume": [], "latency": [],
+        "ancestor": ["local-dir:x"], "data": ["d"], "out": ["o.png"], "depth": ["7"], "layers": ["1", "3"],
+        "arch_args": ['{"img_size": 28}'], "depths": ["[4, 5]"], "seed": ["3"], "resume": [], "latency": [],
+        "starts": ["[random, {name: a, start: mimetic}]"],
     }.items():  # fmt: skip
-        words += [f"--{name}", *values] if name in own else []
+        words += [f"--{name}", *values] if name in names(job) else []
     return words
 
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_every_command_runs_again_from_its_printed_config(command, tmp_path, capsys):
+    job = jobs()[command]
     text = printed(capsys, *typical(command))
     config = yaml.safe_load(text)
     (tmp_path / "c.yaml").write_text(text)
     assert printed(capsys, command, "--config", tmp_path / "c.yaml") == text
-    function = getattr(commands, FUNCTIONS.get(command, command))
-    assert _parse(command, function, ["--config", str(tmp_path / "c.yaml")]) == _parse(
-        command, function, typical(command)[1:]
-    )
-    positional = POSITIONAL.get(command)
-    if positional:
-        assert config[positional] in ("some.thing", ["m/a", "m/b"])
+    said = [parse(job, words) for words in (["--config", str(tmp_path / "c.yaml")], typical(command)[1:])]
+    jsons = [words.pop("json", False) for words in said]
+    assert jsons == [False, False]
+    first, again = (vars(job(**words)) for words in said)
+    assert {
+        name: value if type(value) is not tuple else list(value) for name, value in again.items()
+    } == first
+    if job.POSITIONAL:
+        assert config[job.POSITIONAL] in ("some.thing", ["m/a", "m/b"])
         for words in (
             (["other"], ["--config", tmp_path / "c.yaml"]),
             (["--config", tmp_path / "c.yaml"], ["other"]),
         ):
             again = yaml.safe_load(printed(capsys, command, *words[0], *words[1]))
-            assert again == config | {positional: ["other"] if positional == "models" else "other"}
+            assert again == config | {job.POSITIONAL: ["other"] if job.POSITIONAL == "models" else "other"}
 
 
 def test_the_command_line_overrides_a_config_wherever_it_stands(tmp_path, capsys):
@@ -237,8 +207,8 @@ def test_a_run_is_run_again_by_its_own_config(folder, ancestor, tmp_path, capsys
     ("text", "message"),
     [
         (
-            "from_ancestor: true\n",
-            "the config's 'from_ancestor' is no option of finetune, but of distill",
+            "share_norms: true\n",
+            "the config's 'share_norms' is no option of finetune, but of distill",
         ),
         ("learning_rat: 1\n", "the config's 'learning_rat' is no option of finetune; did you mean 'lr'?"),
         ("batchsize: 1\n", "the config's 'batchsize' is no option of finetune; did you mean 'batch_size'?"),
@@ -272,45 +242,52 @@ def dests(text):
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_help_shows_every_option_in_exactly_one_group(command, capsys):
+    job = jobs()[command]
     assert main([command, "--help"]) == 0
     text = capsys.readouterr().out
     groups = dests(text[text.index("Main options:") :])
     shown = [name for names in groups.values() for name in names]
-    taken = list(inspect.signature(getattr(commands, FUNCTIONS.get(command, command))).parameters)
-    general = ["help", "config", "print_config", *(["json"] if command in JSON_COMMANDS else [])]
-    assert sorted(shown) == sorted(taken + general)
-    assert next(iter(groups)) == "Main options"
-    assert list(groups)[-1] == "General"
-    assert command not in FIRST or tuple(groups["Main options"]) == FIRST[command]
-    assert len(FIRST.get(command, ())) <= 10
-    required = [
-        p.name
-        for p in own_parameters(getattr(commands, FUNCTIONS.get(command, command)))
-        if p.default is p.empty
-    ]
+    general = ["help", "config", "print_config", *(["json"] if job.JSON else [])]
+    assert sorted(shown) == sorted([*names(job), *general])
+    order = [title.replace(f"More of {command}", "More of ") for title in groups]
+    assert order == [title for title in GROUPS if title in order]
+    assert not job.MAIN or tuple(groups["Main options"]) == job.MAIN
+    assert len(job.MAIN) <= 10
+    required = [option.name for option in fields(job) if is_required(option)]
     assert " ".join(text.split()).count("(required)") == len(required)
     assert set(required) <= set(groups["Main options"])
+    assert "-h, --help " in text
 
 
-def test_groups_name_options_that_there_are():
-    kinds = {
-        kind.__name__: {field.name for field in fields(kind)}
-        for kind in (Recipe, DataOptions, DistillOptions)
-    }
-    names = [name for group in GROUPS.values() for name in group]
-    assert len(names) == len(set(names))
-    assert set(names) <= set(kinds) | set().union(*kinds.values())
-    assert set(kinds) <= set(names)
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_says_what_stands_for_a_value(command, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "120")
+    assert main([command, "--help"]) == 0
+    text = capsys.readouterr().out
+    assert "[ITEM" not in text
+    for name, metavar in {
+        "arch_args": "JSON", "prepare": "JSON", "seeds": "LIST", "layers": "LIST", "ancestor_mean": "LIST",
+        "epochs": "N", "lr": "X", "depth": "(N|DEPTH)", "resume": "{true,false}", "split": "SPLIT",
+        "feature_loss": "{mse,cosine}", "compile": "COMPILE", "json": "{true,false}",
+    }.items():  # fmt: skip
+        if name in names(jobs()[command]) and name != jobs()[command].POSITIONAL:
+            assert re.search(rf"^  --{name.replace('_', '-')} {metavar}( |$)", text, re.M), name
+
+
+def test_what_every_command_is_for_is_one_line(capsys):
+    assert main(["--help"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines if line.startswith("  ")] == [*COMMANDS, "--version"]
+    assert max(map(len, lines)) <= 95
 
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_python_help_tells_every_option(command):
-    import learngene
-
-    function = getattr(learngene, FUNCTIONS.get(command, command))
+    function = getattr(learngene, jobs()[command].FUNCTION or command)
     text = pydoc.render_doc(function, renderer=pydoc.plaintext)
-    parameters = inspect.signature(function).parameters.values()
-    assert all(re.search(rf"^ +{p.name}( \(default .*\))?: ", text, re.M) for p in parameters)
+    for parameter in inspect.signature(function).parameters.values():
+        default = "" if parameter.default is parameter.empty else f" (default {parameter.default!r})"
+        assert re.search(rf"^ +{parameter.name}{re.escape(default)}: \S", text, re.M), parameter.name
     if command == "finetune":
         assert "lr (default 0.001): learning rate" in text
         assert "ce (default 1.0): " in text
@@ -359,19 +336,13 @@ def test_python_help_tells_every_option(command):
 def test_what_is_said_after_an_interrupt_is_true(words, left, message, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
 
-    def interrupted(**_):
+    def interrupted(self):
         if left:
             (tmp_path / "o").mkdir()
             (tmp_path / "o" / left).touch()
         raise KeyboardInterrupt
 
-    function = getattr(commands, FUNCTIONS.get(words[0], words[0]))
-    interrupted.__signature__, interrupted.__doc__ = inspect.signature(function), function.__doc__
-    interrupted.kinds, interrupted.defaults = (
-        getattr(function, "kinds", ()),
-        getattr(function, "defaults", {}),
-    )
-    monkeypatch.setattr(commands, words[0], interrupted)
+    monkeypatch.setattr(jobs()[words[0]], "run", interrupted)
     assert main(words) == 130
     error = capsys.readouterr().err
     assert message in error
@@ -383,15 +354,24 @@ def test_an_interrupt_before_the_command_begins(monkeypatch, capsys):
     def interrupted(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(cli, "_parse", interrupted)
+    monkeypatch.setattr(cli, "parse", interrupted)
     assert main(["distill"]) == 130
     assert capsys.readouterr().err == "learngene distill: interrupted; nothing was begun\n"
 
 
 def test_an_earlier_run_that_was_to_be_overwritten_is_not_to_be_resumed(tmp_path):
     (tmp_path / "run.json").touch()
-    arguments = {"out": str(tmp_path), "resume": False, "overwrite": True}
-    assert "nothing was begun" in _after_interrupt(arguments, _records(arguments))
+    value = jobs()["demo"](out=tmp_path, overwrite=True)
+    assert "nothing was begun" in _after_interrupt(value, _records(value))
+
+
+def test_the_directory_is_that_of_the_run_even_when_nobody_named_it(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    demo, evaluate = jobs()["demo"](), jobs()["evaluate"](model="m", data="d")
+    (tmp_path / "learngene-demo").mkdir()
+    (tmp_path / "learngene-demo" / "run.json").touch()
+    assert _after_interrupt(demo, {}) == "the same command with --resume goes on"
+    assert _after_interrupt(evaluate, {}) == "the same command begins anew"
 
 
 def run_into(stdout, *words, shell=None, **kwargs):
@@ -526,9 +506,8 @@ def test_log_lines_when_redirected(folder, ancestor, tmp_path):
 
 def test_a_command_without_any_word(capsys):
     """The README's first command is one; the others miss something, and say what."""
-    import learngene.commands as commands
-
-    assert _parse("demo", commands.demo, [])["out"] == "learngene-demo"
+    assert parse(jobs()["demo"], []) == {}
+    assert jobs()["demo"]().out == "learngene-demo"
     for command in set(COMMANDS) - {"demo", "archs"}:
         assert "is missing; see learngene" in fails(capsys, command)
 
@@ -536,22 +515,13 @@ def test_a_command_without_any_word(capsys):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["finetune", "m", "--data", "d", "--out", ""], "--out is empty; give a directory"),
-        (["evaluate", "m", "--data="], "--data is empty; give images"),
-        (["evaluate", "", "--data", "d"], "MODEL is empty; give a model"),
-        (["relearn", "m", " ", "--data", "d", "--out", "o"], "MODELS is empty; give a model"),
-        (
-            ["distill", "--ancestor", "local-dir:", "--data", "d", "--out", "o"],
-            "--ancestor is empty; give a model",
-        ),
-        (
-            ["distill", "--ancestor", "a", "--data", "d", "--out", "o", "--cache="],
-            "--cache is empty; give a directory",
-        ),
-        (
-            ["benchmark", "--data", "d", "--out", "o", "--distill", '{ancestor: ""}'],
-            "--distill.ancestor is empty",
-        ),
+        (["finetune", "m", "--data", "d", "--out", ""], "--out is empty; give a value, or leave it out"),
+        (["evaluate", "m", "--data="], "--data is empty; give a value"),
+        (["evaluate", "", "--data", "d"], "MODEL is empty; give a value"),
+        (["relearn", "m", " ", "--data", "d", "--out", "o"], "MODELS is empty; give a value"),
+        (["distill", "--ancestor", "local-dir:", "--data", "d", "--out", "o"], "--ancestor is empty; give"),
+        (["distill", "--ancestor", "a", "--data", "d", "--out", "o", "--cache="], "--cache is empty; give"),
+        (["benchmark", "--data", "d", "--out", "o", "--distill", '{ancestor: ""}'], "ancestor is empty"),
         (
             [
                 "benchmark",
@@ -564,7 +534,7 @@ def test_a_command_without_any_word(capsys):
             ],
             "is empty",
         ),
-        (["archs", ""], "PATTERN is empty; give one such as 'deit3*', or leave it out"),
+        (["archs", ""], "PATTERN is empty; give a value, or leave it out"),
     ],
 )
 def test_an_empty_word_is_no_path(words, message, tmp_path, monkeypatch, capsys):
@@ -576,7 +546,7 @@ def test_an_empty_word_is_no_path(words, message, tmp_path, monkeypatch, capsys)
 
 def test_arguments_of_timm_may_be_empty():
     words = ["--ancestor", "a", "--data", "d", "--out", "o", "--arch_args", '{"global_pool": ""}']
-    assert _parse("distill", commands.distill, words)["arch_args"] == {"global_pool": ""}
+    assert parse(jobs()["distill"], words)["arch_args"] == {"global_pool": ""}
 
 
 @pytest.mark.parametrize(
@@ -594,26 +564,32 @@ def test_arguments_of_timm_may_be_empty():
         (["info", "g", "--jsn"], "did you mean --json?"),
         (["spawn", "g", "--epochs", "3"], "--epochs is no option of spawn, but of distill,"),
         (["spawn", "g", "--zzz", "3"], "--zzz is no option of spawn; see"),
-        (["info", "--depth", "4", "6", "G.st"], "'G.st' is no depth; put SOURCE before --depth"),
-        (["spawn", "--depth", "G.st", "--out", "o"], "'G.st' is no depth; put GENE before --depth"),
-        (["info", "--depth", "4", "6"], "SOURCE is missing"),
+        (["spawn", "--depth", "G.st", "--out", "o"], "GENE is missing (put GENE before --depth, which takes"),
+        (["info", "--depth", "4", "6"], "SOURCE is missing (put SOURCE before --depth"),
+        (["relearn", "--modes", "free", "m", "--data", "d"], "MODELS is missing (put MODELS before --modes"),
+        (
+            ["relearn", "--shares", "2m"],
+            "--shares 2m: it must be a list of numbers (put MODELS before --shares",
+        ),
+        (["relearn", "m", "--shares", "half"], "--shares half: it must be a list of numbers; see"),
+        (["info", "g", "h", "--depth", "4"], "'h' stands alone, and belongs to no option; see"),
+        (["demo", "o"], "'o' stands alone, and belongs to no option; see"),
         (["info", "g", "--depth"], "--depth has no value; give one"),
         (["finetune", "m", "--lr"], "--lr has no value; give one"),
-        (["benchmark", "--depths", "3", "4"], "--depths 3 4: a list is one word; write '[3, 4]'"),
-        (["benchmark", "--depths", "3,4"], "write '[3, 4]'"),
-        (["benchmark", "--depths", "3-5"], "write '[3, 4, 5]'"),
-        (["benchmark", "--depths=3-5"], "write '[3, 4, 5]'"),
-        (["benchmark", "--starts", "learngene", "random"], "write '[learngene, random]'"),
-        (["relearn", "m", "--shares", "0.1", "0.2"], "write '[0.1, 0.2]'"),
-        (["relearn", "--shares", "0.1", "m"], "--shares 0.1: a list"),
-        (["relearn", "m", "--modes", "frozen"], "write '[frozen]'"),
-        (["distill", "--plan", "2", "2", "2"], "--plan 2 2 2: a list is one word; write '2,2,2'"),
-        (["distill", "--ancestor-input-size", "1", "28", "28"], "write '[1, 28, 28]'"),
-        (["distill", "--compile", "perhaps"], "expected true, false or auto, not 'perhaps'"),
-        (["distill", "--in-memory=perhaps"], "expected true or false, not 'perhaps'"),
-        (["distill", "--workers", "x"], "expected a whole number or auto, not 'x'"),
-        (["distill", "--track", "x"], "expected none, tensorboard or wandb, not 'x'"),
-        (["distill", "--arch-args", "{a: 1, a: 2}"], "names 'a' twice; keep one of them"),
+        (["finetune", "m", "--lr", "--seed", "3"], "--lr has no value; give one"),
+        (["benchmark", "--depths", "3-5"], "--depths 3-5: it must be a list of whole numbers; see"),
+        (["benchmark", "--seeds", "0", "1", "x"], "--seeds 0 1 x: it must be a list of whole numbers; see"),
+        (["distill", "--compile", "perhaps"], "--compile perhaps: it must be True, False or auto; see"),
+        (["distill", "--in-memory=perhaps"], "--in-memory perhaps: it must be True or False; see"),
+        (["distill", "--workers", "x"], "--workers x: it must be a whole number or auto; see"),
+        (["distill", "--epochs", "1e1"], "--epochs 1e1: it must be a whole number; see"),
+        (["distill", "--track", "x"], "--track x: it must be none, tensorboard or wandb; see"),
+        (["distill", "--arch-args", "3"], "--arch-args 3: it must be a mapping; see"),
+        (["distill", "--arch-args", "{a: 1, a: 2}"], "--arch-args names 'a' twice; keep one of them"),
+        (["distill", "--s", "3"], "--s may be any of"),
+        (["distill", "-lr", "3"], "-lr is no option of distill; did you mean --lr?"),
+        (["distill", "--", "3"], "-- is no option of distill; see"),
+        (["distill", "-xlr", "3"], "-xlr is no option of distill; did you mean --lr?"),
     ],
     ids=str,
 )
@@ -621,22 +597,53 @@ def test_the_way_out_of_a_slip(words, message, capsys):
     assert message in fails(capsys, *words)
 
 
-def test_one_number_is_a_plan_or_a_size(capsys):
-    words = [
-        "distill",
-        "--ancestor",
-        "a",
-        "--data",
-        "d",
-        "--out",
-        "o",
-        "--plan",
-        "2",
-        "--ancestor-input-size",
-        "28",
-    ]
+@pytest.mark.parametrize(
+    ("words", "value"),
+    [
+        (["benchmark", "--seeds", "0", "1", "2"], [0, 1, 2]),
+        (["benchmark", "--seeds", "0,1,2"], [0, 1, 2]),
+        (["benchmark", "--seeds", "0,1", "2"], [0, 1, 2]),
+        (["benchmark", "--seeds=0,1"], [0, 1]),
+        (["benchmark", "--seeds", "[0, 1, 2]"], [0, 1, 2]),
+        (["benchmark", "--seeds", "0"], [0]),
+        (["benchmark", "--scratch-epochs", "[]"], []),
+        (["benchmark", "--tflops", "1", "2e-1"], [1.0, 0.2]),
+        (["benchmark", "--starts", "learngene", "random"], ["learngene", "random"]),
+        (["benchmark", "--starts", "learngene,random"], ["learngene", "random"]),
+        (["benchmark", "--starts", "[random, {name: a}]"], ["random", {"name": "a"}]),
+        (["benchmark", "--starts", "random", "{name: a, start: b}"], ["random", {"name": "a", "start": "b"}]),
+        (["relearn", "m", "--layers", "1", "3"], [1, 3]),
+        (["attention", "--layers", "1", "3", "m", "n"], [1, 3]),
+        (["relearn", "--layers", "[1, 3]", "m"], [1, 3]),
+        (["relearn", "m", "--modes", "frozen"], ["frozen"]),
+        (["relearn", "m", "--modes", "frozen,free"], ["frozen", "free"]),
+        (["distill", "--ancestor-classes", "tench, Tinca tinca", "7"], ["tench, Tinca tinca", "7"]),
+        (["distill", "--ancestor-input-size", "1", "28", "28"], [1, 28, 28]),
+        (["distill", "--ancestor-input-size", "28"], 28),
+        (["distill", "--ancestor-mean", "0.5"], [0.5]),
+        (["distill", "--plan", "2", "2", "2"], [2, 2, 2]),
+        (["distill", "--plan", "2"], 2),
+        (["spawn", "--plan", "2,1,2", "g"], "2,1,2"),
+        (["spawn", "g", "--depth", "6", "9", "12"], [6, 9, 12]),
+        (["spawn", "g", "--depth", "4-6"], "4-6"),
+        (["info", "--depth", "4", "6-7", "G.st"], [4, "6-7"]),
+        (["finetune", "m", "--freeze", "-1"], -1),
+        (["finetune", "m", "--min-lr", "-1e-3"], -1e-3),
+        (["finetune", "m", "--batch", "3"], 3),
+        (["finetune", "m", "--clip-grad", "null"], None),
+        (["distill", "--arch-args.img_size", "28"], {"img_size": 28}),
+        (["distill", "--arch_args", "{a: {b: 1}}", "--arch_args.a.c=x"], {"a": {"b": 1, "c": "x"}}),
+    ],
+    ids=str,
+)
+def test_values_as_they_are_written(words, value, capsys):
+    option = next(word for word in words if word.startswith("--"))[2:].partition("=")[0].partition(".")[0]
+    name = {"batch": "batch_size"}.get(option, option.replace("-", "_"))
     config = yaml.safe_load(printed(capsys, *words))
-    assert (str(config["plan"]), config["ancestor_input_size"]) == ("2", 28)
+    assert config[name] == value
+    assert type(config[name]) is type(value)
+    place = jobs()[words[0]].POSITIONAL
+    assert place is None or config[place] in ("m", "g", "G.st", ["m"], ["m", "n"])
 
 
 @pytest.mark.parametrize(
@@ -650,8 +657,9 @@ def test_one_number_is_a_plan_or_a_size(capsys):
         (b"epochs: [3\nlr: 2", "config 'c.conf' is no YAML (line 2: "),
         (b"a\x00b: 1", "config 'c.conf' is no YAML ("),
         (b"- 3\n", "config 'c.conf' holds no arguments such as 'epochs: 3'"),
-        (b"out: ''\n", "--out is empty; give a directory"),
-        (b"depths: 3\n", "write '[3]'"),
+        (b"out: ''\n", "out is empty; give a value"),
+        (b"depths: 3\n", "the config's 'depths' 3: it must be a list of whole numbers; see"),
+        (b"epochs: !!timestamp x\n", "config 'c.conf' is no YAML ("),
     ],
     ids=str,
 )
@@ -665,3 +673,128 @@ def test_a_bad_config_is_named(content, message, tmp_path, monkeypatch, capsys):
         assert message in error
         assert "<" not in error
     assert "--config is empty" in fails(capsys, "benchmark", "--config", "")
+
+
+NEW = '''
+"""learngene greet"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from learngene.job import Job
+
+
+@dataclass(frozen=True, kw_only=True)
+class Greet(Job):
+    """Say hello to somebody, several times if wanted."""
+
+    COMMAND, ORDER = "greet", 55
+    SUMMARY = "say hello"
+    BY_PLACE = ("who",)
+    POSITIONAL = "who"
+    JSON = True
+
+    who: str
+    """whom to greet."""
+    times: Sequence[int] = (1,)
+    """how often, one after another."""
+
+    def run(self) -> list[str]:
+        """Do it.
+
+        Returns:
+            What was said.
+        """
+        return [" ".join(["hello"] * count + [self.who]) for count in self.times]
+
+    @staticmethod
+    def show(result: Any) -> None:
+        """A line each."""
+        print(*result, sep="\\n")
+'''
+
+
+@pytest.fixture
+def another(tmp_path, monkeypatch):
+    """A file of a job more."""
+    import learngene.jobs as package
+
+    (tmp_path / "greet.py").write_text(NEW)
+    monkeypatch.setattr(package, "__path__", [*package.__path__, str(tmp_path)])
+    package.jobs.cache_clear(), package.functions.cache_clear()
+    yield
+    monkeypatch.undo()
+    sys.modules.pop("learngene.jobs.greet", None)
+    vars(package).pop("greet", None)
+    package.jobs.cache_clear(), package.functions.cache_clear()
+
+
+def test_a_new_command_is_one_file(another, capsys):
+    """A command, a Python function, a line of the help, a table, a config and JSON: nothing else knows it."""
+    place = COMMANDS.index("benchmark")
+    assert list(jobs()) == [*COMMANDS[:place], "greet", *COMMANDS[place:]]
+    assert main(["--help"]) == 0
+    assert "  greet      say hello\n" in capsys.readouterr().out
+    assert main(["greet", "--help"]) == 0
+    text = capsys.readouterr().out
+    assert "usage: learngene greet WHO [options]" in text
+    assert "whom to greet (required)" in text
+    assert "--times LIST" in text
+    assert main(["greet", "--times", "1", "2", "you"]) == 0
+    assert capsys.readouterr().out == "hello you\nhello hello you\n"
+    assert main(["greet", "you", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == ["hello you"]
+    assert yaml.safe_load(printed(capsys, "greet", "you")) == {"who": "you", "times": [1], "json": False}
+    assert "WHO is missing" in fails(capsys, "greet")
+    assert "--times is no option of spawn, but of greet" in fails(capsys, "spawn", "g", "--times", "3")
+    assert learngene.greet("me", times=(2,)) == ["hello hello me"]
+    assert "greet" in dir(learngene)
+    assert "times (default (1,)): how often" in learngene.greet.__doc__
+
+
+def test_no_words_end_in_a_traceback(monkeypatch, capsys, tmp_path):
+    """Random options, values and configs: run, or one sentence; what is run is left out."""
+    monkeypatch.chdir(tmp_path)
+    rng = random.Random(0)
+    for job in jobs().values():
+        monkeypatch.setattr(job, "run", lambda self: {})
+        monkeypatch.setattr(job, "show", staticmethod(lambda result: None))
+    for number, text in enumerate(ODD_CONFIGS):
+        Path(f"{number}.yaml").write_text(text)
+    statuses = set()
+    for _ in range(1_500):
+        job = jobs()[rng.choice(COMMANDS)]
+        needed = [option.name for option in fields(job) if is_required(option) and rng.random() < 0.9]
+        words = [job.COMMAND, *(f"--{name}=x.png" for name in needed)]
+        for _ in range(rng.randint(0, 3)):
+            name, value = f"--{rng.choice(names(job))}", rng.choice(ODD_WORDS)
+            words += rng.choice([[name, value], [f"{name}={value}"], [name], [value]])
+        if rng.random() < 0.3:
+            words += ["--config", f"{rng.randrange(len(ODD_CONFIGS))}.yaml"]
+        statuses.add(status := main(words))
+        error = capsys.readouterr().err
+        assert status in (0, 2), words
+        assert error.count("error:") == (status == 2), words
+        assert "Traceback" not in error
+    assert statuses == {0, 2}
+
+
+ODD_WORDS = [
+    "3", "4-6", "0,1", "0.5", "1e-3", "a", "[1, 2]", "[a", "{a: 1}", "{a: 1, a: 2}", "null", "~", "true",
+    "auto", "", " ", "-1", ".nan", "1e999", "2,2", "--", "-", "-x", "---", "=", "--s", "--arch_args.a",
+    "--arch-args.a.b=3", "!!bool x", "!!timestamp x", "&a [*a]", "*a", "<<", "\x00", "\ud800", "٣",
+    "9" * 5_000, "[" * 3_000, "%x", "\\n", "frozen,free", "--config", "--config=", "--config=.",
+    "--config=" + "x" * 5_000, "--print-config", "--json=maybe",
+]  # fmt: skip
+ODD_CONFIGS = [
+    "a: !!bool x", "!!binary x", "? [a]\n: b", "1: 2", "null: 3", "epochs: {a: b}", "lr: [1]",
+    "arch_args: {1: 2}", "arch_args: !!set {x}", "epochs: !!timestamp x", "data: 2020-01-01",
+    "starts: [[a]]", "seeds: a", "plan: {a: 1}", "depth: [[1]]", "model: {a: 1}", "&a [*a]",
+    "arch_args: &a {b: *a}", "<<: {epochs: 3}", "epochs: " + "9" * 5_000, "seed: .nan", "json: 3",
+    "config: x", "print_config: true", "help: true", "out: [a]", "resume: null", "seeds: null",
+    "ORDER: 3", "distill: {data: ''}", "prepare: {a: {distill: 3}}", "epochs: 3", "seeds: [0, 1]", "",
+    "[" * 3_000,
+]  # fmt: skip

@@ -1,19 +1,23 @@
-"""Every shipped config is parsed by the command that its head comment names, and describes a model that can be built."""
+"""Every shipped config is parsed by the command of its head comment, and its job and models can be made."""
 
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
 import torch
 import yaml
 
-from learngene import commands
-from learngene.cli import build_parser, main
+from learngene.bench import Preparation
+from learngene.cli import main
 from learngene.families.anatomy import count_parameters, get_blocks
 from learngene.families.architecture import Architecture
 from learngene.gene import Learngene
+from learngene.help import build_parser
+from learngene.jobs import jobs
 from learngene.plan import StagePlan
 from learngene.recipe import Recipe
 from learngene.sharing import build_auxnet
+from learngene.words import parse
 
 ROOT = Path(__file__).parent.parent
 CONFIGS = sorted((ROOT / "configs").glob("*.yaml"))
@@ -36,6 +40,18 @@ def test_config_is_parsed_by_its_own_command(path, capsys, monkeypatch):
     resolved = yaml.safe_load(capsys.readouterr().out)
     for key, value in yaml.safe_load(path.read_text()).items():
         assert resolved[key] == value, key
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda p: p.name)
+def test_config_makes_its_job_and_what_is_trained_before(path, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    command, *words = head_command(path)
+    value = jobs()[command](**parse(jobs()[command], words))
+    trained = {name: jobs()[name] for name in ("distill", "finetune")}
+    for name, entry in (getattr(value, "prepare", None) or {}).items():
+        assert Preparation.parse(name, entry, trained).name == name
+    if getattr(value, "distill", None):
+        Preparation.parse("gene", {"distill": value.distill}, trained)
 
 
 @pytest.mark.parametrize("name", ["sws_deit_small", "sws_deit_base"])
@@ -64,7 +80,7 @@ def test_published_settings(name):
 
 def test_relearning_states_its_learning_rate():
     """The command has none of its own, so configs and README do not change with the recipe's."""
-    assert build_parser("relearn", commands.relearn).get_defaults().lr == Recipe().lr
+    assert build_parser(jobs()["relearn"]).get_defaults().lr == Recipe().lr
     assert all("lr" in yaml.safe_load(path.read_text()) for path in CONFIGS if "relearn" in path.name)
     tour = [
         line
@@ -75,13 +91,7 @@ def test_relearning_states_its_learning_rate():
     assert all("--lr " in line for line in tour)
 
 
-def test_parser_knows_every_argument_of_every_command():
-    import inspect
-
-    for name in commands.__all__:
-        function = getattr(commands, name)
-        known = {action.dest for action in build_parser(name, function)._actions}
-        parameters = [
-            p for p in inspect.signature(function).parameters.values() if p.kind is not p.VAR_KEYWORD
-        ]
-        assert {p.name for p in parameters} <= known
+def test_parser_knows_every_field_of_every_job():
+    for job in jobs().values():
+        known = {action.dest for action in build_parser(job)._actions}
+        assert {option.name for option in fields(job)} <= known

@@ -1,6 +1,9 @@
+import json
 import logging
 import os
 import shutil
+import subprocess
+import sys
 import tarfile
 from contextlib import suppress
 from dataclasses import replace
@@ -8,7 +11,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from conftest import CLASSES, write_folder
+from conftest import CLASSES, TINY_ARGS, write_folder
 from conftest import IMAGES_28 as CONFIG
 from PIL import Image
 
@@ -209,7 +212,6 @@ def test_corrupt_images_are_skipped_with_their_names(tmp_path, caplog):
     with caplog.at_level(logging.WARNING):
         for batches in (data.train_dataloader(), data.val_dataloader()):
             for batch in batches:
-                data.take_bad(batch)
                 assert len(batch["image"]) == len(batch["target"])
     assert str(broken) in caplog.text
     assert "003.jpg" in caplog.text
@@ -225,8 +227,7 @@ def test_validation_needs_an_image_that_can_be_read(tmp_path, caplog):
     data = loader(*open_training(str(tmp_path), OPTIONS, "L"), recipe=Recipe(batch_size=4))
 
     def validate():
-        for batch in data.val_dataloader():
-            data.take_bad(batch)
+        return list(data.val_dataloader())
 
     with pytest.raises(
         LearngeneError, match=r"none of the images of .*val can be read; check the data set and the disk"
@@ -234,7 +235,7 @@ def test_validation_needs_an_image_that_can_be_read(tmp_path, caplog):
         validate()
     caplog.text.encode()  # names that are no text, too
     shutil.copy(tmp_path / "train" / "bag" / "000.png", broken / "bag" / "001.png")
-    validate()
+    assert sum(len(batch["image"]) for batch in validate()) == 1
 
 
 def test_too_many_corrupt_images_stop(tmp_path):
@@ -244,14 +245,63 @@ def test_too_many_corrupt_images_stop(tmp_path):
     train, val = open_training(str(root), OPTIONS, "L")
     data = loader(train, val, options=DataOptions(workers=0, max_bad_images=2))
 
-    def epoch():
-        for batch in data.train_dataloader():
-            data.take_bad(batch)
-
     with pytest.raises(
         LearngeneError, match=r"3 images cannot be read, more than the 2 allowed.*--max-bad-images"
     ):
-        epoch()
+        list(data.train_dataloader())
+
+
+def test_a_corrupt_image_counts_once(tmp_path, caplog):
+    """In whatever epoch, and although PIL names a member of a .tar by where in memory it has it."""
+    root = write_folder(tmp_path / "data", 12)
+    (root / "bag" / "005.png").write_bytes(b"broken")
+    with tarfile.open(tmp_path / "data.tar", "w") as tar:
+        tar.add(root, ".")
+    options = DataOptions(workers=0, max_bad_images=1)
+    data = loader(*open_training(str(tmp_path / "data.tar"), options, "L"), options=options)
+    held = []
+    for _ in range(4):
+        held.append(list(data.train_dataloader()))  # so that its place in memory is not used again
+        held.append(list(data.val_dataloader()))
+    assert caplog.text.count("skipped an image that cannot be read") == 1
+
+
+def test_workers_end_with_the_error(tmp_path):
+    """Nothing that the error drags along holds them."""
+    root = write_folder(tmp_path / "data", 12)
+    for path in list(root.rglob("*.png"))[:6]:
+        path.write_bytes(b"broken")
+    options = DataOptions(workers=2, max_bad_images=0)
+    batches = loader(*open_training(str(root), options, "L"), options=options).train_dataloader()
+    iterator = iter(batches)
+    workers = list(batches._iterator._workers)
+    del batches
+    with pytest.raises(LearngeneError, match="more than the 0 allowed") as error:
+        list(iterator)
+    assert len(workers) == 2
+    assert not any(worker.is_alive() for worker in workers)
+    assert error.tb is not None  # still there
+
+
+def test_a_rank_that_can_read_nothing_says_so(tmp_path):
+    """Instead of leaving the others waiting for its metrics."""
+    write_folder(tmp_path / "train", 4)
+    for path in sorted(write_folder(tmp_path / "val", 2).rglob("*.*g"))[1::2]:
+        path.write_bytes(b"broken")
+    arch = json.dumps({k: v for k, v in TINY_ARGS.items() if k != "num_classes"})
+    words = ["finetune", "vit_tiny_patch16_224", "--depth=1", f"--arch-args={arch}", f"--data={tmp_path}"]
+    words += [
+        "--workers=0",
+        "--epochs=1",
+        "--batch-size=4",
+        "--precision=32-true",
+        f"--out={tmp_path / 'run'}",
+    ]
+    words += ["--devices=2", "--accelerator=cpu"]
+    command = [sys.executable, "-m", "learngene", *words]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 2
+    assert f"none of the images of {tmp_path / 'val'} that rank 1 sees can be read" in done.stderr
 
 
 @pytest.mark.parametrize(

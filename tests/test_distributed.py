@@ -1,4 +1,4 @@
-"""Several processes: the same step as one, what they exchange, and how they are launched. All with gloo on one machine."""
+"""Several processes, with gloo on one machine: the same step as one, exchanges, and how they are launched."""
 
 import os
 import signal
@@ -294,8 +294,8 @@ def test_processes_that_would_train_alone_are_refused(ancestor, tmp_path):
     command[command.index("--nproc-per-node") + 1] = "2"
     done = subprocess.run(command, capture_output=True, text=True, timeout=300)
     assert (
-        "2 processes were launched, but this run is to have 1 x 1: give the number of machines with --num-nodes"
-        in done.stderr
+        "2 processes were launched, but this run is to have 1 x 1: "
+        "give the number of machines with --num-nodes" in done.stderr
     )
     assert not (tmp_path / "run").exists()
 
@@ -343,10 +343,13 @@ assert sys.argv[1] == "--kill-on-bad-exit=1" and sys.argv[2] == "learngene"
 words = sys.argv[3:]
 nodes, each = words[words.index("--num-nodes") + 1], words[words.index("--devices") + 1]
 assert (nodes, each) == ("2", "1")
-common = dict(os.environ, SLURM_NTASKS="2", SLURM_STEP_NUM_TASKS="2", SLURM_LOCALID="0", MASTER_ADDR="127.0.0.1", MASTER_PORT="{port}")
+common = dict(
+    os.environ, SLURM_NTASKS="2", SLURM_STEP_NUM_TASKS="2", SLURM_LOCALID="0",
+    MASTER_ADDR="127.0.0.1", MASTER_PORT="{port}",
+)
+command = [sys.executable, *{program}, *words]
 tasks = [
-    subprocess.Popen([sys.executable, *{program}, *words], env=dict(common, SLURM_PROCID=str(n), SLURM_NODEID=str(n)))
-    for n in (0, 1)
+    subprocess.Popen(command, env=dict(common, SLURM_PROCID=str(n), SLURM_NODEID=str(n))) for n in (0, 1)
 ]
 signal.signal(signal.SIGUSR1, lambda *_: [task.send_signal(signal.SIGUSR1) for task in tasks])
 print("running", flush=True)
@@ -392,8 +395,11 @@ def test_a_slurm_job_trains_what_one_process_does(ancestor, alone, tmp_path):
 
 @pytest.mark.parametrize("code", [138, 0, 3])
 def test_a_slurm_job_is_queued_again(tmp_path, code):
-    """When the time is nearly up and the run has saved itself; not when it finished just then, nor after a failure before."""
-    program = f"import signal, sys, time; signal.signal(signal.SIGUSR1, lambda *_: (time.sleep(1), sys.exit({code}))); "
+    """When the time is nearly up and the run has saved itself; not when it finished, nor after a failure."""
+    program = (
+        "import signal, sys, time; "
+        f"signal.signal(signal.SIGUSR1, lambda *_: (time.sleep(1), sys.exit({code}))); "
+    )
     program += "sys.exit(3)" if code == 3 else "time.sleep(60)"
     job = subprocess.Popen(
         [SCRIPT, "distill"], env=slurm(tmp_path, ["-c", program]), stdout=subprocess.PIPE, text=True
@@ -411,7 +417,7 @@ def test_a_slurm_job_is_queued_again(tmp_path, code):
 
 @pytest.mark.slow
 def test_a_slurm_job_goes_on_where_it_was_stopped(ancestor, tmp_path):
-    """USR1 to the script, through srun to both processes, a checkpoint within the epoch, requeue, and the same job once more."""
+    """USR1 to the script, through srun to both processes, a checkpoint within the epoch, requeue, again."""
     half = [*SGD, "--epochs", "4", "--batch-size", "16"]
     learngene(*words(ancestor, tmp_path / "whole", *half, "--devices", "2", "--num-nodes", "1"))
     command = [SCRIPT, *words(ancestor, tmp_path / "run", *half)]

@@ -12,7 +12,7 @@ from conftest import FAST, TINY_ARGS, write_folder
 from PIL import Image
 
 from learngene import LearngeneError, cache, distill, finetune
-from learngene.data import fingerprint, open_training
+from learngene.data import open_training
 from learngene.fingerprints import difference, way_out
 from learngene.recipe import DataOptions
 from learngene.training.module import TrainingModule
@@ -32,7 +32,7 @@ def photos(tmp_path):
 
 
 def taken(data, **options):
-    return fingerprint(open_training(str(data), DataOptions(workers=0, **options), "L")[0])
+    return open_training(str(data), DataOptions(workers=0, **options), "L")[0].fingerprint
 
 
 def replace_one(root, place=7):
@@ -123,8 +123,8 @@ def test_tars_and_images_without_files(photos, tmp_path):
     changed = 1000  # a single one, of 4500
     read = other.read
     object.__setattr__(other, "read", lambda i: read(i - (i == changed)))
-    assert difference(fingerprint(train), fingerprint(train)) is None
-    assert "replaced" in difference(fingerprint(train), fingerprint(other))
+    assert difference(train.fingerprint, taken("fashion-mnist")) is None
+    assert "replaced" in difference(train.fingerprint, other.fingerprint)
 
 
 @pytest.mark.parametrize("download", [False, True])
@@ -155,15 +155,15 @@ def test_replaced_files_of_a_hugging_face_stream_are_noticed(tmp_path, download)
         return open_training(f"hfids/{tmp_path / 'set'}", choice, "L")[0]
 
     write(range(12))
-    then = fingerprint(look())
-    assert difference(then, fingerprint(look())) is None
+    then = look().fingerprint
+    assert difference(then, look().fingerprint) is None
     assert (
         difference({k: then[k] for k in ("images", "classes", "labels", "sample")}, then) is None
     )  # of an earlier version
     write(range(11, -1, -1))
-    assert difference(then, fingerprint(look())) is not None
+    assert difference(then, look().fingerprint) is not None
     if download:
-        parts = [fingerprint(look(train_split=f"train[:{n}]", val_split="test")) for n in (8, 8)]
+        parts = [look(train_split=f"train[:{n}]", val_split="test").fingerprint for n in (8, 8)]
         assert difference(*parts) is None
         assert "version" in parts[0]
 

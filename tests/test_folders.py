@@ -14,7 +14,7 @@ import pytest
 import torch
 from PIL import Image, PngImagePlugin
 
-from learngene.data import ImageData, Source, fingerprint, open_split, open_training
+from learngene.data import ImageData, Source, open_split, open_training
 from learngene.data.folders import list_classes
 from learngene.data.images import BROKEN_IMAGE, decode
 from learngene.data.names import is_same_split, natural
@@ -226,7 +226,7 @@ def test_file_names_that_are_no_text(tmp_path, caplog):
     for data in both(tmp_path / "data", tmp_path):
         train, val = open_training(data, OPTIONS, "RGB")
         assert per_class(train, val) == [7, 6]
-        assert fingerprint(train)
+        assert train.fingerprint
         caplog.text.encode()
 
 
@@ -236,10 +236,16 @@ def test_names_that_print_alike(tmp_path, split):
         for i, name in enumerate(("ant", "caf\u00e9")):
             write(tmp_path / "data" / part / name, seed=i)
     other = tmp_path / "data" / split / "cafe\u0301"
-    message = r"has the classes '(cafe\\u0301|caf\\xe9)' and '(cafe\\u0301|caf\\xe9)', which are one text in two Unicode forms"
+    message = (
+        r"has the classes '(cafe\\u0301|caf\\xe9)' and '(cafe\\u0301|caf\\xe9)', "
+        r"which are one text in two Unicode forms"
+    )
     if split == "val":
         shutil.rmtree(tmp_path / "data" / "val" / "caf\u00e9")
-        message = r"has a class 'cafe\\u0301' that is not among .* \('caf\\xe9', the same text in another Unicode form, is\)"
+        message = (
+            r"has a class 'cafe\\u0301' that is not among .* "
+            r"\('caf\\xe9', the same text in another Unicode form, is\)"
+        )
     write(other, seed=2)
     if len(list(other.parent.iterdir())) == 1:
         pytest.skip("a file system that knows one form only")

@@ -3,9 +3,9 @@ import torch
 from conftest import CLASSES
 
 from learngene import LearngeneError, export
-from learngene.formats.timm_directory import save_timm_directory
 from learngene.families.records import label_names_of
 from learngene.families.timm import open_model
+from learngene.formats.timm_directory import save_timm_directory
 
 
 def test_onnx_gives_the_same_numbers_at_any_batch_size(ancestor, tmp_path):
@@ -33,7 +33,7 @@ def test_directory_is_written_whole_or_not_at_all(architecture, tmp_path, monkey
     def full_disk(*args, **kwargs):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("learngene.formats.save_for_hf", full_disk)
+    monkeypatch.setattr("learngene.formats.timm_directory.save_for_hf", full_disk)
     with pytest.raises(
         LearngeneError, match=r"/d' cannot be written \(No space left on device\); free some space"
     ):

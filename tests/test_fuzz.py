@@ -1,7 +1,7 @@
-"""Files and words from others: each either is read rightly or ends in one sentence, soon and in little memory.
+"""Files and words from others: each is read rightly or ends in one sentence, soon and in little memory.
 
-LEARNGENE_FUZZ_EXAMPLES=1000 runs so many cases of each kind (docs/reliability.md has the figures); the cases are the same
-in every run. LEARNGENE_FUZZ_REPORT names a file that takes a line of counts per kind.
+LEARNGENE_FUZZ_EXAMPLES=1000 runs so many cases of each kind (docs/reliability.md has the figures); the cases
+are the same in every run. LEARNGENE_FUZZ_REPORT names a file that takes a line of counts per kind.
 """
 
 import contextlib
@@ -24,17 +24,18 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
-from learngene import LearngeneError
-from learngene.cli import COMMANDS, main
-from learngene.commands import info, report
+from learngene import LearngeneError, info, report
+from learngene.cli import main
 from learngene.data.teacher import LogitCache
-from learngene.formats.timm_directory import save_timm_directory
 from learngene.families.anatomy import get_blocks
 from learngene.families.architecture import Architecture
 from learngene.families.records import data_config_of, image_config, label_names_of
 from learngene.families.timm import open_model
 from learngene.families.weights import digest_of
-from learngene.gene import HEADER_KEY, Learngene, _digest
+from learngene.formats.timm_directory import save_timm_directory
+from learngene.gene import Learngene
+from learngene.gene_file import HEADER_KEY, _digest
+from learngene.jobs import jobs
 from learngene.plan import StagePlan
 from learngene.runs import newest_checkpoint, previous_checkpoint
 from learngene.sharing import build_auxnet
@@ -58,7 +59,7 @@ def cases(quick: int):
 
 @contextlib.contextmanager
 def clean(kind: str):
-    """Let nothing but a LearngeneError of one sentence out of the block, and hold it to its time and memory."""
+    """Let nothing but a LearngeneError of one sentence out of the block; hold it to its time and memory."""
     count = COUNTS.setdefault(kind, Counter())
     memory, begin = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.perf_counter()
     try:
@@ -101,13 +102,20 @@ def place(tmp_path_factory):
     return root
 
 
-# What a forger writes: numbers that would take all memory, names that would open files, markup, text that is no Unicode.
+# What a forger writes: numbers that would take all memory, names that would open files, markup, text that is
+# no Unicode.
 HUGE = [-1, 0, 1, 2, 3, 10**6, 10**9, 10**12, 2**63, 10**30, 10**400, 1e300, float("nan"), float("inf"), -0.5]
-WORDS = ["", ".", "..", "../../x", "/etc/passwd", "hf-hub:a/b", "local-dir:/tmp", "vit_base_patch16_224", "beit_base_patch16_224",
-         "swin_tiny_patch4_window7_224", "resnet50", "<script>", "a\nb\x1b[31m", "\ud800", "{depth.__class__}", "x" * 3000, "auto", "none"]  # fmt: skip
-KEYS = ["pretrained", "checkpoint_path", "pretrained_cfg", "pretrained_cfg_overlay", "features_only", "cache_dir", "device", "depth",
-        "num_blocks", "embed_dim", "img_size", "num_classes", "patch_size", "mlp_ratio", "num_heads", "file", "url", "class_path",
-        "../x", "", "label_names", "custom_load", "reg_tokens", "depths", "layers", "pos_embed", "class_token"]  # fmt: skip
+WORDS = [
+    "", ".", "..", "../../x", "/etc/passwd", "hf-hub:a/b", "local-dir:/tmp", "vit_base_patch16_224",
+    "beit_base_patch16_224", "swin_tiny_patch4_window7_224", "resnet50", "<script>", "a\nb\x1b[31m", "\ud800",
+    "{depth.__class__}", "x" * 3000, "auto", "none",
+]  # fmt: skip
+KEYS = [
+    "pretrained", "checkpoint_path", "pretrained_cfg", "pretrained_cfg_overlay", "features_only", "cache_dir",
+    "device", "depth", "num_blocks", "embed_dim", "img_size", "num_classes", "patch_size", "mlp_ratio",
+    "num_heads", "file", "url", "class_path", "../x", "", "label_names", "custom_load", "reg_tokens",
+    "depths", "layers", "pos_embed", "class_token",
+]  # fmt: skip
 LEAVES = (
     st.none()
     | st.booleans()
@@ -426,13 +434,26 @@ def runs(kind: str, words: list[str]) -> None:
 
 
 CONFIGS = {
-    "distill": {"ancestor": "none/here", "data": "nowhere", "out": "o", "plan": "3,3", "arch_args": {"img_size": 28}, "epochs": 2, "lr": 0.1,
-                "start": "mimetic", "start_args": {}, "workers": 0, "unlabeled": True, "drop_path": 0.1, "auto_augment": None},
-    "finetune": {"model": "none/here", "data": "nowhere", "out": "o", "depth": 6, "ancestor": None, "epochs": 2, "layer_decay": 0.5},
-    "benchmark": {"data": "nowhere", "out": "o", "starts": ["random", {"start": "learngene", "gene": "g", "name": "n", "epochs": [1]}],
-                  "depths": [6], "seeds": [0], "epochs": 1, "prepare": {"g": {"distill": {"ancestor": "a", "epochs": 1}, "each": ["seed"]}},
-                  "recipes": {"fast": {"lr": 0.1}}, "datasets": {"d": {"data": "nowhere"}}, "arch_args": {"img_size": 28}},
-    "relearn": {"models": ["none/here"], "data": "nowhere", "out": "o", "layers": [1], "shares": [0.1], "modes": ["free"], "seeds": [0]},
+    "distill": {
+        "ancestor": "none/here", "data": "nowhere", "out": "o", "plan": "3,3", "arch_args": {"img_size": 28},
+        "epochs": 2, "lr": 0.1, "start": "mimetic", "start_args": {}, "workers": 0, "unlabeled": True,
+        "drop_path": 0.1, "auto_augment": None,
+    },
+    "finetune": {
+        "model": "none/here", "data": "nowhere", "out": "o", "depth": 6, "ancestor": None, "epochs": 2,
+        "layer_decay": 0.5,
+    },
+    "benchmark": {
+        "data": "nowhere", "out": "o", "depths": [6], "seeds": [0], "epochs": 1,
+        "arch_args": {"img_size": 28},
+        "starts": ["random", {"start": "learngene", "gene": "g", "name": "n", "epochs": [1]}],
+        "prepare": {"g": {"distill": {"ancestor": "a", "epochs": 1}, "each": ["seed"]}},
+        "recipes": {"fast": {"lr": 0.1}}, "datasets": {"d": {"data": "nowhere"}},
+    },
+    "relearn": {
+        "models": ["none/here"], "data": "nowhere", "out": "o", "layers": [1], "shares": [0.1],
+        "modes": ["free"], "seeds": [0],
+    },
 }  # fmt: skip
 
 
@@ -448,8 +469,11 @@ def test_configs(place, command, data, monkeypatch):
     assert not (place / "o").exists()
 
 
-OPTIONS = ["--depth", "--plan", "--out", "--config", "--json", "--help", "--num-classes", "--arch-args", "--lr", "--seed", "--ancestor",
-           "--data", "--starts", "--=", "--", "-", "--depth=6", "--max-params", "--img-size", "--split", "--device", "--prepare"]  # fmt: skip
+OPTIONS = [
+    "--depth", "--plan", "--out", "--config", "--json", "--help", "--num-classes", "--arch-args", "--lr",
+    "--seed", "--ancestor", "--data", "--starts", "--=", "--", "-", "--depth=6", "--max-params", "--img-size",
+    "--split", "--device", "--prepare",
+]  # fmt: skip
 VOCABULARY = [
     *OPTIONS,
     *WORDS,
@@ -512,4 +536,4 @@ def test_plans(plan):
 
 
 def test_all_commands_but_the_demo_are_tried():
-    assert {*NO_TRAINING, "demo"} == set(COMMANDS)
+    assert {*NO_TRAINING, "demo"} == set(jobs())

@@ -7,19 +7,21 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import CLASSES, TINY_ARGS, randomize
+from conftest import CLASSES, FAST, TINY_ARGS, randomize
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from learngene.commands import spawn
+from learngene import finetune, spawn
+from learngene.assets import learngene_file
 from learngene.costs import count_flops
 from learngene.errors import LearngeneError
-from learngene.formats.timm_directory import save_timm_directory
 from learngene.families.anatomy import count_parameters
 from learngene.families.architecture import Architecture
 from learngene.families.records import data_config_of
 from learngene.families.weights import _is_all_state, build_filled, digest_of, load_strict
-from learngene.gene import FORMAT_VERSION, HEADER_KEY, Learngene
+from learngene.formats.timm_directory import save_timm_directory
+from learngene.gene import Learngene
+from learngene.gene_file import FORMAT_VERSION, HEADER_KEY
 from learngene.plan import StagePlan
 
 
@@ -59,7 +61,7 @@ def rewrite(file: Path, change) -> Path:
 
 
 def redigest(header, tensors):
-    from learngene.gene import _digest
+    from learngene.gene_file import _digest
 
     header.pop("digest")
     header["digest"] = _digest(header, tensors)
@@ -67,6 +69,16 @@ def redigest(header, tensors):
 
 def newer(header, tensors):
     header["format_version"] = FORMAT_VERSION + 1
+
+
+def other_sharing(header, tensors):
+    header["sharing"] = "linear"
+    redigest(header, tensors)
+
+
+def no_sharing(header, tensors):
+    del header["sharing"]
+    redigest(header, tensors)
 
 
 def altered(header, tensors):
@@ -97,10 +109,53 @@ def unknown_architecture(header, tensors):
     redigest(header, tensors)
 
 
+def header_of(file: Path) -> dict:
+    with safe_open(file, "pt") as opened:
+        return json.loads(opened.metadata()[HEADER_KEY])
+
+
+def test_the_header_names_the_way_of_sharing(gene, file):
+    header = header_of(file)
+    assert (header["format_version"], header["sharing"]) == (2, "stages") == (FORMAT_VERSION, gene.sharing)
+    assert Learngene.load(file).sharing == "stages"
+
+
+def test_format_1_loads_for_ever(tmp_path):
+    """The packaged learngene was written before the header named the way of sharing: it stays as it is."""
+    header = header_of(learngene_file())
+    assert header["format_version"] == 1
+    assert "sharing" not in header
+    old = Learngene.load(learngene_file())
+    assert old.sharing == "stages"
+    again = Learngene.load(old.save(tmp_path / "again.safetensors"))
+    assert header_of(tmp_path / "again.safetensors")["format_version"] == 2
+    assert again.state.keys() == old.state.keys()
+    assert all(torch.equal(tensor, old.state[name]) for name, tensor in again.state.items())
+    assert (again.architecture, again.plan) == (old.architecture, old.plan)
+    assert again.class_names == old.class_names
+    images = torch.randn(2, *old.data_config["input_size"])
+    with torch.no_grad():
+        assert torch.equal(old.spawn(7).eval()(images), again.spawn(7).eval()(images))
+
+
+def test_format_1_is_also_what_a_file_of_format_1_says(gene, file):
+    """A file of today, as it would have been written then."""
+
+    def older(header, tensors):
+        header["format_version"] = 1
+        no_sharing(header, tensors)
+
+    old = Learngene.load(rewrite(file, older))
+    assert digest_of(old.state) == digest_of(gene.state)
+    assert old.sharing == "stages"
+
+
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
-        (newer, "has learngene format 2, this package reads up to 1; upgrade"),
+        (newer, "has learngene format 3, this package reads up to 2; upgrade with 'pip install --upgrade"),
+        (other_sharing, "shares layers by 'linear', and this package knows 'stages' alone; upgrade it"),
+        (no_sharing, "its header lacks or garbles 'sharing'"),
         (altered, "was altered after it was written"),
         (forged_classes, "was altered"),
         (forged_plan, "do not fit the header"),
@@ -284,6 +339,28 @@ def test_fixed_depth_architecture_cannot_be_stored_at_another_depth(tmp_path):
     with pytest.raises(LearngeneError, match="timm fixes its depth at 8"):
         save_timm_directory(gene.spawn(5), tmp_path / "d")
     save_timm_directory(gene.spawn(8), tmp_path / "e")
+
+
+def test_layers_that_timm_does_not_have_are_not_stored(folder, gene, tmp_path):
+    """`post_norm` is an argument of ours, which no timm directory could tell of."""
+    message = "with post_norm is no model of timm's, so it cannot be stored; compare it in 'learngene bench"
+    model = Architecture("vit_tiny_patch16_224", {**TINY_ARGS, "post_norm": True}).build(3)
+    with pytest.raises(LearngeneError, match=message):
+        save_timm_directory(model, tmp_path / "d")
+    assert not (tmp_path / "d").exists()
+    with pytest.raises(LearngeneError, match=message):
+        Learngene.extract(model, (1, 1, 1))
+    plain = Architecture("vit_tiny_patch16_224", {**TINY_ARGS, "post_norm": False}).build(3)
+    trained = save_timm_directory(plain, tmp_path / "plain")
+    changed = {"arch_args": {"post_norm": True}, "out": tmp_path / "run", **FAST}
+    for start, depth in ((trained, None), (gene.save(tmp_path / "g.safetensors"), 4)):
+        with pytest.raises(
+            LearngeneError, match=r"post_norm: the weights of .* were trained without it; drop"
+        ):
+            finetune(start, str(folder), depth=depth, **changed)
+        assert not (tmp_path / "run").exists()
+    with pytest.raises(LearngeneError, match=r"post_norm: the weights of .* were trained without it; drop"):
+        gene.spawn(4, post_norm=True)
 
 
 def test_spawn_command(file, tmp_path, caplog):

@@ -1,4 +1,4 @@
-"""On a machine with a CUDA GPU: what is chosen there by itself, that no step waits for the device, and that it learns as a CPU does."""
+"""On a machine with a CUDA GPU: what is chosen by itself, no step waits for it, it learns as a CPU does."""
 
 import json
 import traceback
@@ -56,8 +56,8 @@ def test_no_step_waits_for_the_device(architecture, tmp_path, on_device, options
     train, val = open_training("fashion-mnist", loading, "L")
     model = build_auxnet(architecture, StagePlan((2, 2)), drop_path_rate=recipe.drop_path, num_classes=10)
     config = data_config_of(model)
-    teacher = Architecture(architecture.name, {**architecture.args, "num_classes": 10}).build(2)
-    module = TrainingModule(model, Distillation(Ancestor(teacher, config)), recipe, num_classes=10)
+    trained = Architecture(architecture.name, {**architecture.args, "num_classes": 10}).build(2)
+    module = TrainingModule(model, Distillation(Ancestor(trained, config)), recipe, num_classes=10)
     waits = Waits()
     fit(
         module,

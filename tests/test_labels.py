@@ -1,4 +1,4 @@
-"""Labels are whole numbers from 0 to K-1, or end in one sentence; columns are found; PostScript reaches no reader."""
+"""Labels are whole numbers from 0 to K-1, or end in one sentence; columns are found; no PostScript is run."""
 
 import io
 import json
@@ -51,7 +51,10 @@ def write_table(root, splits, kind=INTEGER, image="image", label="label", pictur
 
 
 def write_shards(root, splits, image_suffix="png", label_suffix="cls", shard=1000):
-    """Tar files for webdataset: ``splits`` has the contents of the label files, and a picture's bytes beside them where it is a pair."""
+    """Tar files for webdataset.
+
+    ``splits`` has the contents of the label files, and a picture's bytes beside them where it is a pair.
+    """
     info = {}
     for split, labels in splits.items():
         parts = [labels[i : i + shard] for i in range(0, len(labels), shard)]
@@ -93,9 +96,11 @@ def all_batches(source, val, choice):
 
 @pytest.mark.parametrize(
     ("label", "number"),
-    [(3, 3), (np.int64(3), 3), (np.array(3), 3), (torch.tensor(3), 3), (True, 1), (b"3", 3), (b" 3\n", 3), ("3", 3), (2.0, 2), (-1, -1)]
-    + [(label, None) for label in (2.5, float("nan"), float("inf"), None, "ant", b"", "1_0", b"2.5", [1], {}, np.array([1, 2]))],
-)  # fmt: skip
+    [(3, 3), (np.int64(3), 3), (np.array(3), 3), (torch.tensor(3), 3), (True, 1), (b"3", 3), (b" 3\n", 3)]
+    + [("3", 3), (2.0, 2), (-1, -1)]
+    + [(label, None) for label in (2.5, float("nan"), float("inf"), None, "ant", b"", "1_0", b"2.5")]
+    + [(label, None) for label in ([1], {}, np.array([1, 2]))],
+)
 def test_whole_numbers(label, number):
     assert whole_number(label) == number
 
@@ -134,7 +139,7 @@ def test_classes_from_a_column():
             count_from(labels, "photos")
 
 
-# Hugging Face -----------------------------------------------------------------------------------------------------------
+# Hugging Face -----------------------------------------------------------------------------------------------
 
 GOOD = [0, 1, 2] * 3
 BAD = {
@@ -216,7 +221,10 @@ def test_columns_that_are_not_found_are_listed(tmp_path, kind):
         table = datasets.Dataset.from_dict(rows, features=datasets.Features(columns))
         table.to_parquet(tmp_path / "set" / f"{split}-00000-of-00001.parquet")
     data = f"{kind}/{tmp_path / 'set'}"
-    listed = r"its columns are front \(Image\), back \(Image\), species \(ClassLabel\), age \(ClassLabel\), words \(string\)"
+    listed = (
+        r"its columns are front \(Image\), back \(Image\), "
+        r"species \(ClassLabel\), age \(ClassLabel\), words \(string\)"
+    )
     with pytest.raises(
         LearngeneError, match=rf"2 columns could have the images; {listed}\..*--image-column NAME"
     ):
@@ -304,7 +312,7 @@ def test_numbers_without_names(tmp_path):
         open_training(named, options(tmp_path, num_classes=5), "L")
 
 
-# webdataset -------------------------------------------------------------------------------------------------------------
+# webdataset -------------------------------------------------------------------------------------------------
 
 
 def write_model(root):
@@ -424,7 +432,7 @@ def test_every_image_format_in_shards(tmp_path, suffix, kind):
         open_training("wds/set", shard_options(tmp_path, label_column="colour"), "L")
 
 
-# torchvision ------------------------------------------------------------------------------------------------------------
+# torchvision ------------------------------------------------------------------------------------------------
 
 
 def write_inaturalist(root, content=None):
@@ -448,7 +456,7 @@ def test_inaturalist(tmp_path):
         assert Path(source.describe(6)).name == "2.png"
 
 
-# files of another kind than their names say -----------------------------------------------------------------------------
+# files of another kind than their names say -----------------------------------------------------------------
 
 
 def readers_of(root, content):

@@ -1,4 +1,4 @@
-"""``precision auto`` is decided by timing, kept by a resumed run, and leaves no trace; threads wait politely beside other work."""
+"""``precision auto`` is decided by timing, kept by a resumed run, and leaves no trace; how threads wait."""
 
 import json
 import os
@@ -146,7 +146,10 @@ def test_a_machine_is_busy_when_others_take_what_we_would_use_and_go_on(monkeypa
 
 def test_importing_the_package_is_enough():
     """Beside a process that keeps every processor busy."""
-    code = "import os; [os.environ.pop(n, None) for n in {names}]; import learngene; print(os.environ.get('OMP_WAIT_POLICY'))"
+    code = (
+        "import os; [os.environ.pop(n, None) for n in {names}]; import learngene; "
+        "print(os.environ.get('OMP_WAIT_POLICY'))"
+    )
     spinners = [
         subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(os.cpu_count() or 1)
     ]

@@ -12,7 +12,8 @@ from conftest import FAST, TINY_ARGS
 
 import learngene
 from learngene.log import Fallback, be_seen
-from learngene.training import RunDirectory, progress
+from learngene.runs import RunDirectory
+from learngene.training import progress
 from learngene.training.progress import NotebookBar, TerminalBar, epoch_words, progress_bar, watched
 
 
@@ -30,10 +31,22 @@ def test_the_recipe_classes_are_there(name):
     assert getattr(learngene, name)().__class__.__name__ == name
 
 
+def test_nothing_heavy_is_imported_until_a_job_runs():
+    """Numpy takes a tenth of a second, torch and what needs it several."""
+    code = """
+import sys, learngene, learngene.jobs
+from learngene.cli import main
+learngene.finetune.__doc__, dir(learngene), learngene.jobs.functions(), main(["distill", "--help"])
+heavy = {"torch", "timm", "lightning", "torchvision", "matplotlib", "torchmetrics", "numpy"}
+assert not heavy & set(sys.modules)
+"""
+    subprocess.run([sys.executable, "-c", code], capture_output=True, check=True)
+
+
 SCRIPT = """
 import sys{configure}
 import learngene
-import learngene.commands
+import learngene.jobs
 logging = __import__("logging")
 logging.getLogger("learngene").info("distilling something")
 logging.getLogger("learngene").debug("a detail")
@@ -164,8 +177,10 @@ def test_a_run_says_nothing_but_its_log(folder, tmp_path):
     """One optimizer step, which made timm's schedule warn; no line of a library leaks."""
     code = f"""
 import learngene
-learngene.finetune("vit_tiny_patch16_224", {str(folder)!r}, out={str(tmp_path / "run")!r}, depth=2, steps=1, batch_size=16, workers=0,
-    accelerator="cpu", arch_args=dict(img_size=28, patch_size=7, in_chans=1, embed_dim=16, num_heads=2))
+learngene.finetune(
+    "vit_tiny_patch16_224", {str(folder)!r}, out={str(tmp_path / "run")!r}, depth=2, steps=1, batch_size=16,
+    workers=0, accelerator="cpu",
+    arch_args=dict(img_size=28, patch_size=7, in_chans=1, embed_dim=16, num_heads=2))
 """
     env = {k: v for k, v in os.environ.items() if k != "PYTHONWARNINGS"}
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=env)

@@ -1,4 +1,5 @@
-"""The architectures of timm's registry, on the meta device: tie, extract, spawn at another depth, load strictly.
+"""The architectures of timm's registry, on the meta device: tie, extract, spawn at another depth, load
+strictly.
 
 One of each kind by default, all of them with --slow.
 """
@@ -20,7 +21,10 @@ from learngene.sharing import tie
 
 CHUNKS = 12
 MINIMUM = {"all": 380, "kinds": 100}  # supported ones
-SIZES = "atto|femto|pico|nano|micro|mini|tiny|little|small|medium|mediumd|base|large|huge|giant|gigantic|xx?s|x?s|m|x?l|b|h|g"
+SIZES = (
+    "atto|femto|pico|nano|micro|mini|tiny|little|small|medium|mediumd|base|large|huge|giant|gigantic|"
+    "xx?s|x?s|m|x?l|b|h|g"
+)
 
 
 def kinds(names):

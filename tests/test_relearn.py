@@ -1,4 +1,4 @@
-"""Re-learning: what is reset, what is frozen, when training stops, and that the words follow from the rows."""
+"""Re-learning: what is reset, what is frozen, when training stops, and that words follow from the rows."""
 
 import copy
 import json
@@ -12,8 +12,9 @@ from learngene.bench.plots import relearning
 from learngene.cli import main
 from learngene.families.timm import open_model
 from learngene.families.weights import digest_of
-from learngene.studies.relearn import Cell, cells, freeze_all_but, reset_layers
-from learngene.studies.relearn_report import answers, cell_table, spans
+from learngene.studies.cells import Cell, cells, spans
+from learngene.studies.recovery import freeze_all_but, reset_layers
+from learngene.studies.relearn_report import answers, cell_table, write_relearn_report
 
 
 def changed(before, after):
@@ -72,18 +73,18 @@ OPTIONS = {**FAST, "shares": [0.5, 1.0], "layers": [1], "seeds": [1], "max_image
 @pytest.fixture
 def lossy(ancestor, monkeypatch):
     """The random ancestor is as good as it can be, and any other weights are worse."""
-    import learngene.bench.relearn as bench
+    import learngene.studies.relearn as study
 
     best = digest_of(open_model(ancestor).state_dict())
     monkeypatch.setattr(
-        bench, "accuracy", lambda model, data: 0.9 if digest_of(model.state_dict()) == best else 0.5
+        study, "accuracy", lambda model, data: 0.9 if digest_of(model.state_dict()) == best else 0.5
     )
 
 
 def test_end_to_end_is_resumed_and_never_run_twice(folder, ancestor, tmp_path, monkeypatch, lossy):
-    import learngene.bench.relearn as bench
+    import learngene.studies.relearn as study
 
-    original, ran = bench.run_cell, []
+    original, ran = study.run_cell, []
 
     def counted(cell, *args, **kwargs):
         if len(ran) == 3:
@@ -93,7 +94,7 @@ def test_end_to_end_is_resumed_and_never_run_twice(folder, ancestor, tmp_path, m
 
     options = {**OPTIONS, "controls": ["norms-kept", "none"]}
     with monkeypatch.context() as patch:
-        patch.setattr(bench, "run_cell", counted)
+        patch.setattr(study, "run_cell", counted)
         with pytest.raises(KeyboardInterrupt):
             relearn([str(ancestor)], str(folder), out=tmp_path / "cut", **options)
     before = {p: p.stat().st_mtime_ns for key in ran for p in (tmp_path / "cut" / "cells" / key).iterdir()}
@@ -116,10 +117,10 @@ def test_end_to_end_is_resumed_and_never_run_twice(folder, ancestor, tmp_path, m
 
 def test_stops_once_the_accuracy_is_back(folder, ancestor, tmp_path, capsys, monkeypatch):
     """The accuracy falls with the reset, and is back at the third look."""
-    import learngene.bench.relearn as bench
+    import learngene.studies.relearn as study
 
     values = iter([0.9, 0.5, 0.6, 0.7, 0.896])
-    monkeypatch.setattr(bench, "accuracy", lambda model, data: next(values))
+    monkeypatch.setattr(study, "accuracy", lambda model, data: next(values))
     command = [
         "relearn",
         str(ancestor),
@@ -157,10 +158,10 @@ def test_stops_once_the_accuracy_is_back(folder, ancestor, tmp_path, capsys, mon
 
 
 def test_a_frozen_model_changes_in_the_reset_layer_alone(folder, ancestor, tmp_path, monkeypatch, lossy):
-    import learngene.bench.relearn as bench
+    import learngene.studies.relearn as study
 
     seen = {}
-    original = bench.fit
+    original = study.fit
 
     def watched(module, *args, **kwargs):
         before = copy.deepcopy(module.model.state_dict())
@@ -168,7 +169,7 @@ def test_a_frozen_model_changes_in_the_reset_layer_alone(folder, ancestor, tmp_p
         seen[module.recipe.lr] = changed(before, module.model.state_dict())
         return result
 
-    monkeypatch.setattr(bench, "fit", watched)
+    monkeypatch.setattr(study, "fit", watched)
     once = {**OPTIONS, "layers": [3], "shares": [1.0], "tolerance": 0.0}
     relearn([str(ancestor)], str(folder), out=tmp_path / "a", modes=["frozen"], **once, lr=0.01)
     relearn([str(ancestor)], str(folder), out=tmp_path / "b", modes=["free"], **once, lr=0.02)
@@ -186,9 +187,15 @@ def test_a_layer_that_is_not_missed_is_said_to_be_so(folder, ancestor, tmp_path)
 
 def row(layer, mode, share, images, *, model="m", control="", depth=4, width=16):
     return {
-        "model": model, "layers": [layer], "mode": mode, "share": share, "control": control, "seed": 0, "depth": depth, "width": width,
-        "original": 0.9, "damaged": 0.5, "best": 0.91, "images": images, "gave_up_after": 100, "points": [],
+        "model": model, "layers": [layer], "mode": mode, "share": share, "control": control, "seed": 0,
+        "depth": depth, "width": width, "original": 0.9, "damaged": 0.5, "best": 0.91, "images": images,
+        "gave_up_after": 100, "points": [],
     }  # fmt: skip
+
+
+def told(rows, originals):
+    """Questions and answers, one a line."""
+    return "\n".join(f"{question} {answer}" for question, answer in answers(rows, originals))
 
 
 def test_answers_follow_from_the_rows():
@@ -203,7 +210,7 @@ def test_answers_follow_from_the_rows():
         row(2, "frozen", 0.1, 100),
         row(2, "free", 1.0, 80, control="lr-x5"),
     ]
-    text = answers(rows, {"m": 1000})
+    text = told(rows, {"m": 1000})
     assert (
         "with 10 % of the images 1 of 2 come back, median after 100 views (10 % of the original training)"
         in text
@@ -214,21 +221,31 @@ def test_answers_follow_from_the_rows():
     )
     assert "m, views until back by layer: 1: never, 2: 50" in text
     assert (
-        "2 of 6 cells were not back when training was given up (2 with the rest frozen, 0 with the rest trained)"
-        in text
+        "2 of 6 cells were not back when training was given up "
+        "(2 with the rest frozen, 0 with the rest trained)" in text
     )
-    assert (
-        "**Control lr-x5:** free, 1 of 1 are back (where both are, in 2 times the views, median of 1)."
-        in text
-    )
+    assert "Control lr-x5: free, 1 of 1 are back (where both are, in 2 times the views, median of 1)." in text
     assert "only one model was tried" in text
-    none = answers([row(1, "frozen", 1.0, 0), row(2, "frozen", 1.0, None)], {"m": None})
+    none = told([row(1, "frozen", 1.0, 0), row(2, "frozen", 1.0, None)], {"m": None})
     assert "with 100 % of the images 0 of 2 come back, 1 had lost nothing" in none
     assert "1: not lost, 2: never" in none
-    two = answers([*rows, row(1, "free", 1.0, 90, model="n", depth=8, width=32)], {"m": None, "n": None})
+    two = told([*rows, row(1, "free", 1.0, 90, model="n", depth=8, width=32)], {"m": None, "n": None})
     assert "n (N = 8, D = 32): median views until back free 90" in two
-    assert "| m |  | 1 | frozen | 100 % | 90.00 | 50.0 | never in 100 |  | 91.00 |" in cell_table(
-        rows, {"m": 1000}
+    (first, *_) = cell_table(rows, {"m": 1000}).rows
+    assert " | ".join(first) == "m |  | 1 | frozen | 100 % | 90.00 | 50.0 | never in 100 |  | 91.00"
+
+
+def test_the_report_shows_names_as_they_are(tmp_path):
+    rows = [row(1, "free", 1.0, 20, model="<b>|x|`](y)"), row(1, "free", 1.0, 20, model="$a$ **n**")]
+    originals, about = dict.fromkeys(("<b>|x|`](y)", "$a$ **n**")), {"data": "[photos](x)"}
+    out = write_relearn_report(rows, tmp_path, tolerance=0.005, originals=originals, about=about)
+    text = out.read_text()
+    assert "- data: \\[photos\\](x)\n" in text
+    assert "within 0.5 points of the original" in text
+    assert "- **Do depth N and width D matter?** \\<b>\\|x\\|\\`\\](y) (N = 4, D = 16): median" in text
+    assert text.endswith(
+        "| \\<b>\\|x\\|\\`\\](y) |  | 1 | free | 100 % | 90.00 | 50.0 | 20 | unknown | 91.00 |\n"
+        "| $a$ \\*\\*n\\*\\* |  | 1 | free | 100 % | 90.00 | 50.0 | 20 | unknown | 91.00 |\n"
     )
 
 

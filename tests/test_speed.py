@@ -38,7 +38,7 @@ def test_layers_are_compiled_once_and_compute_the_same(architecture, drop_path):
     plain = gradients(model, images)
     torch._dynamo.reset()
     counters.clear()
-    with at_speed(model, None, Recipe(compile=True), CPU):
+    with at_speed([model], Recipe(compile=True), CPU):
         fast = gradients(model, images)
     graphs = counters["stats"]["unique_graphs"]
     assert graphs == 1 if not drop_path else graphs <= 6
@@ -62,9 +62,9 @@ def test_gradient_checkpointing_gives_the_same_gradients(architecture):
     torch.manual_seed(0)
     model = build_auxnet(architecture, StagePlan((3, 1)), drop_path_rate=0.3).train()
     images = torch.randn(4, 1, 28, 28)
-    with at_speed(model, None, Recipe(), CPU):
+    with at_speed([model], Recipe(), CPU):
         plain = gradients(model, images)
-    with at_speed(model, None, Recipe(grad_checkpointing=True), CPU):
+    with at_speed([model], Recipe(grad_checkpointing=True), CPU):
         assert model.grad_checkpointing
         small = gradients(model, images)
     assert not model.grad_checkpointing
@@ -90,10 +90,10 @@ def test_gradient_checkpointing_trains_to_the_same_weights(folder, tmp_path, mon
 
 def test_a_model_without_gradient_checkpointing_is_refused():
     with pytest.raises(LearngeneError, match="grad_checkpointing: timm has none for Linear"):
-        at_speed(torch.nn.Linear(2, 2), None, Recipe(grad_checkpointing=True), CPU).__enter__()
+        at_speed([torch.nn.Linear(2, 2)], Recipe(grad_checkpointing=True), CPU).__enter__()
 
 
-# images on the device ---------------------------------------------------------------------------------------------------
+# images on the device ---------------------------------------------------------------------------------------
 
 
 def test_uniform_numbers_are_uniform_and_a_function_of_the_seed():

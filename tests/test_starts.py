@@ -7,12 +7,14 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import CLASSES, FAST, TINY_ARGS
+from conftest import CLASSES, FAST, TINY_ARGS, randomize
 
 from learngene import LearngeneError, distill, finetune
-from learngene.families.architecture import Architecture
+from learngene.families.architecture import Architecture, architecture_of
 from learngene.families.records import data_config_of
 from learngene.families.timm import open_model
+from learngene.families.variants import is_post_norm
+from learngene.formats.timm_directory import save_timm_directory
 from learngene.gene import Learngene
 from learngene.plan import StagePlan
 from learngene.starts import STARTS, begin, branch_variances, parse
@@ -36,7 +38,7 @@ def products(block):
     return [q.T @ k for q, k in zip(queries, keys, strict=True)], value.T @ block.attn.proj.weight.T
 
 
-# mimetic ----------------------------------------------------------------------------------------------------------------
+# mimetic ----------------------------------------------------------------------------------------------------
 
 
 def test_mimetic_products_have_the_stated_diagonal_and_noise():
@@ -76,14 +78,14 @@ def test_mimetic_takes_its_coefficients_and_leaves_the_mlp():
     )  # half of the 16 are sines, half their cosines
 
 
-# random -----------------------------------------------------------------------------------------------------------------
+# random -----------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
     ("start", "grows"), [("random", False), ("trunc-normal", False), ("xavier", True), ("ds-init", True)]
 )
 def test_branches_of_small_weights_add_little(start, grows):
-    """Zhang et al. 2019: with 0.02 the branches hardly change the stream; with Xavier each adds its own variance."""
+    """Zhang et al. 2019: with 0.02 branches hardly change the stream, with Xavier each adds its variance."""
     model = begin(build(depth=8, embed_dim=64, num_heads=2), start)
     variances = branch_variances(model, torch.randn(8, 1, 28, 28))
     assert len(variances) == 8
@@ -118,7 +120,7 @@ def test_xavier_and_truncated_normal_have_their_scale():
     assert model.pos_embed.abs().max() <= 0.1
 
 
-# small embedding --------------------------------------------------------------------------------------------------------
+# small embedding --------------------------------------------------------------------------------------------
 
 
 def test_small_embedding_is_tiny_and_needs_a_norm():
@@ -130,19 +132,37 @@ def test_small_embedding_is_tiny_and_needs_a_norm():
 
 
 def test_post_norm_is_another_function_of_the_same_parameters():
-    plain, turned = build().eval(), begin(build(), "post-norm").eval()
+    plain, turned = build().eval(), build(post_norm=True).eval()
+    assert (is_post_norm(plain), is_post_norm(turned)) == (False, True)
     images = torch.randn(2, 1, 28, 28)
     assert turned.state_dict().keys() == plain.state_dict().keys()
+    assert all(torch.equal(v, plain.state_dict()[k]) for k, v in turned.state_dict().items())
     block, x = turned.blocks[0], torch.randn(2, 16, 16)
     y = block.norm1(x)
     y = y + block.attn(y)
     y = block.norm2(y)
     assert torch.equal(block(x), y + block.mlp(y))
     assert not torch.allclose(plain(images), turned(images))
-    assert begin(build(), "post-norm+small-embedding").patch_embed.proj.weight.abs().max() <= 1e-4
+    small = begin(build(post_norm=True), "small-embedding")  # its norm stands behind the embedding
+    assert small.patch_embed.proj.weight.abs().max() <= 1e-4
 
 
-# selection --------------------------------------------------------------------------------------------------------------
+def test_post_norm_is_an_architecture_and_no_start():
+    with pytest.raises(LearngeneError, match=r"not a start; ask for it with arch_args {post_norm: true}"):
+        begin(build(), "post-norm")
+    with pytest.raises(LearngeneError, match=r"not a start; ask for it with arch_args {post_norm: true}"):
+        parse("post-norm+small-embedding")
+    with pytest.raises(
+        LearngeneError, match=r"plain layers, and vit_relpos_small_patch16_224 has .*; drop it"
+    ):
+        Architecture("vit_relpos_small_patch16_224", {"img_size": 32, "post_norm": True}).build(1)
+    again = architecture_of(build(post_norm=True))
+    assert again.args["post_norm"] is True
+    assert is_post_norm(again.build(2))
+    assert "post_norm" not in architecture_of(build()).args
+
+
+# selection --------------------------------------------------------------------------------------------------
 
 
 def test_weight_selection_follows_the_released_index_rule():
@@ -186,6 +206,78 @@ def test_depth_selection_keeps_layers_and_the_function_of_all_of_them():
         begin(build(depth=2), "depth-selection", ancestor=other)
 
 
+def test_from_ancestor_fills_each_stage_with_the_layer_at_its_middle():
+    ancestor = randomize(build(depth=8)).eval()
+    for plan, sources in (
+        ((3, 1, 4), (1, 1, 1, 3, 5, 5, 5, 5)),
+        ((1, 2, 1), (1, 3, 3, 7)),  # half as deep: every second layer
+    ):
+        model = build(depth=len(sources))
+        found = begin(model, "from-ancestor", ancestor=ancestor, stage_plan=plan)
+        for layer, source in enumerate(sources):
+            layer = found.blocks[layer].state_dict()
+            for name, tensor in ancestor.blocks[source].state_dict().items():
+                assert torch.equal(layer[name], tensor)
+        assert torch.equal(found.pos_embed, ancestor.pos_embed)
+        assert torch.equal(found.head.weight, ancestor.head.weight)
+    images = torch.randn(2, 1, 28, 28)
+    same = begin(build(depth=8), "from-ancestor", ancestor=ancestor).eval()  # each layer its own stage
+    assert torch.equal(same(images), ancestor(images))
+    composed = begin(build(depth=2), "from-ancestor+mimetic", ancestor=ancestor, b2=1.0, a2=0.0)
+    assert torch.equal(composed.blocks[1].mlp.fc1.weight, ancestor.blocks[7].mlp.fc1.weight)
+    assert torch.allclose(products(composed.blocks[1])[1], -torch.eye(16), atol=1e-5)
+
+
+def test_from_ancestor_refuses_what_does_not_fit():
+    ancestor = build(depth=6)
+    for small, options, message in (
+        (build(depth=2, embed_dim=32), {}, "the weights do not fit vit_tiny_patch16_224: 'pos_embed'"),
+        (build(depth=3), {"stage_plan": "2,2"}, "stage_plan 2,2 has 4 layers, but the model has 3; make"),
+        (build(depth=2), {"stage_plan": "2,0"}, "stage 1 has no layer"),
+    ):
+        with pytest.raises(LearngeneError, match=message):
+            begin(small, "from-ancestor", ancestor=ancestor, **options)
+    mixer = Architecture("mixer_s16_224", {"img_size": 32, "num_classes": 3}).build(8)
+    with pytest.raises(LearngeneError, match="the weights do not fit vit_tiny_patch16_224: "):
+        begin(build(depth=2), "from-ancestor", ancestor=mixer)
+    other = Architecture("visformer_tiny", {"num_classes": 3}).build(4)
+    with pytest.raises(
+        LearngeneError, match="same family; visformer_tiny keeps its layers in 'stage3', vit_"
+    ):
+        begin(build(depth=2), "from-ancestor", ancestor=other)
+    with pytest.raises(LearngeneError, match="the start 'from-ancestor' needs the option 'ancestor'"):
+        begin(build(), "from-ancestor")
+
+
+def test_from_ancestor_in_finetuning_and_distilling(folder, ancestor, tmp_path):
+    """In fine-tuning the ancestor is named; in a distillation it is that of the run, unless named."""
+    trained = open_model(ancestor)
+    randomize(trained)
+    other = save_timm_directory(trained, tmp_path / "other", class_names=CLASSES)
+    idle = {**FAST, "lr": 1e-12, "min_lr": 0.0, "weight_decay": 0.0}
+    args = {k: v for k, v in TINY_ARGS.items() if k != "num_classes"}
+    chosen = {"start": "from-ancestor", "start_args": {"ancestor": str(other), "stage_plan": "2,2"}}
+    tiny = {"depth": 4, "arch_args": args, **idle}
+    finetune("vit_tiny_patch16_224", str(folder), out=tmp_path / "a", **chosen, **tiny)
+    model = open_model(tmp_path / "a" / "model")
+    for layer, source in enumerate((0, 0, 2, 2)):
+        found, wanted = (m.blocks[n].mlp.fc1.weight for m, n in ((model, layer), (trained, source)))
+        assert torch.allclose(found, wanted, atol=1e-5)
+    assert torch.allclose(model.head.weight, trained.head.weight, atol=1e-5)  # the classes are the same
+    assert data_config_of(model)["mean"] == [0.3]
+    with pytest.raises(LearngeneError, match="the start 'from-ancestor' needs the option 'ancestor'"):
+        finetune("vit_tiny_patch16_224", str(folder), out=tmp_path / "b", start="from-ancestor", **tiny)
+    weight = "blocks.1.mlp.fc1.weight"
+    for place, options, source in (
+        ("c", {}, open_model(ancestor)),
+        ("d", {"start_args": {"ancestor": str(other)}}, trained),
+    ):
+        gene = distill(
+            ancestor, str(folder), out=tmp_path / place, plan="2,2", start="from-ancestor", **options, **idle
+        )
+        assert torch.allclose(gene.state[weight], source.blocks[2].mlp.fc1.weight, atol=1e-5)
+
+
 def test_pretrained_brings_the_head_only_for_the_same_classes(ancestor):
     trained = open_model(ancestor)
     torch.nn.init.normal_(trained.head.weight)
@@ -202,7 +294,7 @@ def test_pretrained_brings_the_head_only_for_the_same_classes(ancestor):
         begin(build(depth=3), "pretrained", source=str(ancestor))
 
 
-# learngene --------------------------------------------------------------------------------------------------------------
+# learngene --------------------------------------------------------------------------------------------------
 
 
 def test_learngene_start_is_spawning(gene, tmp_path):
@@ -246,7 +338,7 @@ def test_norms_of_their_own_are_averaged_over_the_stage(architecture):
     assert torch.equal(state["blocks.1.norm1.weight"], auxnet.blocks[2].norm1.weight)
 
 
-# all of them ------------------------------------------------------------------------------------------------------------
+# all of them ------------------------------------------------------------------------------------------------
 
 
 def test_unknown_starts_and_options_are_refused():
@@ -339,6 +431,7 @@ def fingerprints(ancestor, gene):
     options = {
         "weight-selection": {"ancestor": ancestor},
         "depth-selection": {"ancestor": ancestor},
+        "from-ancestor": {"ancestor": ancestor, "stage_plan": "2,2"},
         "pretrained": {"source": ancestor},
         "learngene": {"gene": gene, "order": "random"},
     }

@@ -1,4 +1,7 @@
-"""Streams, by counting: every image exactly once in an epoch over all ranks and workers. Its class is its number here."""
+"""Streams, by counting: every image exactly once in an epoch over all ranks and workers.
+
+An image's class is its number here.
+"""
 
 import io
 import json
@@ -6,6 +9,7 @@ import subprocess
 import sys
 import tarfile
 from collections import Counter
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -171,7 +175,7 @@ sys.exit(main(sys.argv[1:]))
 
 
 def test_two_processes_share_a_stream(tmp_path):
-    """The sources are opened before the processes know each other, and all the same no image is seen twice."""
+    """The sources are opened before the processes know each other, and yet no image is seen twice."""
     pytest.importorskip("webdataset")
     data = write_webdataset(tmp_path)
     (tmp_path / "count.py").write_text(COUNT)
@@ -244,7 +248,7 @@ def test_shards_of_unknown_length_are_one(tmp_path, monkeypatch):
 
 
 def test_files_that_do_not_say_how_many_rows_they_have(tmp_path, monkeypatch):
-    monkeypatch.setattr("learngene.data.stream._parquet_lengths", lambda *args: ())
+    monkeypatch.setattr("learngene.data.hugging_face._parquet_lengths", lambda *args: ())
     data = write_parquet(tmp_path)
     with pytest.raises(
         LearngeneError,
@@ -347,3 +351,26 @@ def test_broken_images_of_a_stream_are_replaced(tmp_path):
     batches = list(ImageData(train, val, CONFIG, Recipe(batch_size=BATCH), choice).train_dataloader())
     assert [len(batch["target"]) for batch in batches] == [BATCH] * 13
     assert sum(len(batch["bad"]) for batch in batches) <= 1
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_batches_of_a_stream_are_numbered_and_its_broken_image_counts_once(tmp_path, caplog, workers):
+    """In whatever order an epoch shows the shards, and from wherever it goes on."""
+    pytest.importorskip("webdataset")
+    data = write_webdataset(tmp_path)
+    with tarfile.open(tmp_path / "set-train-0001.tar", "w") as tar:
+        for number in range(17, 22):
+            add(tar, f"{number:04d}.png", b"broken" if number == 19 else encoded(number))
+            add(tar, f"{number:04d}.cls", str(number).encode())
+    choice = replace(options(data, tmp_path), max_bad_images=1, workers=workers)
+    images = ImageData(*open_training(data, choice, "L"), CONFIG, Recipe(batch_size=BATCH), choice)
+    loader = images.train_dataloader()
+    loader.dataset.first_batch = loader.order.first_batch = 9
+    for epoch, first in ((0, 9), (1, 0), (2, 0), (3, 0)):
+        loader.sampler.set_epoch(epoch)
+        found = [(batch["epoch"], batch["number"]) for batch in loader]
+        assert found == [(epoch, number) for number in range(first, 13)]
+    assert caplog.text.count("skipped an image that cannot be read") == 1
+    assert "image 2 of '" in caplog.text
+    assert "set-train-0001.tar' (" in caplog.text
+    assert not any("number" in batch for batch in images.val_dataloader())

@@ -1,8 +1,7 @@
-"""Bad input that shows only once a run has begun leaves nothing behind that the same command would stumble over."""
+"""Bad input that shows only once a run has begun leaves nothing that the same command would stumble over."""
 
 import json
 import shutil
-import sys
 
 import pytest
 from conftest import FAST, TINY_ARGS, write_folder
@@ -10,7 +9,8 @@ from conftest import FAST, TINY_ARGS, write_folder
 from learngene import LearngeneError, benchmark, cache, distill, finetune, relearn
 from learngene.cli import main
 from learngene.files import locked
-from learngene.training import RunDirectory
+from learngene.jobs import demo as own
+from learngene.runs import RunDirectory
 from learngene.training.module import TrainingModule
 
 ARGS = {k: v for k, v in TINY_ARGS.items() if k != "num_classes"}
@@ -32,14 +32,16 @@ def jobs(ancestor):
     return {
         "distill": lambda data, out: distill(ancestor, data, out=out, plan="1,1", **FAST),
         "finetune": lambda data, out: finetune(NAME, data, out=out, depth=1, arch_args=ARGS, **FAST),
-        "tracked": lambda data, out: finetune(NAME, data, out=out, depth=1, arch_args=ARGS, track="tensorboard", **FAST),
+        "tracked": lambda data, out: finetune(
+            NAME, data, out=out, depth=1, arch_args=ARGS, track="tensorboard", **FAST
+        ),
         "cache": lambda data, out: cache(ancestor, data, out=out, **FAST),
         "benchmark": lambda data, out: benchmark(
             data, out=out, arch=NAME, arch_args=ARGS, depths=(1,), starts=("random",), seeds=(0,), **FAST
         ),
         "prepared": lambda data, out: benchmark(
-            data, out=out, distill={"ancestor": str(ancestor), "plan": "1,1", **FAST}, depths=(2,), starts=("learngene",),
-            seeds=(0,), **FAST,
+            data, out=out, distill={"ancestor": str(ancestor), "plan": "1,1", **FAST}, depths=(2,),
+            starts=("learngene",), seeds=(0,), **FAST,
         ),
         "relearn": lambda data, out: relearn(
             [str(ancestor)], data, out=out, layers=(1,), shares=(1.0,), modes=("free",), max_images=16, **FAST
@@ -74,10 +76,10 @@ def test_what_was_trained_stays(folder, tmp_path, monkeypatch):
     """A loss that is no number in the second epoch: the first one's checkpoint is there to go on from."""
     original = TrainingModule.training_step
 
-    def step(self, images, batch_idx):
+    def step(self, batch, batch_idx):
         if self.current_epoch == 1:
             raise LearngeneError("something is wrong")
-        return original(self, images, batch_idx)
+        return original(self, batch, batch_idx)
 
     monkeypatch.setattr(TrainingModule, "training_step", step)
     words = {"out": tmp_path / "r", "depth": 1, "arch_args": ARGS, **FAST, "epochs": 2}
@@ -133,7 +135,6 @@ def test_another_process_at_work_is_left_alone(tmp_path):
 
 
 def test_the_demo_goes_on_where_it_was_interrupted(tmp_path, monkeypatch, capsys):
-    own = sys.modules["learngene.commands.demo"]
     small = {"train_fraction": 0.02, "epochs": 1, "workers": 0, "precision": "32-true"}
     for name, value in {
         "DISTILL": own.DISTILL | small | {"plan": "1,1,1,1,1"},

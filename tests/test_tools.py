@@ -18,7 +18,7 @@ spec.loader.exec_module(tool)
 
 @pytest.fixture
 def package(tmp_path):
-    """As the npm package: a PNG per batch, a row of 1,024 pixels per image, and the labels of each split in one list."""
+    """As the npm package: a PNG per batch, a row of 1,024 pixels per image, a list of labels per split."""
     generator = np.random.default_rng(0)
     folder = tmp_path / "package"
     folder.mkdir()

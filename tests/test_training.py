@@ -97,7 +97,8 @@ def test_resuming_after_the_last_epoch_keeps_the_average(folder, tmp_path, monke
     scratch(folder, tmp_path / "whole", ema=0.9)
     with monkeypatch.context() as patch:
         patch.setattr(
-            "learngene.jobs.save_timm_directory", lambda *args, **kwargs: (_ for _ in ()).throw(Stop)
+            "learngene.jobs.work.finetune.save_timm_directory",
+            lambda *args, **kwargs: (_ for _ in ()).throw(Stop),
         )
         with pytest.raises(Stop):
             scratch(folder, tmp_path / "cut", ema=0.9)
@@ -117,12 +118,12 @@ def test_overwriting_never_deletes_the_input(folder, tmp_path):
 
 
 def test_ancestor_without_a_head_teaches_its_layers(folder, ancestor, tmp_path):
-    teacher = open_model(ancestor)
-    teacher.reset_classifier(0)
+    net = open_model(ancestor)
+    net.reset_classifier(0)
     common = {**FAST, "plan": "2,1", "unlabeled": True}
     with pytest.raises(LearngeneError, match="the ancestor has no classes"):
-        distill(teacher, str(folder), out=tmp_path / "a", **common)
-    gene = distill(teacher, str(folder), out=tmp_path / "b", kl=0.0, feature=1.0, **common)
+        distill(net, str(folder), out=tmp_path / "a", **common)
+    gene = distill(net, str(folder), out=tmp_path / "b", kl=0.0, feature=1.0, **common)
     assert gene.num_classes == 0
     assert gene.spawn(4, num_classes=7).head.weight.shape == (7, 16)
 
@@ -157,8 +158,8 @@ def test_run_directory(folder, ancestor, tmp_path):
     assert gene.data_config["mean"] == [0.3]  # the ancestor's own, as the architecture is its own
     assert Learngene.load(tmp_path / "run" / "learngene.safetensors").metrics == gene.metrics
     auxnet_flops = count_flops(gene.architecture.build(3).to("meta"))
-    teacher_flops = count_flops(open_model(ancestor).to("meta"))
-    assert gene.metrics["cost"]["flops"] == 48 * (3 * auxnet_flops + teacher_flops)
+    ancestor_flops = count_flops(open_model(ancestor).to("meta"))
+    assert gene.metrics["cost"]["flops"] == 48 * (3 * auxnet_flops + ancestor_flops)
 
 
 def test_finished_runs_are_kept(folder, tmp_path):
@@ -244,9 +245,9 @@ def test_learning_rate_rises_and_falls(folder, tmp_path, architecture):
     rates = []
 
     class Spy(Supervised):
-        def forward(self, model, images, targets):
+        def forward(self, model, batch):
             rates.append(module.optimizers().param_groups[0]["lr"])
-            return super().forward(model, images, targets)
+            return super().forward(model, batch)
 
     model = architecture.build(2)
     module, data = module_and_data(folder, recipe, model, Spy())
@@ -300,8 +301,8 @@ def break_gradients(monkeypatch, steps):
     original = Supervised.forward
     calls = []
 
-    def broken(self, model, images, targets):
-        losses = original(self, model, images, targets)
+    def broken(self, model, batch):
+        losses = original(self, model, batch)
         calls.append(1)
         if len(calls) - 1 in steps:
             losses["ce"].register_hook(lambda gradient: gradient * float("inf"))
@@ -348,15 +349,16 @@ def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_checkpoint(folder, t
     original = Supervised.forward
     calls = []
 
-    def broken(self, model, images, targets):
+    def broken(self, model, batch):
         calls.append(1)
-        losses = original(self, model, images, targets)
+        losses = original(self, model, batch)
         return {k: v * (float("nan") if len(calls) > 4 else 1.0) for k, v in losses.items()}
 
     monkeypatch.setattr(Supervised, "forward", broken)
     with pytest.raises(
         LearngeneError,
-        match=r"not finite \(terms: total, ce(, gradients)?\) at step 4 of epoch 2; the last good checkpoint is kept",
+        match=r"not finite \(terms: total, ce(, gradients)?\) at step 4 of epoch 2; the last good checkpoint "
+        r"is kept",
     ):
         scratch(folder, tmp_path / "run", epochs=3)
     checkpoint = torch.load(tmp_path / "run" / "last.ckpt", weights_only=True)
@@ -395,10 +397,10 @@ def test_rifle_begins_the_head_anew_in_each_cycle(folder, tmp_path, architecture
     heads, rates = [], []
 
     class Spy(Supervised):
-        def forward(self, model, images, targets):
+        def forward(self, model, batch):
             heads.append(model.head.weight.detach().clone())
             rates.append(module.optimizers().param_groups[0]["lr"])
-            return super().forward(model, images, targets)
+            return super().forward(model, batch)
 
     model = architecture.build(2)
     torch.nn.init.constant_(model.head.weight, 1.0)
@@ -422,7 +424,9 @@ def test_a_share_of_the_data_is_stratified_and_nested(folder):
 
 
 def test_starts_by_name(folder, ancestor, tmp_path):
-    """From the command line's function: a closed form, a selection with distillation on top, a start under the auxiliary net."""
+    """From the command line's function: a closed form; a selection, and distillation on top; under an
+    auxiliary net, where the ancestor need not be named.
+    """
     tiny = {"depth": 3, "arch_args": ARGS, **FAST}
     begun = finetune(
         "vit_tiny_patch16_224",
@@ -446,12 +450,12 @@ def test_starts_by_name(folder, ancestor, tmp_path):
     assert data_config_of(open_model(tmp_path / "b" / "model"))["mean"] == [0.3]
     with pytest.raises(LearngeneError, match="brings weights; drop one"):
         finetune(str(ancestor), str(folder), out=tmp_path / "c", start="mimetic", **FAST)
-    chosen = {"start": "depth-selection", "start_args": {"ancestor": str(ancestor), "layers": "last"}}
-    gene = distill(
-        ancestor, str(folder), out=tmp_path / "d", plan="1,1", **chosen, **{**FAST, "lr": 1e-9, "min_lr": 0.0}
-    )
     last = open_model(ancestor).state_dict()["blocks.3.mlp.fc1.weight"]
-    assert torch.allclose(gene.state["blocks.1.mlp.fc1.weight"], last, atol=1e-5)
+    idle = {**FAST, "lr": 1e-9, "min_lr": 0.0}
+    for place, named in (("d", {"ancestor": str(ancestor)}), ("e", {})):
+        chosen = {"start": "depth-selection", "start_args": {**named, "layers": "last"}}
+        gene = distill(ancestor, str(folder), out=tmp_path / place, plan="1,1", **chosen, **idle)
+        assert torch.allclose(gene.state["blocks.1.mlp.fc1.weight"], last, atol=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -479,7 +483,11 @@ def test_starts_by_name(folder, ancestor, tmp_path):
         ({"model": TINY, "start_args": {"a1": 1.0}}, "name it with --start"),
         ({"model": TINY, "start": "mimetic", "start_args": {"c1": 1.0}}, "no option 'c1'"),
         ({"model": TINY, "start": "small-embedding"}, "pre_norm: true"),
-        ({"model": TINY, "start": "post-norm"}, "cannot be stored as a timm directory"),
+        (
+            {"model": TINY, "start": "post-norm"},
+            r"is an architecture, not a start; .*arch_args {post_norm: true}",
+        ),
+        ({"model": TINY, "arch_args": {**ARGS, "post_norm": True}}, "with post_norm .* cannot be stored"),
         ({"model": TINY, "start": "weight-selection"}, "needs the option 'ancestor'"),
         ({"model": TINY, "opt": "adamww"}, "opt 'adamww': timm does not know it"),
         ({"model": TINY, "auto_augment": "none-such"}, "auto_augment 'none-such': timm does not know it"),
@@ -511,13 +519,14 @@ def test_bad_distillations(folder, ancestor, tmp_path):
             "num_classes 7 in --arch-args, but the ancestor's head has 3",
         ),
         ({"arch": "vit_tiny_patch16_224", "arch_args": ARGS | {"in_chans": 5}}, "takes 5 channels"),
-        ({"arch": "mixer_s32_224", "arch_args": {"img_size": 64}, "from_ancestor": True}, "do not fit"),
+        ({"arch": "mixer_s32_224", "arch_args": {"img_size": 64}, "start": "from-ancestor"}, "do not fit"),
         ({"unlabeled": True, "ce": 1.0}, "needs labels"),
         ({"kl": 0.0}, "nothing to learn"),
         ({"layer_decay": 0.8}, "layers share weights"),
-        ({"start": "mimetic", "from_ancestor": True}, "two ways to begin"),
-        ({"start": "post-norm"}, "cannot be stored as a learngene"),
-        ({"start": "depth-selection"}, "needs the option 'ancestor'"),
+        ({"start": "mimetic+from-ancester"}, "there is no start 'from-ancester'"),
+        ({"start": "post-norm"}, r"is an architecture, not a start; .*arch_args {post_norm: true}"),
+        ({"arch_args": {"post_norm": True}}, "with post_norm .* cannot be stored"),
+        ({"start": "pretrained"}, "needs the option 'source'"),
     ]
     for options, message in cases:
         with pytest.raises(LearngeneError, match=message):
@@ -545,22 +554,18 @@ def test_classes_must_fit_or_labels_be_ignored(folder, ancestor, tmp_path):
 
 def test_begin_from_the_ancestor(folder, ancestor, tmp_path):
     recipe = {**FAST, "lr": 1e-12, "min_lr": 0.0, "weight_decay": 0.0}
-    gene = distill(ancestor, str(folder), out=tmp_path / "run", plan="2,2", from_ancestor=True, **recipe)
-    teacher = open_model(ancestor).state_dict()
-    assert torch.allclose(
-        gene.state["blocks.0.attn.qkv.weight"], teacher["blocks.0.attn.qkv.weight"], atol=1e-5
-    )
-    assert torch.allclose(
-        gene.state["blocks.1.attn.qkv.weight"], teacher["blocks.2.attn.qkv.weight"], atol=1e-5
-    )
+    gene = distill(ancestor, str(folder), out=tmp_path / "run", plan="2,2", start="from-ancestor", **recipe)
+    net = open_model(ancestor).state_dict()
+    assert torch.allclose(gene.state["blocks.0.attn.qkv.weight"], net["blocks.0.attn.qkv.weight"], atol=1e-5)
+    assert torch.allclose(gene.state["blocks.1.attn.qkv.weight"], net["blocks.2.attn.qkv.weight"], atol=1e-5)
 
 
 def test_ancestor_as_a_module_of_another_family(folder, tmp_path):
     torch.manual_seed(0)
-    teacher = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(784, 3))
-    teacher.num_classes = 3
+    net = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(784, 3))
+    net.num_classes = 3
     gene = distill(
-        teacher,
+        net,
         str(folder),
         out=tmp_path / "run",
         arch="vit_tiny_patch16_224",

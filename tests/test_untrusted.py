@@ -5,22 +5,29 @@ import os
 import struct
 import time
 import zlib
+from html.parser import HTMLParser
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
 import torch
 from conftest import CLASSES
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+from markdown_it import MarkdownIt
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from learngene import Architecture, LearngeneError
+from learngene import Architecture, LearngeneError, report, spawn
 from learngene.cli import main
-from learngene.commands import report, spawn
 from learngene.data.images import BROKEN_IMAGE, decode
-from learngene.formats.timm_directory import save_timm_directory
 from learngene.families.timm import open_model
-from learngene.gene import HEADER_KEY, Learngene, _digest
+from learngene.formats.timm_directory import save_timm_directory
+from learngene.gene import Learngene
+from learngene.gene_file import HEADER_KEY, _digest
 from learngene.plan import StagePlan
+from learngene.studies.depths import describe_depths
+from learngene.tables import Table, code_span, escape_markdown, numbers
 from learngene.trust.limits import MAX_LAYERS
 
 
@@ -193,7 +200,7 @@ BILLION = "a0: &a0 [x,x,x,x,x,x,x,x,x]\n" + "".join(
 
 
 @pytest.mark.parametrize(
-    "text", [BILLION, "plan: " + "[" * 100_000, "arch_args: &a {b: *a}\n", f"plan: [{'1,' * 30_000}1]"]
+    "text", [BILLION, "plan: " + "[" * 100_000, "arch_args: &a {b: *a}\n", f"plan: [{'1,' * 2_000}1]"]
 )
 def test_configs_that_would_grow(tmp_path, capsys, text):
     """Whoever refuses them, PyYAML or we: one sentence."""
@@ -261,21 +268,181 @@ def test_postscript_under_the_name_of_an_image_is_not_run(tmp_path):
         decode(tmp_path / "x.png", "RGB")
 
 
-def test_results_with_markup_make_no_page(tmp_path):
-    row = json.loads(
-        (Path(__file__).parent.parent / "docs/results/starts/results.jsonl").read_text().splitlines()[0]
-    )
+RESULTS = Path(__file__).parent.parent / "docs/results/starts/results.jsonl"
+EVIL = (
+    "<b>|x|`](y)",
+    "![x](../../secret.png)",
+    "<script>a()</script>",
+    "$\\x$ *a* _b_ ~~c~~ &lt; \\|",
+    "# 1. vit_tiny #",
+)
+
+
+def shown(markdown):
+    """What a reader sees of a Markdown page: tables and other lines, as plain text. No link or tag."""
+    tables, lines, kinds = [], [], set()
+    tokens = MarkdownIt("commonmark").enable(["table", "strikethrough"]).parse(markdown)
+    for before, token in pairwise(tokens):
+        if before.type == "table_open":
+            tables.append([])
+        elif before.type == "tr_open":
+            tables[-1].append([])
+        if token.type == "inline":
+            kinds |= {child.type for child in token.children}
+            text = "".join(child.content for child in token.children if child.type != "image")
+            (tables[-1][-1] if before.type in ("th_open", "td_open") else lines).append(text)
+    assert kinds <= {"text", "image", "code_inline", "softbreak", "strong_open", "strong_close"}
+    assert not any(token.type == "html_block" for token in tokens)
+    return tables, lines
+
+
+class Reader(HTMLParser):
+    """The same of a page of HTML."""
+
+    def __init__(self, page):
+        super().__init__()
+        self.tables, self.lines, self.tags, self.cell = [], [], set(), None
+        self.feed(page)
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.add(tag)
+        if tag == "table":
+            self.tables.append([])
+        elif tag == "tr":
+            self.tables[-1].append([])
+        elif tag in ("th", "td"):
+            self.tables[-1][-1].append("")
+            self.cell = self.tables[-1][-1]
+
+    def handle_endtag(self, tag):
+        self.cell = None if tag in ("th", "td") else self.cell
+
+    def handle_data(self, data):
+        if self.cell is not None:
+            self.cell[-1] += data
+        elif data.strip():
+            self.lines.append(data)
+
+
+def test_markup_in_results_is_plain_text(tmp_path):
+    """In names of starts, data sets, recipes and machines; no table breaks, and the plots take them too."""
+    rows = [json.loads(line) for line in RESULTS.read_text().splitlines()]
+    rows = [row for row in rows if row["depth"] in (6, 9) and row["seed"] < 2]
+    names = dict(zip(("learngene", "random", "pretrained", "mimetic", "weight-selection"), EVIL, strict=True))
+    changes = {
+        "data": EVIL[0],
+        "recipe": EVIL[3],
+        "hardware": EVIL[1],
+        "commit": EVIL[2],
+        "versions": {EVIL[0]: EVIL[1]},
+    }
+    rows = [row | changes | {"start": names[row["start"]]} for row in rows if row["start"] in names]
+    (tmp_path / "results.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    report(tmp_path)
+    tables, lines = shown((tmp_path / "report.md").read_text())
+    page = Reader((tmp_path / "report.html").read_text())
+    page_itself = {"html", "head", "meta", "title", "style", "body", "h1", "h2", "h3", "ul", "li", "p", "img"}
+    assert page.tags == page_itself | {"table", "thead", "tbody", "tr", "th", "td"}
+    assert [[list(map(str.strip, row)) for row in table] for table in page.tables] == tables
+    assert len(tables) == 5
+    for table in tables:
+        assert {len(row) for row in table} == {len(table[0])}
+    for name in EVIL:
+        assert any(name in cell for row in tables[-1] for cell in row)
+        assert name in " ".join(lines)
+        assert name in " ".join(page.lines)
+    assert set(lines) <= set(page.lines) | {""}  # an image has no text
+    assert f"{EVIL[0]}, recipe {EVIL[3]}" in lines
+
+
+def test_results_that_are_none_make_no_page(tmp_path):
+    row = json.loads(RESULTS.read_text().splitlines()[0])
     for change in (
-        {"start": "<script>"},
-        {"start": "![x](../../secret.png)"},
-        {"versions": {"<b>": "1"}},
+        {"start": "a\nb"},
+        {"start": "\x1b[31m"},
+        {"start": "x" * 1_001},
+        {"versions": {"a": 1}},
         {"depth": "6"},
         {"curve": [1]},
+        {"flops": 1e300},
     ):
         (tmp_path / "results.jsonl").write_text(json.dumps(row | change))
         with pytest.raises(LearngeneError, match="is not what a benchmark writes"):
             report(tmp_path)
     assert not (tmp_path / "report.html").exists()
+
+
+SIGNS = st.sampled_from(
+    [*"\\`*_{}[]()<>#+-.!|&~$:;=\"'/^ a1é\n", "](", "&amp;", "**", "__", "<b>", "http://a.b"]
+)
+
+
+@settings(max_examples=400, derandomize=True, deadline=None, database=None)
+@given(st.lists(SIGNS, max_size=12).map("".join))
+@example("__a__")
+@example("vit_tiny_patch16_224")
+@example("\\")
+@example("a\\|b")
+@example("x ##")
+def test_any_text_is_plain_text_in_markdown(text):
+    """In a heading, a sentence and a cell, beside other text or alone."""
+    plain, printed = " ".join(text.split()), escape_markdown(text)
+    page = f"# {printed}\n\n- a: {printed}\n\n**b:** {printed}\n\n| c | d |\n|---|---|\n| {printed} | 1 |\n"
+    ((_, cells),), lines = shown(page)
+    assert lines == [plain, f"a: {plain}".strip(), f"b: {plain}".strip()]
+    assert cells == [plain, "1"]
+    assert escape_markdown(printed) is printed
+
+
+def test_names_of_architectures_and_numbers_are_printed_as_they_are():
+    for text in (
+        "vit_tiny_patch16_224",
+        "91.23 ± 0.12",
+        "-1.20 to +3.40",
+        "Intel(R), 2 cores",
+        "'not reached'; a: b, c.",
+    ):
+        assert escape_markdown(text) == text
+
+
+@pytest.mark.parametrize("text", ["a", "a b", "`", "a `` b", "``a`", "<b> & \\ *x* |"])
+def test_code_in_markdown(text):
+    (inline,) = [
+        token for token in MarkdownIt().parse(f"- command: {code_span(text)}") if token.type == "inline"
+    ]
+    assert [(child.type, child.content) for child in inline.children] == [
+        ("text", "command: "),
+        ("code_inline", text),
+    ]
+
+
+def test_an_evaluation_shows_names_as_they_are():
+    row = {
+        "depth": 3,
+        "plan": "1,1,1",
+        "parameters": 1000,
+        "gflops": 0.5,
+        "latency_ms": 1.0,
+        "latency_quartiles_ms": [0.5, 2.0],
+    }
+    row |= {"top1": 0.5, "top5": 0.75, "loss": 1.0, "images": 24}
+    latency = {"batch": 1, "dtype": "float32", "threads": 1, "device": "cpu", "hardware": EVIL[1]}
+    result = {
+        "model": EVIL[0],
+        "split": EVIL[4],
+        "rows": [row],
+        "latency": latency,
+        "versions": {"torch": EVIL[3]},
+    }
+    ((head, cells),), lines = shown(describe_depths(result))
+    assert lines[0] == f"{EVIL[0]} on {EVIL[4]}, untuned"
+    assert lines[1].endswith(f". torch {EVIL[3]}.")
+    assert dict(zip(head, cells, strict=True))["ms (quartiles)"] == "1 (0.5 to 2)"
+
+
+def test_a_table_has_a_cell_in_each_column():
+    with pytest.raises(ValueError, match="3 cells for 2 columns"):
+        Table(numbers("depth", "top-1 %"), [["a", "1", "2"]])
 
 
 def test_names_from_a_file_stay_out_of_paths(gene, tmp_path):

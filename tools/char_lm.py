@@ -1,9 +1,9 @@
-"""Small embeddings and mimetic attention where they were proposed: in a decoder-only language model, here of characters.
+"""Small embeddings and mimetic attention where they were proposed: in a decoder-only model, of characters.
 
     python tools/char_lm.py --out docs/results/char-lm
 
-The text is the Python standard library's own source, so that nothing is downloaded. All settings have the same
-layers, steps and batches; the table gives validation bits per character, mean and spread over seeds.
+The text is the Python standard library's own source, so that nothing is downloaded. All settings have the
+same layers, steps and batches; the table gives validation bits per character, mean and spread over seeds.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
+from learngene.families.variants import post_norm
 from learngene.files import write_text
 from learngene.provenance import commit, hardware, versions
 from learngene.starts import begin
@@ -37,11 +38,12 @@ VOCABULARY = 128  # ASCII; anything else counts as "?"
 
 @dataclass(frozen=True)
 class Setting:
-    """One row of the table: a start (see learngene.starts), a norm behind the embedding or not, warm-up or not."""
+    """One row of the table: a start (see learngene.starts), where the norms are, warm-up or not."""
 
     name: str
     start: str = "trunc-normal"
-    norm_pre: bool = False
+    norm_pre: bool = False  # one behind the embedding
+    post_norm: bool = False  # those of the layers in the stream
     warmup: bool = True
 
 
@@ -50,9 +52,11 @@ SETTINGS = (
     Setting("pre-norm, norm after embedding", norm_pre=True),
     Setting("pre-norm, small embedding", "trunc-normal+small-embedding", norm_pre=True),
     Setting("pre-norm, mimetic", "trunc-normal+mimetic"),
-    Setting("post-norm, warm-up", "trunc-normal+post-norm"),
-    Setting("post-norm, no warm-up", "trunc-normal+post-norm", warmup=False),
-    Setting("post-norm, small embedding, no warm-up", "trunc-normal+post-norm+small-embedding", warmup=False),
+    Setting("post-norm, warm-up", post_norm=True),
+    Setting("post-norm, no warm-up", post_norm=True, warmup=False),
+    Setting(
+        "post-norm, small embedding, no warm-up", "trunc-normal+small-embedding", post_norm=True, warmup=False
+    ),
     Setting("pre-norm, no warm-up", warmup=False),
 )
 
@@ -74,6 +78,12 @@ class CharLM(nn.Module):
         for block in self.blocks:
             x = block(x, is_causal=True)
         return self.head(self.norm(x))
+
+
+def build(setting: Setting, **sizes: int) -> nn.Module:
+    """The model of a setting, as it begins; seed torch before."""
+    model = CharLM(**sizes, norm_pre=setting.norm_pre)
+    return begin(post_norm(model) if setting.post_norm else model, setting.start)
 
 
 class Windows(Dataset[Tensor]):
@@ -98,9 +108,9 @@ class Windows(Dataset[Tensor]):
 
 
 class LanguageModelling(L.LightningModule):
-    """Next-character cross-entropy by AdamW at a constant learning rate, after a linear warm-up if there is one."""
+    """Next-character cross-entropy by AdamW; the learning rate is constant, after a linear warm-up if any."""
 
-    def __init__(self, model: CharLM, lr: float, warmup: int) -> None:
+    def __init__(self, model: nn.Module, lr: float, warmup: int) -> None:
         super().__init__()
         self.model, self.lr, self.warmup = model, lr, warmup
         self.curve: list[list[float]] = []  # step, bits per character
@@ -152,17 +162,16 @@ def train(
     """One run: validation bits per character at ten points and at the end."""
     cut = len(text) * 9 // 10
     torch.manual_seed(seed)
-    model = begin(
-        CharLM(width=width, depth=depth, heads=heads, context=context, norm_pre=setting.norm_pre),
-        setting.start,
-    )
-    module = LanguageModelling(model, lr, steps // 10 if setting.warmup else 0)  # type: ignore[arg-type]
+    model = build(setting, width=width, depth=depth, heads=heads, context=context)
+    module = LanguageModelling(model, lr, steps // 10 if setting.warmup else 0)
     windows = Windows(text[:cut], context, steps * batch, seed)
     held = Windows(text[cut:], context, 8 * batch)
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
     trainer = L.Trainer(
-        max_steps=steps, accelerator="auto", devices=1, logger=False, enable_checkpointing=False, enable_progress_bar=False,
-        enable_model_summary=False, val_check_interval=max(1, steps // 10), gradient_clip_val=1.0, num_sanity_val_steps=0,
+        max_steps=steps, accelerator="auto", devices=1,
+        val_check_interval=max(1, steps // 10), gradient_clip_val=1.0,
+        logger=False, enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,
+        num_sanity_val_steps=0,
     )  # fmt: skip
     started = time.perf_counter()
     with warnings.catch_warnings():
@@ -178,7 +187,10 @@ def train(
 
 
 def table(rows: Sequence[dict[str, Any]]) -> str:
-    """Bits per character at the end, and half way, mean and spread over seeds; the difference from plain pre-norm paired by seed."""
+    """Bits per character at the end and half way, mean and spread over seeds.
+
+    The difference from plain pre-norm is paired by seed.
+    """
     lines = [
         "| setting | seeds | bits per character | half way | minus pre-norm |",
         "|---|---:|---:|---:|---:|",
@@ -207,7 +219,9 @@ def main(
     lr: float = 2e-3,
     seeds: Sequence[int] = (0, 1, 2),
 ) -> list[dict[str, Any]]:
-    """Train every setting with every seed; write OUT/char-lm.md and results.jsonl. Runs that are in it are not run again.
+    """Train every setting with every seed; write OUT/char-lm.md and results.jsonl.
+
+    Runs that are in it are not run again.
 
     Args:
         out: directory to write.
@@ -240,15 +254,19 @@ def main(
                 continue
             rows.append(train(setting, text, seed, **sizes) | {"sizes": sizes})  # type: ignore[arg-type]
             print(
-                f"{setting.name}, seed {seed}: {rows[-1]['bits']:.3f} bits per character, {rows[-1]['seconds']:.0f} s",
+                f"{setting.name}, seed {seed}: {rows[-1]['bits']:.3f} bits per character, "
+                f"{rows[-1]['seconds']:.0f} s",
                 flush=True,
             )
             write_text(file, "".join(json.dumps(row) + "\n" for row in rows))
     head = [
         "# A character model: small embeddings, post-norm without warm-up, mimetic attention",
-        f"- text: the standard library of Python {sys.version.split()[0]}, {len(text):,} characters, the last tenth for validation\n"
-        f"- model: {depth} layers, width {width}, {heads} heads, context {context}; {steps} steps of {batch} windows, AdamW, lr {lr}\n"
-        f"- hardware: {hardware()}; {', '.join(f'{k} {v}' for k, v in versions().items())}; commit {commit()}\n"
+        f"- text: the standard library of Python {sys.version.split()[0]}, {len(text):,} characters, "
+        "the last tenth for validation\n"
+        f"- model: {depth} layers, width {width}, {heads} heads, context {context}; "
+        f"{steps} steps of {batch} windows, AdamW, lr {lr}\n"
+        f"- hardware: {hardware()}; {', '.join(f'{k} {v}' for k, v in versions().items())}; "
+        f"commit {commit()}\n"
         f"- command: `python tools/char_lm.py --out {out}`; validation only, nothing was chosen by it",
     ]
     write_text(Path(out) / "char-lm.md", "\n\n".join([*head, table(rows)]) + "\n")

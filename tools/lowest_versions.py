@@ -1,10 +1,14 @@
-"""Run the tests with the lowest version of every package that pyproject.toml allows, in an environment of its own.
+"""Run the tests with the lowest version that pyproject.toml allows of every package.
 
-    python3 tools/lowest_versions.py                                        # all tests: a quarter of an hour on two cores, 9 GB of disk
-    python3 tools/lowest_versions.py --venv /tmp/lowest -- tests/test_cli.py  # keep the environment; what follows -- is pytest's
+All tests, in a quarter of an hour on two cores and 9 GB of disk; or an environment that is kept, and what
+follows -- is pytest's:
 
-CI always takes the newest packages. This is the slow lane for the other end: run it before a release, and when a floor in
-pyproject.toml changes. A failure means that the code needs a mend or the floor has to rise; only direct dependencies are held down.
+    python3 tools/lowest_versions.py
+    python3 tools/lowest_versions.py --venv /tmp/lowest -- tests/test_cli.py
+
+CI always takes the newest packages. This is the slow lane for the other end: run it before a release, and
+when a floor in pyproject.toml changes. A failure means that the code needs a mend or the floor has to rise;
+only direct dependencies are held down.
 """
 
 import argparse

@@ -7,9 +7,9 @@
 
 The last line lays all 70,000 images out for torchvision instead: --data torch/fashion_mnist --data-root ROOT.
 
-Fashion-MNIST: H. Xiao, K. Rasul, R. Vollgraf, arXiv 1708.07747; MIT licence. The subset keeps 500 images a class of the
-official training split and 200 a class of the official test split, picked by a seeded permutation. Classes have
-torchvision's names and order.
+Fashion-MNIST: H. Xiao, K. Rasul, R. Vollgraf, arXiv 1708.07747; MIT licence. The subset keeps 500 images a
+class of the official training split and 200 a class of the official test split, picked by a seeded
+permutation. Classes have torchvision's names and order.
 """
 
 import argparse

@@ -1,4 +1,4 @@
-"""The tables of docs/scaling.md: what distilling and fine-tuning cost at the size of ImageNet. Computed, not measured.
+"""The tables of docs/scaling.md: what distilling and fine-tuning cost at the size of ImageNet, by computing.
 
 python tools/scaling.py            print the tables
 python tools/scaling.py --write    put them into docs/scaling.md
@@ -20,11 +20,8 @@ from learngene.families.building import create
 from learngene.plan import StagePlan
 from learngene.sharing import build_auxnet
 
-GPUS, PEAK, MFU = (
-    8,
-    989e12,
-    0.45,
-)  # H100 or H200: bf16, dense, FLOP/s; the share of it that training is assumed to use
+# H100 or H200: bf16, dense, FLOP/s; the share of it that training is assumed to use
+GPUS, PEAK, MFU = 8, 989e12, 0.45
 PLAN = StagePlan((3, 3, 4, 3, 3))
 DEPTHS = range(6, 16)  # ten descendants
 TUNE = 10  # epochs of fine-tuning, as published
@@ -66,7 +63,7 @@ PAIRS = (
 
 
 def layer_flops(width: int, tokens: int = TOKENS) -> int:
-    """Forward FLOPs of one layer for one image: 8 N D^2 attention projections, 16 N D^2 MLP, 4 N^2 D attention."""
+    """Forward FLOPs of one layer for one image: 8 N D^2 projections, 16 N D^2 MLP, 4 N^2 D attention."""
     return 24 * tokens * width**2 + 4 * tokens**2 * width
 
 
@@ -95,7 +92,7 @@ def hours(flops: float) -> float:
 
 
 def reduced_bytes(parameters: int, ranks: int) -> float:
-    """What each GPU sends in a step: a ring all-reduce of fp32 gradients, or an all-gather and a reduce-scatter."""
+    """What each GPU sends in a step: a ring all-reduce in fp32, or all-gather and reduce-scatter."""
     return 2 * (ranks - 1) / ranks * 4 * parameters
 
 
@@ -115,8 +112,8 @@ def cost_rows() -> Iterable[list[str]]:
             even = distil / (scratch - tune) * len(DEPTHS)
             ratio = scratch / (distil + tune)
             yield [
-                f"{data.name}, {pair.name}", str(epochs), f"{distil:,.1f}", f"{tune:,.1f}", f"{scratch:,.1f}", f"{ratio:.1f}",
-                f"{even:.1f}",
+                f"{data.name}, {pair.name}", str(epochs),
+                f"{distil:,.1f}", f"{tune:,.1f}", f"{scratch:,.1f}", f"{ratio:.1f}", f"{even:.1f}",
             ]  # fmt: skip
 
 
@@ -128,8 +125,9 @@ def reading_rows() -> Iterable[list[str]]:
             epochs = data.epochs or pair.epochs
             views = data.images * epochs
             yield [
-                f"{data.name}, {pair.name}", f"{data.size * epochs / 1e12:,.0f}", f"{speed:,.0f}",
-                f"{speed * data.size / data.images / 1e9:.1f}", f"{views * 2 * CLASSES / 1e12:,.1f}", f"{views * 44 / 1e9:,.0f}",
+                f"{data.name}, {pair.name}", f"{data.size * epochs / 1e12:,.0f}",
+                f"{speed:,.0f}", f"{speed * data.size / data.images / 1e9:.1f}",
+                f"{views * 2 * CLASSES / 1e12:,.1f}", f"{views * 44 / 1e9:,.0f}",
             ]  # fmt: skip
 
 
@@ -142,8 +140,8 @@ def size_rows() -> Iterable[list[str]]:
             count = model_parameters(pair.width, layers)
             depth = PLAN.depth if layers == PLAN.stages else layers
             yield [
-                f"{pair.name.split()[0]}: {what}", f"{model_flops(pair.width, depth) / 1e9:.1f}", f"{count / 1e6:.2f}",
-                f"{4 * count / 1e6:.0f}", f"{12 * count / 1e6:.0f}", f"{16 * count / 1e6:.0f}",
+                f"{pair.name.split()[0]}: {what}", f"{model_flops(pair.width, depth) / 1e9:.1f}",
+                f"{count / 1e6:.2f}", *(f"{n * count / 1e6:.0f}" for n in (4, 12, 16)),
                 *(f"{reduced_bytes(count, ranks) / 1e6:.0f}" for ranks in (2, 8, 64)),
             ]  # fmt: skip
 
@@ -164,8 +162,10 @@ def tables() -> str:
         "sent on 2 GPUs, MB", "on 8", "on 64",
     ]  # fmt: skip
     return (
-        f"Hours on {GPUS} GPUs at {MFU:.0%} of {PEAK / 1e12:.0f} TFLOP/s, depths {DEPTHS[0]} to {DEPTHS[-1]}; from scratch for as many epochs "
-        f"as the distillation:\n\n{table(cost, cost_rows())}\nData, for the distillation:\n\n{table(reading, reading_rows())}\n"
+        f"Hours on {GPUS} GPUs at {MFU:.0%} of {PEAK / 1e12:.0f} TFLOP/s, "
+        f"depths {DEPTHS[0]} to {DEPTHS[-1]}; from scratch for as many epochs as the distillation:\n\n"
+        f"{table(cost, cost_rows())}\n"
+        f"Data, for the distillation:\n\n{table(reading, reading_rows())}\n"
         f"Size, and what each GPU sends in a step:\n\n{table(size, size_rows())}"
     )
 

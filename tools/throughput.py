@@ -1,14 +1,16 @@
-"""Images per second of our training loop, as ratios against a plain eager fp32 loop of the same model in the same run.
+"""Images per second of our training loop, and their ratio to a plain eager fp32 loop's in the same run.
 
-    python tools/throughput.py --preset cpu --out docs/results/throughput/cpu      # 2 cores: half an hour
-    python tools/throughput.py --preset shared --out docs/results/throughput/shared   # defaults, idle and beside a busy process
-    python tools/throughput.py --preset sws --sws DIR --out docs/results/throughput/sws   # against the official code, cloned to DIR
-    python tools/throughput.py --preset gpu --out docs/results/throughput/h200     # ViT-S/16 and ViT-B/16 at 224 px
+    OUT=docs/results/throughput
+    python tools/throughput.py --preset cpu --out $OUT/cpu            # 2 cores: half an hour
+    python tools/throughput.py --preset shared --out $OUT/shared      # defaults, alone and beside others
+    python tools/throughput.py --preset sws --sws DIR --out $OUT/sws  # the official code, cloned to DIR
+    python tools/throughput.py --preset gpu --out $OUT/h200           # ViT-S/16 and ViT-B/16 at 224 px
 
-Every case runs in a process of its own, cases take turns, and each is the median over the rounds. Weights are random and images may be
-(speed knows no difference); with --data host or device they are the embedded Fashion-MNIST images. MFU is model FLOPs (three
-forward passes of the student, one of the ancestor) over the time of a step, against the best matrix product measured here. Variables of
-OpenMP in the environment are dropped: by hand-written loops torch's own waiting is used, by ours what `import learngene` sets.
+Every case runs in a process of its own, cases take turns, and each is the median over the rounds. Weights are
+random and images may be (speed knows no difference); with --data host or device they are the embedded
+Fashion-MNIST images. MFU is model FLOPs (three forward passes of the student, one of the ancestor) over the
+time of a step, against the best matrix product measured here. Variables of OpenMP in the environment are
+dropped: by hand-written loops torch's own waiting is used, by ours what `import learngene` sets.
 """
 
 from __future__ import annotations
@@ -42,7 +44,8 @@ VARIANTS: dict[str, dict[str, Any]] = {
 }
 LOOPS = tuple(name for name, options in VARIANTS.items() if "precision" in options and name != "official SWS")
 LIBGOMP = "300000"  # what libgomp does when nothing is said
-# What a busy process does while a case is measured: one thread in Python, or matrix products on all cores as torch does them.
+# What a busy process does while a case is measured: one thread in Python, or matrix products on all cores as
+# torch does them.
 BUSY = {
     "python": "while True: pass",
     "torch": "import torch; a = torch.randn(600, 600)\nwhile True: (a @ a).relu_()",
@@ -131,17 +134,20 @@ def presets(name: str) -> list[dict[str, Any]]:
     return cases
 
 
-# in a process of its own ------------------------------------------------------------------------------------------------
+# in a process of its own ------------------------------------------------------------------------------------
 
 
 def measure(case: dict[str, Any], steps: int, warmup: int, sws: str | None = None) -> dict[str, Any]:
-    """Run one case here: images per second, milliseconds per step, seconds to the first step, peak memory, FLOPs per image."""
+    """Run one case here.
+
+    Returns:
+        Images per second, milliseconds per step, seconds to the first step, peak memory, FLOPs per image.
+    """
     import timm
     import torch
 
     from learngene.costs import forward_flops
     from learngene.families.architecture import Architecture
-    from learngene.families.weights import _plain
     from learngene.plan import StagePlan
     from learngene.recipe import Recipe
     from learngene.sharing import tie
@@ -195,7 +201,7 @@ def _now(device: Any) -> float:
 
 
 def _official(case: dict[str, Any], folder: str) -> Any:
-    """The auxiliary net of the released code (github.com/AlphaXia/SWS, file SWS_vit.py), of the case's size."""
+    """The auxiliary net of the released code (github.com/AlphaXia/SWS, SWS_vit.py), of the case's size."""
     sys.path.insert(0, folder)
     from SWS_vit import VisionTransformer  # type: ignore[import-not-found]
 
@@ -228,7 +234,11 @@ def _plain(
     *,
     divide: bool,
 ) -> list[float]:
-    """What one would write by hand: fp32, eager, the default AdamW; ``divide`` the loss by all elements, as the released code does."""
+    """What one would write by hand: fp32, eager, the default AdamW.
+
+    Args:
+        divide: the loss by all elements, as the released code does.
+    """
     import torch
 
     from learngene.objectives import soft_kl
@@ -246,8 +256,8 @@ def _plain(
             loss = torch.nn.functional.cross_entropy(logits, targets)
         else:
             with torch.no_grad():
-                teacher = ancestor(images)
-            loss = soft_kl(logits, teacher) / (logits.shape[1] if divide else 1)
+                theirs = ancestor(images)
+            loss = soft_kl(logits, theirs) / (logits.shape[1] if divide else 1)
         optimizer.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -278,22 +288,20 @@ def _ours(
 
     config = data_config_of(model)
     objective = Supervised() if ancestor is None else Distillation(Ancestor(ancestor, config))
-    data, cache = _images(case, recipe, config, model.num_classes, device)
-    module = TrainingModule(model, objective, recipe, num_classes=model.num_classes, cache=cache)
+    data = _images(case, recipe, config, model.num_classes, device)
+    module = TrainingModule(model, objective, recipe, num_classes=model.num_classes)
     with tempfile.TemporaryDirectory() as folder:
         fit(module, data, RunDirectory(Path(folder) / "run", {}), callbacks=[Clock()], validate=False)
     return _by_step(times, warmup)
 
 
 def _by_step(times: list[float], warmup: int) -> list[float]:
-    """[before the first step, after it, ..., after the warm-up, after the last] at the places that `measure` asks for."""
+    """Times by step, where `measure` asks: before the first, after it, after the warm-up, after the last."""
     return [times[0], times[1], *[times[2]] * (warmup - 1), times[3]]
 
 
-def _images(
-    case: dict[str, Any], recipe: Any, config: dict[str, Any], classes: int, device: Any
-) -> tuple[Any, Any]:
-    """The embedded images, or with ``none`` one batch that is there already; and cached logits, if the case asks for them."""
+def _images(case: dict[str, Any], recipe: Any, config: dict[str, Any], classes: int, device: Any) -> Any:
+    """The embedded images, with cached logits if the case says so; with ``none`` one batch, always there."""
     import torch
 
     from learngene.data import ImageData, open_training
@@ -305,12 +313,7 @@ def _images(
 
         def __init__(self) -> None:
             images = torch.randn(case["batch"], *config["input_size"], device=device)
-            self.batch = {
-                "image": images,
-                "target": torch.randint(0, 10, (len(images),), device=device),
-                "seed": None,
-                "bad": [],
-            }
+            self.batch = {"image": images, "target": torch.randint(0, 10, (len(images),), device=device)}
 
         def __len__(self) -> int:
             return recipe.steps
@@ -326,16 +329,18 @@ def _images(
     train, val = open_training("fashion-mnist", options, "L")
     data = (Nothing if case["data"] == "none" else ImageData)(train, val, config, recipe, options)
     if case["data"] != "cached":
-        return data, None
+        return data
     folder = Path(tempfile.mkdtemp())
     sampler = data._sampler()
     views = {"views": len(sampler), "batch_size": case["batch"]}
-    cache = LogitCache.create(folder, {}, top_k=min(10, classes), dtype="float16", classes=classes, **views)
+    data.teacher = cache = LogitCache.create(
+        folder, {}, top_k=min(10, classes), dtype="float16", classes=classes, **views
+    )
     for epoch in range(recipe.steps // sampler.batches + 1):
         sampler.set_epoch(epoch)
         _, seeds = sampler.views()
         cache.write(epoch, 0, seeds, torch.randn(len(seeds), classes), {"images": len(seeds)})
-    return data, cache
+    return data
 
 
 def ceiling(precision: str) -> float:
@@ -354,7 +359,7 @@ def ceiling(precision: str) -> float:
     return best
 
 
-# the parent -------------------------------------------------------------------------------------------------------------
+# the parent -------------------------------------------------------------------------------------------------
 
 
 def child(job: dict[str, Any]) -> dict[str, Any] | None:
@@ -427,23 +432,27 @@ def table(report: dict[str, Any]) -> str:
     lines = [
         "# Throughput",
         "",
-        f"{report['hardware']}; {', '.join(f'{k} {v}' for k, v in report['versions'].items())}; commit {report['commit']}.",
-        f"`{report['command']}`: medians of {report['rounds']} round{'s' * (report['rounds'] > 1)} of {report['steps']} steps after {report['warmup']}; matrix products: "
+        f"{report['hardware']}; {', '.join(f'{k} {v}' for k, v in report['versions'].items())}; "
+        f"commit {report['commit']}.",
+        f"`{report['command']}`: medians of {report['rounds']} round{'s' * (report['rounds'] > 1)} of "
+        f"{report['steps']} steps after {report['warmup']}; matrix products: "
         + ", ".join(f"{k} {v / 1e12:.2f} TFLOP/s" for k, v in report["ceilings"].items())
         + ".",
         "",
-        "| task | model | batch | processes | data | loop | beside | images/s | slowest to fastest | of plain | MFU | first step s | peak GiB |",
+        "| task | model | batch | processes | data | loop | beside | images/s | slowest to fastest "
+        "| of plain | MFU | first step s | peak GiB |",
         "|---|---|---:|---:|---|---|---|---:|---:|---:|---:|---:|---:|",
     ]
     for r in report["rows"]:
         ratio = "" if r["ratio"] is None else f"{r['ratio']:.2f}"
-        model = f"{r['arch'].split('_patch')[0]}, D {r['args'].get('embed_dim', '')}, {r['depth']} layers".replace(
-            "D , ", ""
-        )
+        width = f"D {r['args']['embed_dim']}, " if "embed_dim" in r["args"] else ""
+        model = f"{r['arch'].split('_patch')[0]}, {width}{r['depth']} layers"
         loop = r["variant"] + (", torch's waiting" if r.get("waiting") == "torch's" else "")
         lines.append(
-            f"| {r['task']} | {model} | {r['batch']} | {r['processes']} | {r['data']} | {loop} | {r.get('busy') or 'nothing'} | {r['images_per_second']:.0f} | "
-            f"{r['slowest']:.0f} to {r['fastest']:.0f} | {ratio} | {100 * r['mfu']:.0f} % | {r['first_step_s']:.1f} | {r['peak_bytes'] / 2**30:.2f} |"
+            f"| {r['task']} | {model} | {r['batch']} | {r['processes']} | {r['data']} | {loop} | "
+            f"{r.get('busy') or 'nothing'} | {r['images_per_second']:.0f} | "
+            f"{r['slowest']:.0f} to {r['fastest']:.0f} | {ratio} | {100 * r['mfu']:.0f} % | "
+            f"{r['first_step_s']:.1f} | {r['peak_bytes'] / 2**30:.2f} |"
         )
     return "\n".join(lines) + "\n"
 

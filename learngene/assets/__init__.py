@@ -1,4 +1,6 @@
-"""Files that travel with the package: the embedded images, and the ancestor and learngene of ``checkpoints/``."""
+"""Files that travel with the package: the embedded images, and the ancestor and learngene of
+``checkpoints/``.
+"""
 
 from importlib.resources import files
 from pathlib import Path
@@ -18,12 +20,14 @@ def checkpoint(name: str) -> Path:
         if path.exists():
             return path
     raise LearngeneError(
-        f"'{name}' is missing from this installation (looked for {installed} and {repository}); install learngene again"
+        f"'{name}' is missing from this installation (looked for {installed} and {repository}); install "
+        "learngene again"
     )
 
 
 def ancestor_directory() -> Path:
-    """The packaged ancestor: a timm directory, trained on 57,000 of Fashion-MNIST's 60,000 training images."""
+    """The packaged ancestor: a timm directory, trained on 57,000 of Fashion-MNIST's 60,000 training images.
+    """
     return checkpoint("ancestor")
 
 

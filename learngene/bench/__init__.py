@@ -1,4 +1,4 @@
-"""Compare ways to begin a family of models: what is compared, trials, what they cost, tables, plots and a report."""
+"""Compare ways to begin a family of models: what is compared, trials, costs, tables, plots and a report."""
 
 from learngene.bench.experiment import Experiment
 from learngene.bench.preparation import Preparation

@@ -55,36 +55,33 @@ class Experiment:
     ) -> Experiment:
         """From the arguments of ``learngene benchmark``, and the jobs that may prepare something.
 
-        The plain name ``learngene`` stands for ``gene`` or what ``distill`` makes, ``random`` has ``scratch_epochs`` too.
+        The plain name ``learngene`` stands for ``gene`` or what ``distill`` makes; ``random`` has
+        ``scratch_epochs`` too.
 
         Raises:
             LearngeneError: what does not go together.
         """
-        plain: dict[str, Mapping[str, Any]] = {
-            "learngene": {"start": "learngene", "gene": str(gene or "distill")},
-            "random": {
-                "start": "random",
-                "epochs": list(dict.fromkeys([epochs, *scratch_epochs])),
-                "tflops": list(tflops),
-            },
-        }
         if "learngene" in starts and (gene is None) == (distill is None):
             raise LearngeneError(
                 "the start learngene: name its file with gene, or say how to make one with distill (not both)"
             )
-        entries = {**({"distill": {"distill": distill}} if distill is not None else {}), **(prepare or {})}
+        random = {"epochs": list(dict.fromkeys([epochs, *scratch_epochs])), "tflops": list(tflops)}
+        plain: dict[Any, Mapping[str, Any]] = {
+            "learngene": {"start": "learngene", "gene": str(gene or "distill")},
+            "random": {"start": "random", **random},
+        }
+        specs = [plain.get(entry, entry) if isinstance(entry, str) else entry for entry in starts]
+        made_first = {} if distill is None else {"distill": {"distill": distill}}
+        made_first |= prepare or {}
         return cls(
-            tuple(
-                StartSpec.parse(plain.get(entry, entry) if isinstance(entry, str) else entry)
-                for entry in starts
-            ),
+            tuple(map(StartSpec.parse, specs)),
             tuple(depths),
             tuple(seeds),
             (epochs,),
             tuple(tflops),
-            {name: Preparation.parse(name, entry, jobs) for name, entry in entries.items()},
-            {name: changes or {} for name, changes in (datasets or {"": {}}).items()},
-            {name: changes or {} for name, changes in (recipes or {"": {}}).items()},
+            {name: Preparation.parse(name, entry, jobs) for name, entry in made_first.items()},
+            _changes(datasets),
+            _changes(recipes),
         )
 
     def __post_init__(self) -> None:
@@ -99,14 +96,16 @@ class Experiment:
         for preparation in self.prepare.values():
             if preparation.cost_of is not None and preparation.cost_of not in self.prepare:
                 raise LearngeneError(
-                    f"prepare {preparation.name}: there is no preparation '{preparation.cost_of}' to take the cost of"
+                    f"prepare {preparation.name}: there is no preparation '{preparation.cost_of}' "
+                    "to take the cost of"
                 )
             self._check_circle(preparation, ())
         for spec in self.starts:
             odd = sorted(set(spec.depths) - set(self.depths))
             if odd:
                 raise LearngeneError(
-                    f"start {spec.name}: depth {odd[0]} is not among the benchmark's {list(self.depths)}; add it there"
+                    f"start {spec.name}: depth {odd[0]} is not among the benchmark's {list(self.depths)}; "
+                    "add it there"
                 )
             self._check_kinds(spec)
             self._check_stages(spec)
@@ -119,9 +118,8 @@ class Experiment:
     def _check_circle(self, preparation: Preparation, above: tuple[str, ...]) -> None:
         """Raise if a preparation needs itself."""
         if preparation.name in above:
-            raise LearngeneError(
-                f"prepare {preparation.name}: it needs itself ({' -> '.join((*above, preparation.name))}); break the circle"
-            )
+            circle = " -> ".join((*above, preparation.name))
+            raise LearngeneError(f"prepare {preparation.name}: it needs itself ({circle}); break the circle")
         for name in preparation.before():
             if name in self.prepare:
                 self._check_circle(self.prepare[name], (*above, preparation.name))
@@ -137,7 +135,7 @@ class Experiment:
                 )
 
     def _check_stages(self, spec: StartSpec) -> None:
-        """Raise for a depth with fewer layers than the learngene that is to be distilled for it has stages."""
+        """Raise for a depth of fewer layers than the learngene that is to be distilled for it has stages."""
         made = self.prepare.get(spec.sources(self.depths[0], self.seeds[0]).get("gene", ""))
         if made is not None and "plan" not in spec.options:
             for depth in spec.depths or self.depths:
@@ -168,7 +166,7 @@ class Experiment:
         return [(count, None) for count in epochs] + [(None, float(count)) for count in tflops]
 
     def sources(self, trial: Trial) -> dict[str, str]:
-        """By option, what a trial's start takes weights from: the key of a preparation, or the option and the file it names."""
+        """By option, what a trial's start takes weights from: a preparation's key, or option and file."""
         named = self.spec(trial.start).sources(trial.depth, trial.seed)
         return {
             option: next(iter(self.keys([name], trial.depth, trial.seed)), f"{option} {name}")
@@ -194,3 +192,8 @@ class Experiment:
             for name in self.spec(trial.start).sources(trial.depth, trial.seed).values():
                 add(name, trial.depth, trial.seed)
         return list(found.values())
+
+
+def _changes(named: Mapping[str, Any] | None) -> dict[str, Any]:
+    """What data sets or recipes change, by name; where none is given, one nameless that changes nothing."""
+    return {name: changes or {} for name, changes in (named or {"": {}}).items()}

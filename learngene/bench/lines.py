@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from learngene.bench.summary import Summary, budget_name, budget_order, one_measure, percent
 
 TOLERANCE = 0.005  # below another's mean accuracy, and still counted as reaching it: half a point
+TEN = 10  # models of a family, as SWS counts its costs
 FEW = 3  # seeds that a verdict needs at least: with two, Student's t has one degree of freedom
 
 
@@ -31,6 +32,11 @@ class Line:
     def budget(self) -> str:
         """In words."""
         return budget_name(self.epochs, self.tflops)
+
+    @property
+    def kind(self) -> str:
+        """The start behind the name."""
+        return self.summaries[0].kind
 
     @property
     def scratch(self) -> bool:
@@ -84,18 +90,22 @@ class Line:
 
     def by_seed(self) -> dict[int, float]:
         """Accuracy of each seed that was run at all depths, mean over them."""
-        found = [dict(zip(s.seeds, s.top1, strict=True)) for s in self.summaries]
+        found = [s.by_seed() for s in self.summaries]
         seeds = set.intersection(*(set(own) for own in found))
         return {seed: statistics.fmean(own[seed] for own in found) for seed in sorted(seeds)}
 
     @property
     def preparations(self) -> int | None:
-        """How often what the start needs was prepared anew: the least over what it needs; none if it needs nothing."""
+        """How often what the start needs was prepared anew, at the least; none if it needs nothing."""
         counts = [len(costs) for costs in self._costs("flops").values()]
         return min(counts) if counts else None
 
     def shared(self, key: str) -> float:
-        """Cost (``flops``, ``images``, ``seconds``, ``stored_parameters``) of what is prepared once for all depths."""
+        """Cost of what is prepared once for all depths.
+
+        Args:
+            key: ``flops``, ``images``, ``seconds``, ``joules`` or ``stored_parameters``.
+        """
         return sum(
             statistics.fmean(costs.values())
             for (_, depth), costs in self._costs(key).items()
@@ -103,7 +113,7 @@ class Line:
         )
 
     def each(self, key: str) -> float:
-        """Mean cost of one more model: preparations of its own, and fine-tuning; for ``stored_parameters``, what it adds."""
+        """Mean cost of one more model: preparations of its own, and fine-tuning, which stores nothing."""
         own = sum(
             statistics.fmean(costs.values())
             for (_, depth), costs in self._costs(key).items()
@@ -119,7 +129,7 @@ class Line:
         return self.shared(key) + models * self.each(key)
 
     def _costs(self, key: str) -> dict[tuple[str, int | None], dict[str, float]]:
-        """By preparation (and depth, where each depth has its own): the cost of each time it was made, one per seed or one."""
+        """By preparation, and depth where each has its own: the cost of each time it was made, by path."""
         found: dict[tuple[str, int | None], dict[str, float]] = {}
         for s in self.summaries:
             for path, cost in s.prepared.items():
@@ -129,7 +139,7 @@ class Line:
 
 
 def lines(summaries: Sequence[Summary]) -> list[Line]:
-    """One per start and budget, in order of budget and appearance. The summaries are of one data set and recipe."""
+    """One per start and budget, in order of budget and appearance; all of one data set and recipe."""
     groups: dict[tuple[str, int | None, float | None], list[Summary]] = {}
     for s in summaries:
         groups.setdefault((s.start, s.epochs, s.tflops), []).append(s)
@@ -189,12 +199,19 @@ def compare(a: Line, b: Line) -> Difference | None:
     return difference(ours.by_seed(), theirs.by_seed()) if ours and theirs else None
 
 
-def break_even(a: Line, b: Line, key: str = "flops") -> int | None:
+def break_even_point(a: Line, b: Line, key: str = "flops") -> int | None:
     """The number of models from which on ``a`` is never dearer than ``b``; none if there is none."""
     extra, saved = a.shared(key) - b.shared(key), b.each(key) - a.each(key)
     if saved < 0 or (saved == 0 and extra > 0):
         return None
     return max(1, math.ceil(extra / saved)) if saved else 1
+
+
+def from_models(models: int | None) -> str:
+    """`break_even_point` in words."""
+    if models is None:
+        return "for no number of models"
+    return f"from {models} model{'s' if models > 1 else ''} on"
 
 
 @dataclass(frozen=True)
@@ -203,8 +220,8 @@ class EqualAccuracy:
 
     Attributes:
         target: accuracy (a share), the better one's mean.
-        ours, theirs: each start's line at the least budget that was run whose mean is at most `TOLERANCE` below the target; none
-            where no budget that was run reaches it.
+        ours, theirs: each start's line at the least budget that was run whose mean is at most `TOLERANCE`
+            below the target; none where no budget that was run reaches it.
     """
 
     target: float
@@ -220,11 +237,12 @@ class EqualAccuracy:
 def equal_accuracy(ours: Sequence[Line], theirs: Sequence[Line]) -> EqualAccuracy:
     """Compare two starts at the accuracy of the better one.
 
-    The better one, not the worse: at the accuracy of the worse, the better one's cost would be that of more than is asked for.
+    The better one, not the worse: at the accuracy of the worse, the better one's cost would be that of more
+    than is asked for.
 
     Args:
-        ours, theirs: lines of one start each, of the same depths, the least budget first. The first of ours, and theirs at the same
-            budget (or their first), say which is the better one.
+        ours, theirs: lines of one start each, of the same depths, the least budget first. The first of
+            ours, and theirs at the same budget (or their first), say which is the better one.
     """
     first = next(
         (line for line in theirs if (line.epochs, line.tflops) == (ours[0].epochs, ours[0].tflops)), theirs[0]
@@ -244,6 +262,8 @@ def reaches(accuracy: float, target: float) -> bool:
 
 def t_quantile(freedom: int) -> float:
     """97.5 % quantile of Student's t (table; 1.96 beyond 30 degrees of freedom)."""
+    # By hand: scipy has it, but scipy weighs 35 MB and is a dependency of nothing that this package depends
+    # on; the standard library has the normal distribution only.
     table: tuple[float, ...] = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228)
     table += (2.201, 2.179, 2.160, 2.145, 2.131, 2.120, 2.110, 2.101, 2.093, 2.086)
     table += (2.080, 2.074, 2.069, 2.064, 2.060, 2.056, 2.052, 2.048, 2.045, 2.042)

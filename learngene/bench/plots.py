@@ -38,7 +38,8 @@ MODELS = range(1, 16)
 
 @dataclass(frozen=True)
 class Looks:
-    """How the lines of one report look: a colour and marker for each start, a line style for each budget, the same in all plots.
+    """How the lines of one report look, in all of its plots: each start has a colour and marker, each budget
+    a line style.
 
     Attributes:
         starts: colour and marker by the start's name.
@@ -53,7 +54,8 @@ class Looks:
         """By name, whatever the order of the lines.
 
         Args:
-            first: starts that are to differ in colour even where there are more starts than colours: those in most plots.
+            first: starts that are to differ in colour even where there are more starts than colours: those in
+                most plots.
         """
         lines, early = list(lines), set(first)
         names = sorted(
@@ -124,7 +126,7 @@ def accuracy_by_cost(lines: Sequence[Line], path: Path, *, title: str, looks: Lo
 def accuracy_by_epoch(
     rows: Sequence[Row], lines: Sequence[Line], path: Path, *, title: str, looks: Looks
 ) -> Path:
-    """A panel per depth: validation accuracy after each epoch, mean over seeds; epoch 0 is before training."""
+    """A panel per depth: validation accuracy by epoch, mean over seeds. Epoch 0 is before training."""
     depths = sorted({depth for line in lines for depth in line.depths})
     figure = Figure(figsize=(max(7.5, 3.2 * len(depths) + 0.6), 4.2), layout="constrained")
     panels = figure.subplots(1, len(depths), sharey=True, squeeze=False)[0]
@@ -152,14 +154,14 @@ def accuracy_by_epoch(
 
 
 def break_even(lines: Sequence[Line], path: Path, *, title: str, looks: Looks) -> Path:
-    """Training cost of a family against the number of its models, everything counted; for lines that reach the same accuracy."""
+    """Training cost of a family against the number of its models; for lines of the same accuracy."""
     return _by_models(
         lines, lambda line, n: line.total("flops", n) / 1e12, path, title, "TFLOPs in all", looks
     )
 
 
 def stored(lines: Sequence[Line], path: Path, *, title: str, looks: Looks) -> Path:
-    """Parameters to be stored to begin a family, against the number of its models; for lines that reach the same accuracy."""
+    """Parameters stored to begin a family, against the number of models; for lines of the same accuracy."""
     label = "stored parameters (millions)"
     return _by_models(
         lines, lambda line, n: line.total("stored_parameters", n) / 1e6, path, title, label, looks
@@ -167,7 +169,7 @@ def stored(lines: Sequence[Line], path: Path, *, title: str, looks: Looks) -> Pa
 
 
 def relearning(rows: Sequence[Row], path: Path) -> Path:
-    """Views until the accuracy is back against the layer, a line per share of the data; a panel per model and mode.
+    """Views until the accuracy is back by layer, a line per share of the data, a panel per model and mode.
 
     Crosses at the top are layers that never came back.
     """
@@ -257,7 +259,10 @@ def _finish(figure: Figure, path: Path) -> Path:
 
 
 def save(figure: Figure, path: Path) -> Path:
-    """Write a figure as PNG."""
+    """Write a figure as PNG. Names are shown as they are: dollars in them begin no formula."""
+    titles = [*figure.texts, *(axes.title for axes in figure.axes)]
+    for text in [*titles, *(label for legend in figure.legends for label in legend.get_texts())]:
+        text.set_parse_math(False)
     FigureCanvasAgg(figure)
     with atomic_file(path) as scratch:
         figure.savefig(scratch, format="png", dpi=120)

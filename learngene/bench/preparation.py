@@ -51,39 +51,20 @@ class Preparation:
                 f"prepare {name}: say how with distill or finetune, e.g. {{finetune: {{epochs: 9}}}}"
             )
         given = dict(entry)
-        kinds = [k for k in jobs if k in given]
+        kinds = [kind for kind in jobs if kind in given]
         if len(kinds) != 1:
             raise LearngeneError(f"prepare {name}: say how with either distill or finetune and its arguments")
         arguments = given.pop(kinds[0]) or {}
-        if not isinstance(arguments, Mapping) or not isinstance(arguments.get("start_args") or {}, Mapping):
-            raise LearngeneError(
-                f"prepare {name}: {kinds[0]} takes a mapping of arguments, and so do its start_args"
-            )
         each, cost_of = given.pop("each", ()), given.pop("cost_of", None)
-        if not isinstance(each, (list, tuple)) or not all(isinstance(word, str) for word in each):
-            raise LearngeneError(f"prepare {name}: each {each!r}: give a list of depth and seed")
-        each = tuple(each)
         if given:
             raise LearngeneError(
-                f"prepare {name}: unknown key '{next(iter(given))}'; it takes distill, finetune, each, cost_of"
+                f"prepare {name}: unknown key '{next(iter(given))}'; "
+                "it takes distill, finetune, each, cost_of"
             )
-        if set(each) - set(EACH):
-            raise LearngeneError(f"prepare {name}: each {list(each)}: use depth and seed")
-        if cost_of is not None and kinds[0] == "distill":
-            raise LearngeneError(
-                f"prepare {name}: cost_of sets the steps of finetune; give distill its epochs"
-            )
-        if kinds[0] == "distill" and "ancestor" not in arguments:
-            raise LearngeneError(
-                f"prepare {name}: distill lacks the ancestor: name a timm directory or model"
-            )
-        try:
-            jobs[kinds[0]].check_some(arguments)
-        except LearngeneError as error:
-            raise LearngeneError(f"prepare {name}: {error}") from None
-        if not isinstance(cost_of, (str, type(None))):
-            raise LearngeneError(f"prepare {name}: cost_of {cost_of!r:.60} must be the name of a preparation")
-        return cls(name, kinds[0], jobs[kinds[0]], dict(arguments), each, cost_of)
+        _check_arguments(name, kinds[0], jobs[kinds[0]], arguments)
+        _check_each(name, each)
+        _check_cost_of(name, kinds[0], cost_of)
+        return cls(name, kinds[0], jobs[kinds[0]], dict(arguments), tuple(each), cost_of)
 
     @property
     def stages(self) -> int:
@@ -104,6 +85,34 @@ class Preparation:
     def before(self) -> list[str]:
         """All that must be there first."""
         return [*self.builds_on(), *([self.cost_of] if self.cost_of else [])]
+
+
+def _check_arguments(name: str, kind: str, job: type[Job], arguments: Any) -> None:
+    """Raise unless these are arguments of the job, and say enough."""
+    if not isinstance(arguments, Mapping) or not isinstance(arguments.get("start_args") or {}, Mapping):
+        raise LearngeneError(f"prepare {name}: {kind} takes a mapping of arguments, and so do its start_args")
+    if kind == "distill" and "ancestor" not in arguments:
+        raise LearngeneError(f"prepare {name}: distill lacks the ancestor: name a timm directory or model")
+    try:
+        job.check_some(arguments)
+    except LearngeneError as error:
+        raise LearngeneError(f"prepare {name}: {error}") from None
+
+
+def _check_each(name: str, each: Any) -> None:
+    """Raise unless it is a list of what there may be one for each of."""
+    if not isinstance(each, (list, tuple)) or not all(isinstance(word, str) for word in each):
+        raise LearngeneError(f"prepare {name}: each {each!r}: give a list of depth and seed")
+    if set(each) - set(EACH):
+        raise LearngeneError(f"prepare {name}: each {list(each)}: use depth and seed")
+
+
+def _check_cost_of(name: str, kind: str, cost_of: Any) -> None:
+    """Raise unless it is a name, and of a preparation whose steps it may set."""
+    if cost_of is not None and kind == "distill":
+        raise LearngeneError(f"prepare {name}: cost_of sets the steps of finetune; give distill its epochs")
+    if not isinstance(cost_of, (str, type(None))):
+        raise LearngeneError(f"prepare {name}: cost_of {cost_of!r:.60} must be the name of a preparation")
 
 
 class Need(NamedTuple):

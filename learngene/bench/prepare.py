@@ -1,10 +1,10 @@
-"""Train what starts need before the trials: learngenes and pre-trained models. Each once, and its cost is kept."""
+"""Train what starts need before the trials: learngenes and pre-trained models, each once. Costs are kept."""
 
 from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -28,7 +28,6 @@ from learngene.starts import SOURCES
 from learngene.trust.limits import read_json
 
 log = logging.getLogger("learngene")
-Command = Callable[..., Any]
 # options that hold for other images than the benchmark's too
 GENERAL = ("data_root", "download", "in_memory", "workers", "devices", "accelerator", "precision")
 
@@ -54,7 +53,7 @@ class Prepared:
     below: Mapping[str, Prepared] = field(default_factory=dict)
 
     def record(self, *, kept: bool) -> dict[str, Any]:
-        """For a row: costs, whose they are, and the parameters stored (none for what was only needed on the way)."""
+        """For a row: costs, whose they are, and parameters stored (none for what was needed on the way)."""
         return {
             **self.cost,
             "stored_parameters": self.stored if kept else 0,
@@ -71,7 +70,7 @@ def prepare(
     given: bool,
     out: Path,
 ) -> dict[str, Prepared]:
-    """Train all that are needed, by key; finished ones are read back. Several processes share the work (see `files.locked`).
+    """Train all that are needed, by key; finished ones are read back. Several processes share the work.
 
     Args:
         defaults: arguments they get unless they say otherwise (the benchmark's data).
@@ -93,7 +92,8 @@ def prepare(
                     continue
                 log.info("preparing %s (%d of %d done)", need.key, len(made), len(needed))
                 arguments = _arguments(need, experiment, made, defaults, family, given)
-                job: Any = need.preparation.job(**arguments, out=out / need.key, resume=True)
+                kind: Any = need.preparation.job
+                job = kind(**arguments, out=out / need.key, resume=True)
                 if need.preparation.cost_of is not None:
                     (key,) = _below([need.preparation.cost_of], experiment, need)
                     job = replace(job, steps=steps_for(made[key].cost["flops"], job, need.depth))
@@ -108,7 +108,7 @@ def prepare(
 
 
 def defaults(data: str, loading: DataOptions, recipe: Recipe) -> dict[str, Any]:
-    """The benchmark's data and device, for preparations that do not say otherwise. They train on all of it."""
+    """The benchmark's data and device, for preparations that name no others; they train on all of it."""
     own = {k: v for k, v in asdict(loading).items() if k != "train_fraction"}
     return {
         "data": data,
@@ -213,7 +213,8 @@ def outsides(experiment: Experiment, trials: Sequence[Trial]) -> dict[str, Prepa
 
 
 def outside(source: str, option: str, template: str) -> Prepared:
-    """Weights that were there before. An ancestor is given; a learngene or model to begin from costs what was written down of it.
+    """Weights that were there before. An ancestor is given; a learngene or model to begin from costs what was
+    written down of it.
 
     Args:
         source: file or directory.

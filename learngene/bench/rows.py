@@ -17,7 +17,8 @@ NEEDED: dict[str, tuple[type, ...]] = {
     **dict.fromkeys(("epochs", "test_images"), (int, type(None))),
     **dict.fromkeys(("val_top1", "flops", "images", "seconds"), NUMBER),
     **dict.fromkeys(("tflops", "test_top1"), (*NUMBER, type(None))),
-    "commit": (str, type(None)), "arch_args": (dict,), "prepared": (dict,), "versions": (dict,), "curve": (list,),
+    **dict.fromkeys(("arch_args", "prepared", "versions"), (dict,)),
+    "commit": (str, type(None)), "curve": (list,),
 }  # fmt: skip
 NAMES = ("start", "kind", "data", "architecture")
 SHARES = ("val_top1", "test_top1")
@@ -40,7 +41,7 @@ MAX_RESULTS = 256 * 2**20  # bytes of a results.jsonl: a row has a few kB
 
 
 def find_rows(place: Path) -> list[dict[str, Any]]:
-    """Those in a file, or of a benchmark's directory: its file, or its trials where more of them are finished.
+    """Those in a file, or of a benchmark's directory: its file, or its trials where more are finished.
 
     Raises:
         LearngeneError: nothing is there, or what is there are no trials, or one is there twice.
@@ -74,7 +75,8 @@ def read_rows(file: Path) -> list[dict[str, Any]]:
     """Those in a file, one JSON object a line."""
     if file.stat().st_size > MAX_RESULTS:
         raise LearngeneError(
-            f"'{file}' is larger than {MAX_RESULTS} bytes, the most that is read; give the results of one benchmark"
+            f"'{file}' is larger than {MAX_RESULTS} bytes, the most that is read; "
+            "give the results of one benchmark"
         )
     lines = file.read_text(encoding="utf-8", errors="replace").splitlines()
     places = {f"'{file}' line {number}": line for number, line in enumerate(lines, start=1) if line.strip()}
@@ -82,7 +84,7 @@ def read_rows(file: Path) -> list[dict[str, Any]]:
 
 
 def _each_once(rows: dict[str, dict[str, Any]]) -> list[dict[str, Any]]:
-    """The rows, by where they are from; a trial that is there twice would count as two seeds. No benchmark writes one twice."""
+    """The rows, by where they are from. No benchmark writes a trial twice: it would count as two seeds."""
     seen: dict[tuple[Any, ...], str] = {}
     for where, row in rows.items():
         budget = budget_order(row["epochs"], row["tflops"])
@@ -91,7 +93,8 @@ def _each_once(rows: dict[str, dict[str, Any]]) -> list[dict[str, Any]]:
         )
         if first != where:
             raise LearngeneError(
-                f"{where} is the same trial as {first} ({row['start']}, depth {row['depth']}, seed {row['seed']}); delete one of them"
+                f"{where} is the same trial as {first} "
+                f"({row['start']}, depth {row['depth']}, seed {row['seed']}); delete one of them"
             )
     return list(rows.values())
 
@@ -110,7 +113,8 @@ def _checked(row: Any, where: str, way_out: str) -> dict[str, Any]:
     )
     if wrong is not None:
         raise LearngeneError(
-            f"{where} is no trial: its '{wrong}' is not what a benchmark writes; delete that line and resume it"
+            f"{where} is no trial: its '{wrong}' is not what a benchmark writes; "
+            "delete that line and resume it"
         )
     if untrue := _untrue(row):
         raise LearngeneError(f"{where} is no trial: its {untrue}; correct or delete it")
@@ -133,11 +137,10 @@ def _untrue(row: dict[str, Any]) -> str | None:
 
 
 def _is(value: Any, kinds: tuple[type, ...]) -> bool:
-    """Whether a value is of its kind, finite, small enough to be drawn, and (for it goes into a page) no markup."""
+    """Whether a value is of its kind, a number small enough to be drawn, a text one printable line."""
     if isinstance(value, bool):
         return bool in kinds
-    markup = isinstance(value, str) and (set(value) & set("<>|`") or "](" in value)
-    if markup or (isinstance(value, str) and not (value.isprintable() and len(value) <= 1_000)):
+    if isinstance(value, str) and not (value.isprintable() and len(value) <= 1_000):
         return False
     return isinstance(value, kinds) and (not isinstance(value, NUMBER) or abs(value) < 1e30)
 

@@ -86,7 +86,7 @@ def open_images(
 
 
 def step_of(family: Architecture, depths: Sequence[int], recipe: Recipe) -> Step:
-    """A training step of the family's middle depth, for `choose_precision`: all trials have the same precision."""
+    """A training step of the family's middle depth, for `choose_precision`: all trials have one precision."""
     model = family.build(sorted(depths)[len(depths) // 2])
     module = TrainingModule(model, Supervised(), recipe, num_classes=getattr(model, "num_classes", 0))
     return module.step_on_noise(partial(noise, input_size=data_config_of(model)["input_size"]))
@@ -112,10 +112,11 @@ class Bench:
         return dataclasses.replace(self.recipe, **self.experiment.recipes[trial.recipe])
 
     def check(self, trials: Sequence[Trial], sources: Mapping[str, Prepared], out: Path) -> None:
-        """Build every start whose sources are there once at each depth, so that what does not fit is refused now.
+        """Build every start whose sources are there once at each depth, to refuse now what does not fit.
 
         Raises:
-            LearngeneError: a start that does not fit; a trial that is finished already, on other images than those of today.
+            LearngeneError: a start that does not fit; a trial that is finished already, on other images than
+                those of today.
         """
         for trial in filter(lambda trial: _is_finished(out / trial.key), self.experiment.trials()):
             folder = out / trial.key
@@ -165,7 +166,7 @@ def _is_finished(trial: Path) -> bool:
 
 
 def conclude(run: RunDirectory, trials: int) -> dict[str, Any]:
-    """Gather the rows into results.jsonl and write the report; the benchmark is finished when all of its trials are."""
+    """Gather the rows into results.jsonl and write the report; finished is what has all of its trials."""
     with locked(run.path / "report.lock"):  # other shards may be at their end too
         rows = gather_rows(run.path)
         write_text(run.path / FILE, "".join(json.dumps(row) + "\n" for row in rows))

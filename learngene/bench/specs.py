@@ -79,7 +79,8 @@ class StartSpec:
             return {key: value.format(depth=depth, seed=seed) for key, value in named.items()}
         except (KeyError, IndexError, ValueError) as error:
             raise LearngeneError(
-                f"start {self.name}: {named} may hold {{depth}} and {{seed}} in braces, nothing else ({error})"
+                f"start {self.name}: {named} may hold {{depth}} and {{seed}} in braces, nothing else "
+                f"({error})"
             ) from None
 
 
@@ -104,7 +105,8 @@ def check_changes(where: str, changes: Mapping[str, Any]) -> None:
     fixed = sorted({"seed", "devices", "steps", "epochs"} & set(changes))
     if fixed:
         raise LearngeneError(
-            f"{where}: the recipe cannot set {fixed[0]}; seeds, epochs and tflops belong to the benchmark or the start"
+            f"{where}: the recipe cannot set {fixed[0]}; "
+            "seeds, epochs and tflops belong to the benchmark or the start"
         )
     make(Recipe, changes)
 
@@ -119,7 +121,7 @@ def _several(value: Any) -> tuple[Any, ...]:
 
 @dataclass(frozen=True)
 class Trial:
-    """What is trained and tested once: names of a data set, a recipe and a start, a depth, a budget and a seed.
+    """What is trained and tested once: names of data set, recipe and start, a depth, a budget and a seed.
 
     Either ``epochs`` or ``tflops`` is the budget of fine-tuning.
     """

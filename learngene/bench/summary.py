@@ -22,9 +22,10 @@ class Summary:
         top1: test accuracy (validation where there is no test split) of each seed, shares.
         before: mean validation accuracy before training.
         flops, images, seconds, joules: mean cost of training one model.
-        prepared: cost and stored parameters of each preparation, by path, of all seeds together; ``name`` and ``each`` tell
-            which are one preparation for several seeds or depths.
-        measure: ``test``, ``validation``, or ``test or validation`` where trials differ: which accuracy ``top1`` is.
+        prepared: cost and stored parameters of each preparation, by path, of all seeds together; ``name`` and
+            ``each`` tell which are one preparation for several seeds or depths.
+        measure: which accuracy ``top1`` is: ``test``, ``validation``, or ``test or validation`` where trials
+            differ.
     """
 
     data: str
@@ -65,6 +66,10 @@ class Summary:
         """Sample standard deviation over seeds; none for a single one."""
         return statistics.stdev(self.top1) if len(self.top1) > 1 else None
 
+    def by_seed(self) -> dict[int, float]:
+        """Accuracy of each seed."""
+        return dict(zip(self.seeds, self.top1, strict=True))
+
     def accuracy(self) -> str:
         """``91.23 ± 0.12`` percent."""
         return percent(self.top1)
@@ -103,7 +108,7 @@ def measure_of(rows: Iterable[Row]) -> str:
 
 
 def summarize(rows: Sequence[Row]) -> list[Summary]:
-    """One summary per data set, recipe, depth, budget and start; starts in order of first appearance, seeds in order."""
+    """One per data set, recipe, depth, budget and start; starts in order of appearance, seeds in order."""
     groups: dict[tuple[Any, ...], list[Row]] = {}
     for row in sorted(rows, key=lambda row: row["seed"]):
         size = budget_order(row["epochs"], row["tflops"])

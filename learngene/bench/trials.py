@@ -39,7 +39,9 @@ class Images:
 
     @classmethod
     def open(cls, place: str, loading: DataOptions, mode: Mode, *, test: bool) -> Images:
-        """Those at a place, grey or RGB; without ``test``, or without a test split, trials are compared on validation images."""
+        """Those at a place, grey or RGB; without ``test``, or without a test split, trials are compared on
+        validation images.
+        """
         train, val = open_training(place, loading, mode)
         tested = (
             open_split(place, loading, "test", mode, train.classes)
@@ -75,7 +77,7 @@ def build(
     """
     args = {**family.args, **spec.arch_args, "num_classes": images.train.num_classes}
     model = Architecture(family.name, args).build(depth, drop_path_rate=recipe.drop_path or None)
-    options = {k: sources[k].path if k in SOURCES else v for k, v in spec.options.items()}
+    options: dict[str, Any] = {k: sources[k].path if k in SOURCES else v for k, v in spec.options.items()}
     return begin(model, spec.start, class_names=images.train.classes, **options)
 
 
@@ -89,76 +91,101 @@ def run_trial(
     sources: Mapping[str, Prepared],
     out: Path,
 ) -> dict[str, Any]:
-    """Train and test one trial in ``out``; return its row. A finished one is read back, an interrupted one resumed.
+    """Train and test one trial in ``out``: its row. A finished one is read back, an interrupted one resumed.
 
-    The row holds accuracy on validation images after each epoch (0 is before training), on test images once at the
-    end, the cost of training (images, optimizer steps, seconds, FLOPs at 3 forward passes an image, joules where the
-    device tells), and what had to be prepared, with its cost.
+    The row holds accuracy on validation images after each epoch (0 is before training), on test images once
+    at the end, the cost of training (images, optimizer steps, seconds, FLOPs at 3 forward passes an image,
+    joules where the device tells), and what had to be prepared, with its cost.
     """
+    # 1. the model as it begins, and how long it is trained
     recipe = trial_recipe(trial, spec, recipe)
     torch.manual_seed(trial.seed)
     model = build(spec, family, trial.depth, images, recipe, sources)
     config = images.loading.evaluated(data_config_of(model))
     flops = 3 * forward_flops(model, config["input_size"])
-    if trial.tflops is not None:
-        recipe = dataclasses.replace(
-            recipe, steps=max(1, round(trial.tflops * 1e12 / (flops * recipe.batch_size * recipe.accumulate)))
-        )
+    recipe = _within_budget(recipe, trial, flops)
+    run = RunDirectory(out, _record(trial, spec, recipe), resume=True)
+    if run.finished:
+        return run.results
+    run.check_fingerprints(images.fingerprints)
+    # 2. validate, train, and test once
+    data = ImageData(images.train, images.val, config, recipe, images.loading)
+    before = evaluate_model(model, data)
+    classes = images.train.num_classes or 0
+    objective = Supervised(recipe.label_smoothing)
+    result = fit(TrainingModule(model, objective, recipe, num_classes=classes), data, run)
+    tested = _test(model, images, config, recipe)
+    # 3. the row
+    run.finish(
+        **_conditions(trial, spec, family, images),
+        val_top1=result["val_top1"],
+        test_top1=tested["top1"],
+        test_images=tested["images"],
+        parameters=count_parameters(model),
+        **training_cost(result, flops),
+        prepared=_records(sources),
+        curve=_curve(before, result),
+        precision=result["precision"],
+        **_surroundings(),
+    )
+    run.checkpoint.unlink(missing_ok=True)
+    return run.results
+
+
+def _within_budget(recipe: Recipe, trial: Trial, flops: float) -> Recipe:
+    """With as many optimizer steps as the trial's TFLOPs allow, if these are its budget.
+
+    Args:
+        flops: of training on one image.
+    """
+    if trial.tflops is None:
+        return recipe
+    steps = round(trial.tflops * 1e12 / (flops * recipe.batch_size * recipe.accumulate))
+    return dataclasses.replace(recipe, steps=max(1, steps))
+
+
+def _record(trial: Trial, spec: StartSpec, recipe: Recipe) -> dict[str, Any]:
+    """What makes the trial this one, for its run directory."""
     plain = {
         **dataclasses.asdict(trial),
         "options": {k: str(v) for k, v in spec.options.items()},
         "arch_args": dict(spec.arch_args),
     }
-    run = RunDirectory(
-        out, {**dataclasses.asdict(recipe), **{f"trial_{k}": v for k, v in plain.items()}}, resume=True
-    )
-    if run.finished:
-        return run.results
-    run.check_fingerprints(images.fingerprints)
-    data = ImageData(images.train, images.val, config, recipe, images.loading)
-    before = evaluate_model(model, data)
-    result = fit(
-        TrainingModule(
-            model, Supervised(recipe.label_smoothing), recipe, num_classes=images.train.num_classes or 0
-        ),
-        data,
-        run,
-    )
-    curve = [
-        {"epoch": 0, "images": 0, "seconds": 0.0, "val_top1": before["top1"], "val_loss": before["loss"]}
-    ]
-    curve += [
-        {k: row[k] for k in ("epoch", "images", "seconds", "val_top1", "val_loss")}
-        for row in result["epochs_by_row"]
-    ]
-    test = images.test
-    tested = (
-        evaluate_model(model, ImageData(None, test, config, recipe, images.loading))
-        if test is not None
-        else None
-    )
-    row = {
+    return {**dataclasses.asdict(recipe), **{f"trial_{k}": v for k, v in plain.items()}}
+
+
+def _test(model: nn.Module, images: Images, config: dict[str, Any], recipe: Recipe) -> dict[str, Any]:
+    """Accuracy on test images and how many they are, where there are any."""
+    if images.test is None:
+        return {"top1": None, "images": None}
+    return evaluate_model(model, ImageData(None, images.test, config, recipe, images.loading))
+
+
+def _conditions(trial: Trial, spec: StartSpec, family: Architecture, images: Images) -> dict[str, Any]:
+    """What was tried, for the row."""
+    return {
         **dataclasses.asdict(trial),
         "kind": spec.start,
         "arch_args": dict(spec.arch_args),
         "data": trial.data or images.train.name.split(" (")[0],
         "architecture": family.name,
-        "val_top1": result["val_top1"],
-        "test_top1": tested and tested["top1"],
-        "test_images": tested and tested["images"],
-        "parameters": count_parameters(model),
-        **training_cost(result, flops),
-        "prepared": _records(sources),
-        "curve": curve,
-        "precision": result["precision"],
+    }
+
+
+def _curve(before: Mapping[str, Any], result: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Accuracy on validation images before training and after each epoch, with what was spent until then."""
+    start = {"epoch": 0, "images": 0, "seconds": 0.0, "val_top1": before["top1"], "val_loss": before["loss"]}
+    return [start, *({key: row[key] for key in start} for row in result["epochs_by_row"])]
+
+
+def _surroundings() -> dict[str, Any]:
+    """Where it ran, for the row."""
+    return {
         "threads": torch.get_num_threads(),
         "hardware": hardware(),
         "versions": versions(),
         "commit": commit(),
     }
-    run.finish(**row)
-    run.checkpoint.unlink(missing_ok=True)
-    return run.results
 
 
 def trial_recipe(trial: Trial, spec: StartSpec, recipe: Recipe) -> Recipe:

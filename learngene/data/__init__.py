@@ -1,4 +1,9 @@
-"""Images in, batches out: sources (timm, torchvision, embedded), views (augmentation), and the Lightning data module."""
+"""Images in, batches out: sources (folders, sets by name, streams), views, and the Lightning data module.
+
+Who knows whom, from the bottom: names, images -> trees, folders -> labels, stream -> source -> embedded,
+torch_sets, columns, hugging_face, webdataset -> named -> opening -> splits -> classes; and views -> loaders,
+device, teacher -> module.
+"""
 
 from learngene.data.embedded import EMBEDDED
 from learngene.data.module import ImageData

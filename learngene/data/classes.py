@@ -7,20 +7,22 @@ from collections.abc import Sequence
 
 from torch import nn
 
-from learngene.data import Source
+from learngene.data.source import Source
 from learngene.errors import LearngeneError
 from learngene.families.records import label_names_of
 
 log = logging.getLogger("learngene")
-
-
-IGNORE_LABELS = "use matching data, finetune the ancestor on it first, or pass --unlabeled to distil the ancestor's own classes"
+IGNORE_LABELS = (
+    "use matching data, finetune the ancestor on it first, or pass --unlabeled to distil the ancestor's own "
+    "classes"
+)
 
 
 def matched(model: nn.Module, name: str, way_out: str, *sources: Source) -> tuple[Source, ...]:
-    """The images with labels in the order of a trained model's own classes, where the names are known on both sides.
+    """The images with labels in the order of a trained model's own classes, where both sides know the names.
 
-    The data may lack some of the model's classes. Where names are not known, the number has to be the same, and so, it is assumed, is the order.
+    The data may lack some of the model's classes. Where names are not known, the number has to be the same,
+    and so, it is assumed, is the order.
 
     Args:
         name: of the model, for messages.
@@ -33,18 +35,17 @@ def matched(model: nn.Module, name: str, way_out: str, *sources: Source) -> tupl
     count = getattr(model, "num_classes", None)
     if theirs and len(theirs) != count:
         raise LearngeneError(
-            f"{name} has {len(theirs)} class names for a head of {count}; mend label_names in its pretrained_cfg"
+            f"{name} has {len(theirs)} class names for a head of {count}; mend label_names in its "
+            f"pretrained_cfg"
         )
     if not (theirs and ours):
         if sources[0].num_classes != count:
-            counted = not ours and (sources[0].num_classes or 0) < (
-                count or 0
-            )  # from its labels, of which some may not occur
-            more = (
-                f", or say --num-classes {count} if it just has no images of some of them" if counted else ""
-            )
+            # the data's classes were counted from its labels, of which some may not occur
+            counted = not ours and (sources[0].num_classes or 0) < (count or 0)
+            more = f", or say --num-classes {count} if it just has no images of some of them"
             raise LearngeneError(
-                f"{name} has a head of {count} classes, the data {sources[0].name} has {sources[0].num_classes}; {way_out}{more}"
+                f"{name} has a head of {count} classes, the data {sources[0].name} has "
+                f"{sources[0].num_classes}; {way_out}{more if counted else ''}"
             )
         log.info(
             "the classes of %s have no names; their order is taken to be the same",
@@ -54,7 +55,8 @@ def matched(model: nn.Module, name: str, way_out: str, *sources: Source) -> tupl
     strange = next((c for c in ours if c not in theirs), None)
     if strange is not None:
         raise LearngeneError(
-            f"the data {sources[0].name} has a class '{strange}' that is not among the {count} of {name}; {way_out}"
+            f"the data {sources[0].name} has a class '{strange}' that is not among the {count} of {name}; "
+            f"{way_out}"
         )
     if len(ours) < len(theirs):
         log.info("%s has %d of the %d classes of %s", sources[0].name, len(ours), len(theirs), name)
@@ -66,7 +68,7 @@ def matched(model: nn.Module, name: str, way_out: str, *sources: Source) -> tupl
 def matched_to_head(
     count: int, names: Sequence[str] | None, name: str, train: Source, val: Source
 ) -> tuple[bool, Source, Source]:
-    """Whether a trained head is kept, which has to have all classes of the images; and these with labels in its order, if it is.
+    """Whether a trained head is kept, which has to have all classes of the images.
 
     What is kept or dropped, and why, is said: a fresh head is no error, but nobody should wonder.
 
@@ -74,6 +76,9 @@ def matched_to_head(
         count: of the head's classes.
         names: of them, where known.
         name: of the model, for messages.
+
+    Returns:
+        Whether it is kept; and the images, with labels in the head's order if it is.
     """
     ours = train.classes
     kept = set(ours) <= set(names) if names and ours else count == train.num_classes
@@ -93,7 +98,8 @@ def matched_to_head(
         return False, train, val
     if not (names and ours):
         log.warning(
-            "the head of %s is kept: it has as many classes as the data, and their order is taken to be the same",
+            "the head of %s is kept: it has as many classes as the data, "
+            "and their order is taken to be the same",
             name,
         )
         return True, train, val

@@ -67,7 +67,7 @@ def _find(
     way: str,
     name: str,
 ) -> str:
-    listed = ", ".join(f"{column} ({_kind(feature)})" for column, feature in features.items())
+    listed = ", ".join(f"{column} ({_type_name(feature)})" for column, feature in features.items())
     if wanted is not None:
         if wanted in features and fits(features[wanted]):
             return wanted
@@ -87,12 +87,9 @@ def _find(
     raise LearngeneError(f"{name}: {problem}; its columns are {listed}. Name the one with {what}: {way}")
 
 
-def _kind(feature: Any) -> str:
-    return (
-        str(getattr(feature, "dtype", None) or type(feature).__name__)
-        if _is_a("Value")(feature)
-        else type(feature).__name__
-    )
+def _type_name(feature: Any) -> str:
+    dtype = getattr(feature, "dtype", None) if _is_a("Value")(feature) else None
+    return str(dtype or type(feature).__name__)
 
 
 def _is_a(kind: str) -> Callable[[Any], bool]:
@@ -102,11 +99,8 @@ def _is_a(kind: str) -> Callable[[Any], bool]:
 def _holds_images(feature: Any) -> bool:
     """Images, or the bytes of their files, as tables have them that were written without ``datasets``."""
     packed = isinstance(feature, Mapping) and "bytes" in feature
-    return (
-        _is_a("Image")(feature)
-        or packed
-        or (_is_a("Value")(feature) and feature.dtype in ("binary", "large_binary"))
-    )
+    plain = _is_a("Value")(feature) and feature.dtype in ("binary", "large_binary")
+    return _is_a("Image")(feature) or packed or plain
 
 
 def _holds_labels(feature: Any) -> bool:
@@ -114,14 +108,12 @@ def _holds_labels(feature: Any) -> bool:
 
 
 def undecoded(rows: Any, image: str) -> Any:
-    """The same table, with files instead of PIL images: ``datasets`` would let PIL open a file of any format."""
+    """The same table, with files instead of images: ``datasets`` would let PIL open a file of any format."""
     import datasets
 
-    return (
-        rows.cast_column(image, datasets.Image(decode=False))
-        if _is_a("Image")(rows.features[image])
-        else rows
-    )
+    if not _is_a("Image")(rows.features[image]):
+        return rows
+    return rows.cast_column(image, datasets.Image(decode=False))
 
 
 def decode_cell(cell: Any, mode: Mode) -> Image.Image:
@@ -141,7 +133,7 @@ def decode_cell(cell: Any, mode: Mode) -> Image.Image:
     try:
         with fsspec.open(path, "rb") as file:
             content = file.read()
-    except Exception as error:  # file systems raise anything: ImportError without their plug-in, BadZipFile, HTTP errors, ...
+    except Exception as error:  # file systems raise anything: ImportError, BadZipFile, HTTP errors, ...
         raise OSError(f"{path} cannot be read: {error}") from error
     return decode(BytesIO(content), mode)
 
@@ -162,8 +154,9 @@ def labels_of(
     if text:
         if column is None:
             raise LearngeneError(
-                f"{name} has text as labels and is streamed, so its classes are not known before all of it is read; pass --download, "
-                f"name a column of numbers with --label-column, or pass --unlabeled to distil without labels"
+                f"{name} has text as labels and is streamed, so its classes are not known before all of it "
+                f"is read; pass --download, name a column of numbers with --label-column, or pass "
+                f"--unlabeled to distil without labels"
             )
         names = names_from_text(column(), name)
         log.info("%s: %d classes from the text in its labels", name, len(names))

@@ -1,6 +1,7 @@
-"""A small training set that lives on the device as uint8, cropped, flipped and normalised there, a whole batch at once.
+"""A small training set that lives on the device as uint8 and is cropped, flipped and normalised there.
 
-Each view is a function of its seed, as everywhere; the views are like timm's (same distribution of crops, always bicubic), not the same.
+Each view is a function of its seed, as everywhere. The views are like timm's (same distribution of crops,
+always bicubic), not the same.
 """
 
 from __future__ import annotations
@@ -25,7 +26,10 @@ LIMIT = 4 * 2**30  # bytes of images; more than that is not small
 
 
 def uniforms(seeds: np.ndarray, count: int) -> np.ndarray:
-    """(B, count) numbers in [0, 1), a function of (B,) seeds: SplitMix64 (Steele et al. 2014), each seed a stream of its own."""
+    """(B, count) numbers in [0, 1), a function of (B,) seeds, each of which begins a stream of its own.
+
+    SplitMix64 (Steele et al. 2014).
+    """
     step = np.uint64(0x9E3779B97F4A7C15)
     start = seeds.astype(np.uint64)[:, None] << np.uint64(20)
     with np.errstate(over="ignore"):
@@ -56,7 +60,13 @@ def random_boxes(seeds: np.ndarray, height: int, width: int, crop_scale: float) 
 
 
 def crop(images: Tensor, boxes: Tensor, flip: Tensor, size: tuple[int, int]) -> Tensor:
-    """Bicubic crops (B, C, h, w) of (B, C, H, W) float images; ``flip`` (B,) is -1 where left and right change places, else 1."""
+    """Bicubic crops (B, C, h, w) of float images (B, C, H, W).
+
+    Args:
+        boxes: (B, 4) left, top, width and height in pixels.
+        flip: (B,) -1 where left and right change places, else 1.
+        size: h and w.
+    """
     height, width = images.shape[-2:]
     left, top, w, h = boxes.unbind(1)
     zero = torch.zeros_like(w)
@@ -130,8 +140,8 @@ def stack(source: Source, recipe: Recipe, size: Sequence[int]) -> Tensor:
     """The images of a source as (N, C, H, W) uint8, for a model that takes ``size`` (C, h, w).
 
     Raises:
-        LearngeneError: they are streamed, of several sizes, larger than the model's, too many, or cannot be read; or the recipe
-            asks for something that is done image by image.
+        LearngeneError: they are streamed, of several sizes, larger than the model's, too many, or cannot be
+            read; or the recipe asks for something that is done image by image.
     """
     for name in ("auto_augment", "random_erasing", "color_jitter"):
         if getattr(recipe, name):
@@ -155,17 +165,15 @@ def stack(source: Source, recipe: Recipe, size: Sequence[int]) -> Tensor:
             )
         if height > size[1] or width > size[2]:
             raise LearngeneError(
-                f"on_device: images of {height} x {width} pixels would have to shrink to {size[1]} x {size[2]}; drop --on-device"
+                f"on_device: images of {height} x {width} pixels would have to shrink to {size[1]} x "
+                f"{size[2]}; drop --on-device"
             )
         if picture.nbytes * len(source) > LIMIT:
             raise LearngeneError(
-                f"on_device: {source.name} takes {picture.nbytes * len(source) / 2**30:.1f} GiB, more than {LIMIT / 2**30:.0f}; "
-                f"drop --on-device"
+                f"on_device: {source.name} takes {picture.nbytes * len(source) / 2**30:.1f} GiB, "
+                f"more than {LIMIT / 2**30:.0f}; drop --on-device"
             )
         pictures.append(picture)
-    stacked = np.stack(pictures)
-    return (
-        torch.from_numpy(stacked if stacked.ndim == 4 else stacked[..., None])
-        .permute(0, 3, 1, 2)
-        .contiguous()
-    )
+    stacked = np.stack(pictures)  # (N, H, W, C), or (N, H, W) of grey ones
+    stacked = stacked if stacked.ndim == 4 else stacked[..., None]
+    return torch.from_numpy(stacked).permute(0, 3, 1, 2).contiguous()

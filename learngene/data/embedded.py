@@ -16,7 +16,10 @@ EMBEDDED = "fashion-mnist"
 
 @lru_cache(maxsize=2)
 def load_embedded(split: Literal["train", "test"]) -> tuple[np.ndarray, np.ndarray, tuple[str, ...]]:
-    """Images (N, 28, 28) uint8, labels (N,) and class names of one split. The test images come from the official test split."""
+    """Images (N, 28, 28) uint8, labels (N,) and class names of one split.
+
+    The test images come from the official test split.
+    """
     with files("learngene").joinpath("assets", "fashion-mnist.npz").open("rb") as file:
         arrays = np.load(file, allow_pickle=False)
         return (

@@ -1,7 +1,8 @@
-"""Images in class folders, on disk or in a .tar: one walk, one rule for what a class is, one warning for what is left out.
+"""Images in class folders, on disk or in a .tar: one walk, one rule of what a class is, one warning.
 
-A class is a folder right under the root, its images are those that lie right in it. Links are followed, and a link back to where the
-walk has been is noticed. Files that are no images, images elsewhere, and what is hidden or a system's own are left out, and that is said.
+A class is a folder right under the root, its images are those that lie right in it. Links are followed, and a
+link back to where the walk has been is noticed. Files that are no images, images elsewhere, and what is
+hidden or a system's own are left out, and that is said.
 """
 
 from __future__ import annotations
@@ -93,9 +94,7 @@ class Files:
         if self.members is None:
             return decode(self.root / self.names[index], mode)
         member = self._member(self.names[index])
-        with self.root.open(
-            "rb"
-        ) as file:  # opened anew: an open file does not survive being shared by worker processes
+        with self.root.open("rb") as file:  # anew: an open file does not survive being shared by processes
             file.seek(member.offset_data)
             return decode(io.BytesIO(file.read(member.size)), mode)
 
@@ -108,7 +107,7 @@ class Files:
         root = os.path.realpath(self.root)
         if self.members is not None:
             return [f"{root}{self.real.get(name, f'/{name}')}" for name in self.names]
-        return [_place(self.real.get(name, f"{root}/{name}")) for name in self.names]
+        return [_real_place(self.real.get(name, f"{root}/{name}")) for name in self.names]
 
     def stamps(self) -> Iterator[Stamp]:
         """Name, bytes and time (ns) of each file; of a .tar its own as well. One stat each."""
@@ -134,7 +133,7 @@ def _stamp(path: Path, name: str) -> Stamp:
     return name, found.st_size, found.st_mtime_ns
 
 
-def _place(path: str) -> str:
+def _real_place(path: str) -> str:
     """A path without symbolic links, or for a file of several names what they have in common."""
     try:
         found = Path(path).stat()
@@ -161,16 +160,16 @@ def list_classes(root: Path, *, quiet: bool = False, order: Any = natural) -> Li
     Raises:
         LearngeneError: none are there, or they cannot be listed.
     """
-    tree, base, members = _open(root, labelled=True)
+    tree, base, members = _open_tree(root, labelled=True)
     found, left = _walk(tree, base, str(root), labelled=True)
     if not found:
-        what = (
-            f"{len(left.loose)} images but no class folders" if left.loose else "no images in class folders"
-        )
+        loose = f"{len(left.loose)} images but no class folders"
+        what = loose if left.loose else "no images in class folders"
         left = replace(left, loose=[])
         also = f" ({'; '.join(left.parts())})" if left else ""
         raise LearngeneError(
-            f"'{root}' holds {what}{also}; put each class's images in a folder of its own, or pass --unlabeled to distil without labels"
+            f"'{root}' holds {what}{also}; put each class's images in a folder of its own, "
+            f"or pass --unlabeled to distil without labels"
         )
     if not quiet:
         left.say()
@@ -206,7 +205,7 @@ def list_all(root: Path) -> Files:
     Raises:
         LearngeneError: none are there, or they cannot be listed.
     """
-    tree, base, members = _open(root, labelled=False)
+    tree, base, members = _open_tree(root, labelled=False)
     found, left = _walk(tree, base, str(root), labelled=False)
     if not found:
         also = f" ({'; '.join(left.parts())})" if left else ""
@@ -226,7 +225,7 @@ def shards_on_disk(paths: Sequence[str]) -> Files | None:
 
 
 def keep_images(names: Sequence[str], root: str) -> np.ndarray:
-    """Indices of the names, in a list that somebody else made, that are images and not hidden; the others are counted and said."""
+    """Indices of the names, in somebody else's list, that are images and not hidden; the others are said."""
     left = LeftOut(root)
     kept = []
     for index, name in enumerate(names):
@@ -240,7 +239,7 @@ def keep_images(names: Sequence[str], root: str) -> np.ndarray:
     return np.array(kept, dtype=np.int64)
 
 
-def _open(root: Path, *, labelled: bool) -> tuple[Tree, str, Mapping[str, tarfile.TarInfo] | None]:
+def _open_tree(root: Path, *, labelled: bool) -> tuple[Tree, str, Mapping[str, tarfile.TarInfo] | None]:
     """A tree, the name of its root, and the members if it is a .tar."""
     if root.is_dir():
         return Disk(), os.path.realpath(root), None
@@ -252,16 +251,16 @@ def _open(root: Path, *, labelled: bool) -> tuple[Tree, str, Mapping[str, tarfil
     splits = sorted(above & {name for names in SPLIT_FOLDERS.values() for name in names})
     if len(splits) > 1:
         raise LearngeneError(
-            f"'{root}' holds several splits ({', '.join(splits)}), which would be mixed; make one .tar of each, or unpack it"
+            f"'{root}' holds several splits ({', '.join(splits)}), which would be mixed; "
+            f"make one .tar of each, or unpack it"
         )
     top = tar.top()
-    held = [
-        part for part in top.split("/") if part.lower() in (*SPLIT_FOLDERS["val"], *SPLIT_FOLDERS["test"])
-    ]
+    held_out = (*SPLIT_FOLDERS["val"], *SPLIT_FOLDERS["test"])
+    held = [part for part in top.split("/") if part.lower() in held_out]
     if held:
         raise LearngeneError(
-            f"'{root}' holds a folder '{held[0]}' and none to train on; make a .tar of the training images, or unpack it and name the "
-            f"folder with --train-split"
+            f"'{root}' holds a folder '{held[0]}' and none to train on; make a .tar of the training images, "
+            f"or unpack it and name the folder with --train-split"
         )
     return tar, top, tar.members
 
@@ -277,7 +276,8 @@ def _files(
 def _walk(tree: Tree, base: str, root: str, *, labelled: bool) -> tuple[list[tuple[str, Entry]], LeftOut]:
     """The images under a root by name, and what else was there.
 
-    Every folder is read once, those that no link is needed for first; only class folders may be one and the same under two names.
+    Every folder is read once, those that no link is needed for first; only class folders may be one and the
+    same under two names.
     """
     found: list[tuple[str, Entry]] = []
     left = LeftOut(root)

@@ -17,6 +17,7 @@ from learngene.data.columns import Columns, decode_cell, find_columns, labels_of
 from learngene.data.folders import Files, shards_on_disk
 from learngene.data.images import Mode
 from learngene.data.labels import Labels
+from learngene.data.names import first_names
 from learngene.data.stream import Shards
 from learngene.errors import LearngeneError
 from learngene.recipe import DataOptions
@@ -30,7 +31,10 @@ def builder_of(data: str, options: DataOptions) -> Any:
 
 
 def data_files(builder: Any, split: str) -> tuple[Files | None, str | None]:
-    """The files of a split on this machine; of others and of a part of a split, what tells one version of them all from another."""
+    """The files of a split on this machine, or a version.
+
+    Of files elsewhere, and of a part of a split, the version tells all files of the data set from others.
+    """
     splits = builder.config.data_files or {}
     files = shards_on_disk(splits.get(split, ()))
     if files is not None:
@@ -50,16 +54,18 @@ def hugging_face_shards(
         total: its number of images, if somebody said it.
 
     Raises:
-        LearngeneError: the number of images is not known, there are no columns for images and labels, or a label is out of range.
+        LearngeneError: the number of images is not known, there are no columns for images and labels, or a
+            label is out of range.
     """
     if options.download:
         table = open_table(builder, split, name, options)
-        lengths, read = _downloaded(table)
+        lengths, read = _pieces(table)
     else:
-        table, lengths, read = _streamed(builder, split, name, options, total)
+        table, lengths, read = _open_stream(builder, split, name, options, total)
     if not sum(lengths):
         raise LearngeneError(
-            f"{name} does not say how many images it has; give the number of training images with --num-samples, or pass --download"
+            f"{name} does not say how many images it has; give the number of training images with "
+            f"--num-samples, or pass --download"
         )
 
     def decode_row(row: tuple[str, Any, Any]) -> tuple[Image.Image, int]:
@@ -113,10 +119,8 @@ def _column(rows: Any, column: str | None) -> list[Any]:
     return rows.select_columns([column]).with_format("arrow")[:][column].to_pylist() if len(rows) else []
 
 
-def _downloaded(
-    table: Table, size: int = 1000
-) -> tuple[tuple[int, ...], Callable[[int, int], Iterator[Any]]]:
-    """Random access: pieces of equal size."""
+def _pieces(table: Table, size: int = 1000) -> tuple[tuple[int, ...], Callable[[int, int], Iterator[Any]]]:
+    """A table with random access in pieces of equal size: their lengths, and how their rows are read."""
     total, columns = len(table.rows), table.columns
     lengths = tuple(min(size, total - front) for front in range(0, total, size))
 
@@ -128,10 +132,13 @@ def _downloaded(
     return lengths, read
 
 
-def _streamed(
+def _open_stream(
     builder: Any, split: str, name: str, options: DataOptions, total: int | None
 ) -> tuple[Table, tuple[int, ...], Callable[[int, int], Iterator[Any]]]:
-    """Rows from front to back; of parquet files, the ends say how many there are and between which numbers the labels lie."""
+    """Rows from front to back: the table, the lengths of its shards, and how their rows are read.
+
+    Of parquet files, the ends say how many rows there are and between which numbers the labels lie.
+    """
     rows = builder.as_streaming_dataset(split=split).decode(False)
     columns = find_columns(_features(rows, builder), options, name)
     lengths = _parquet_lengths(builder, split)
@@ -147,13 +154,11 @@ def _streamed(
         _check_parquet(_parquet_files(builder, split), columns.label, labels)
 
     def read(shard: int, first: int) -> Iterator[Any]:
-        part = (
-            rows if len(lengths) != rows.num_shards else rows.shard(num_shards=rows.num_shards, index=shard)
-        )
+        count = rows.num_shards
+        part = rows if len(lengths) != count else rows.shard(num_shards=count, index=shard)
         number = first
-        for batch in part.skip(first).iter(
-            batch_size=16
-        ):  # by batches, else datasets divides it over workers once more
+        # by batches, else datasets divides it over workers once more
+        for batch in part.skip(first).iter(batch_size=16):
             images = batch[columns.image]
             found = batch[columns.label] if columns.label else [None] * len(images)
             for image, label in zip(images, found, strict=True):
@@ -174,7 +179,10 @@ def _features(rows: Any, builder: Any) -> Any:
 def _stream_labels(
     feature: Any, name: str, options: DataOptions, text: Callable[[], list[Any]] | None
 ) -> Labels:
-    """As `labels_of`; a stream of numbers does not say how many classes there are, even where its files could be asked."""
+    """As `labels_of`; a stream of numbers does not say how many classes there are.
+
+    Not even where its files could be asked.
+    """
     return labels_of(feature, name, options, text if "string" in str(getattr(feature, "dtype", "")) else None)
 
 
@@ -209,7 +217,9 @@ def _parquet_column(files: Sequence[str], column: str) -> list[Any]:
 
 
 def _check_names(builder: Any, split: str, column: str, name: str, *, local: bool = False) -> None:
-    """Raise if a parquet file names its classes in another order than the first split's first file, which ``datasets`` believes for all.
+    """Raise if a parquet file names its classes in another order than the first split's first file.
+
+    ``datasets`` believes that one for all.
 
     Args:
         local: look at files on this machine only.
@@ -222,8 +232,9 @@ def _check_names(builder: Any, split: str, column: str, name: str, *, local: boo
         believed = believed or own
         if any(one != other for one, other in zip(own, believed, strict=False)):
             raise LearngeneError(
-                f"{name}: '{file}' has the classes {_listed(own)} in column '{column}', and '{files[0]}' has {_listed(believed)}, so that "
-                f"a number means two classes; write them with the same names in the same order"
+                f"{name}: '{file}' has the classes {first_names(own)} in column '{column}', and '{files[0]}' "
+                f"has {first_names(believed)}, so that a number means two classes; write them with the same "
+                f"names in the same order"
             )
 
 
@@ -240,12 +251,11 @@ def _names_within(file: str, column: str) -> list[str]:
         return []
 
 
-def _listed(names: Sequence[str]) -> str:
-    return ", ".join(names[:8]) + (", ..." if len(names) > 8 else "")
-
-
 def _check_parquet(files: Sequence[str], column: str, labels: Labels) -> None:
-    """Raise if a label is out of range. Where the end of a file says between which numbers they lie, the column is not read."""
+    """Raise if a label is out of range.
+
+    Where the end of a file says between which numbers they lie, the column is not read.
+    """
     import fsspec
     import pyarrow.parquet
 
@@ -258,17 +268,13 @@ def _check_parquet(files: Sequence[str], column: str, labels: Labels) -> None:
 
 def _lie_within(metadata: Any, column: str, labels: Labels) -> bool:
     """Whether a parquet file is known to have no label out of range."""
+    if labels.text or labels.count is None:
+        return False
     for group in range(metadata.num_row_groups):
         chunks = [metadata.row_group(group).column(i) for i in range(metadata.num_columns)]
         found = next((chunk.statistics for chunk in chunks if chunk.path_in_schema == column), None)
         if found is None or not found.has_min_max or not found.has_null_count or found.null_count:
             return False
-        if (
-            labels.text
-            or labels.count is None
-            or type(found.min) is not int
-            or found.min < 0
-            or found.max >= labels.count
-        ):
+        if type(found.min) is not int or found.min < 0 or found.max >= labels.count:
             return False
     return True

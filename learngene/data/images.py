@@ -1,4 +1,7 @@
-"""What an image is: which files count as one, which are passed over, and how one is opened. The only room that opens images."""
+"""What an image is: which files count as one, which are passed over, and how one is opened.
+
+No other room opens images.
+"""
 
 from __future__ import annotations
 
@@ -11,24 +14,20 @@ from PIL import Image
 from PIL.TiffImagePlugin import BITSPERSAMPLE, PHOTOMETRIC_INTERPRETATION, TiffImageFile
 
 Mode = Literal["RGB", "L"]
-# A file is opened by what it holds, not by its name, and for some formats PIL would run a program (Ghostscript for EPS).
-# These are the raster formats that it decodes by itself.
+# A file is opened by what it holds, not by its name, and for some formats PIL would run a program (for EPS
+# it is Ghostscript). These are the raster formats that it decodes by itself.
 _RASTER = (
-    "PNG", "JPEG", "WEBP", "BMP", "DIB", "TIFF", "GIF", "PPM", "JPEG2000", "AVIF", "TGA", "PCX", "SGI", "ICO", "DDS", "QOI",
+    "PNG", "JPEG", "WEBP", "BMP", "DIB", "TIFF", "GIF", "PPM",
+    "JPEG2000", "AVIF", "TGA", "PCX", "SGI", "ICO", "DDS", "QOI",
 )  # fmt: skip
 Image.init()
-FORMATS = tuple(
-    name for name in _RASTER if name in Image.OPEN
-)  # an older Pillow, or a smaller build, has fewer
+# An older Pillow, or a smaller build, has fewer.
+FORMATS = tuple(name for name in _RASTER if name in Image.OPEN)
 # MPO is what phones call a JPEG with a second picture; PIL's JPEG reader opens it.
 SUFFIXES = frozenset(suffix for suffix, name in Image.EXTENSION.items() if name in (*FORMATS, "MPO"))
-BROKEN_IMAGE = (
-    OSError,
-    SyntaxError,
-    ValueError,
-    Image.DecompressionBombError,
-)  # PIL's words for a file it cannot read
-# Folders and files that systems leave among a user's images; names that begin with a dot are passed over as well.
+# PIL's words for a file it cannot read.
+BROKEN_IMAGE = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)
+# Folders and files that systems leave among a user's images; names that begin with a dot are passed over too.
 LEFTOVERS = {
     "__macosx",
     "@eadir",
@@ -46,7 +45,7 @@ def is_image(name: str) -> bool:
 
 
 def is_passed_over(name: str) -> bool:
-    """Whether a file or folder of this name is hidden or a system's leftover (``._cat.jpg``, ``__MACOSX``, ``Thumbs.db``)."""
+    """Whether a file or folder is hidden or a system's leftover, by its name (``._a.jpg``, ``__MACOSX``)."""
     return name.startswith(".") or name.lower() in LEFTOVERS
 
 
@@ -65,16 +64,17 @@ def decode(file: str | PurePath | IO[bytes], mode: Mode) -> Image.Image:
 
 
 def to_mode(image: Image.Image, mode: Mode) -> Image.Image:
-    """A PIL image as grey or RGB in 8 bits. 16 bits are scaled to 8 (PIL's own ``convert`` clips them, which makes them white).
+    """A PIL image as grey or RGB in 8 bits.
+
+    16 bits are scaled to 8; PIL's own ``convert`` clips them, which makes them white.
 
     Raises:
         ValueError: pixels of 32 bits whose range no file states.
     """
     if image.mode.startswith("I"):
         levels = np.asarray(image)
-        wide = (
-            image.format == "TIFF" and image.mode == "I"
-        )  # 32 bits; other formats have at most 16, whatever the mode says
+        # 32 bits; other formats have at most 16, whatever the mode says
+        wide = image.format == "TIFF" and image.mode == "I"
         if wide or (levels.size and not (levels.min() >= 0 and levels.max() <= 65_535)):
             raise ValueError(
                 "its pixels are integers of 32 bits without a stated range; store it with 8 or 16 bits"

@@ -1,4 +1,7 @@
-"""What a label is: a whole number from 0 to K-1, or text where the classes are known. Checked before or while images are read."""
+"""What a label is: a whole number from 0 to K-1, or text where the classes are known.
+
+Labels are checked before images are read, or while they are.
+"""
 
 from __future__ import annotations
 
@@ -10,12 +13,15 @@ from typing import Any
 
 import numpy as np
 
-from learngene.data.names import check_forms, natural, twin
+from learngene.data.names import check_forms, first_names, natural, twin
 from learngene.errors import LearngeneError
 
 
 def whole_number(label: Any) -> int | None:
-    """A label as an integer: Python's, numpy's and torch's numbers without a fraction, and digits as text or bytes; else none."""
+    """A label as an integer; none if it is no whole number.
+
+    Python's, numpy's and torch's numbers without a fraction are, and digits as text or bytes.
+    """
     if hasattr(label, "item") and np.ndim(label) == 0:
         label = label.item()
     if isinstance(label, bytes):
@@ -52,15 +58,10 @@ class Labels:
         Raises:
             LearngeneError: it is missing, no whole number, or out of range.
         """
-        found = (
-            self._by_name.get(label)
-            if self.text and isinstance(label, str)
-            else None
-            if self.text
-            else whole_number(label)
-        )
+        word = label if self.text and isinstance(label, str) else None
+        found = whole_number(label) if not self.text else None if word is None else self._by_name.get(word)
         if found is None or found < 0 or (self.count is not None and found >= self.count):
-            other = twin(label, self.names or ()) if self.text and isinstance(label, str) else None
+            other = None if word is None else twin(word, self.names or ())
             alike = "" if other is None else f" ({label!a}, and {other!a} is another Unicode form of that)"
             raise LearngeneError(
                 f"{self.name}: {place} has {_said(label)}{alike}; {self._allowed()}. {self._ways(found)}"
@@ -70,12 +71,10 @@ class Labels:
     def indices(self, labels: Iterable[Any], place: Callable[[int], str]) -> np.ndarray:
         """The classes (N,) int64 of all labels of a data set, as `index`."""
         labels = list(labels)
-        if (
-            not self.text
-            and set(map(type, labels)) <= {int, np.int64}
-            and self._in_range(np.array(labels, dtype=np.int64))
-        ):
-            return np.array(labels, dtype=np.int64)  # a million of them at once
+        if not self.text and set(map(type, labels)) <= {int, np.int64}:
+            numbers = np.array(labels, dtype=np.int64)  # a million of them at once
+            if self._in_range(numbers):
+                return numbers
         return np.array([self.index(label, place(row)) for row, label in enumerate(labels)], dtype=np.int64)
 
     def _in_range(self, labels: np.ndarray) -> bool:
@@ -86,26 +85,22 @@ class Labels:
         return {name: index for index, name in enumerate(self.names or ())}
 
     def _allowed(self) -> str:
-        names = self.names or ()
-        listed = ", ".join(names[:8]) + (", ..." if len(names) > 8 else "")
+        listed = first_names(self.names or ())
         if self.text:
             return f"the labels of the training images are {listed}"
-        return f"labels are whole numbers from 0 {'on' if self.count is None else f'to {self.count - 1}'}" + (
-            f" ({listed})" if names else ""
-        )
+        end = "on" if self.count is None else f"to {self.count - 1}"
+        return f"labels are whole numbers from 0 {end}" + (f" ({listed})" if listed else "")
 
     def _ways(self, found: int | None) -> str:
-        more = (
-            f", raise --num-classes (to {found + 1} or more)"
-            if found is not None and found >= 0 and not self.names
-            else ""
-        )
-        secret = (
-            ", use another split where -1 stands for labels that are kept secret (--split val, --test-split NAME)"
-            if found == -1
-            else ""
-        )
-        return f"Mend the labels{more}{secret}, or pass --unlabeled to distil without them"
+        more = ""
+        if found is not None and found >= 0 and not self.names:
+            more = f", raise --num-classes (to {found + 1} or more)"
+        elif found == -1:
+            more = (
+                ", use another split where -1 stands for labels that are kept secret "
+                "(--split val, --test-split NAME)"
+            )
+        return f"Mend the labels{more}, or pass --unlabeled to distil without them"
 
 
 def _said(label: Any) -> str:
@@ -146,7 +141,8 @@ def count_from(labels: Sequence[Any], name: str) -> int:
     low, high = min(numbers, default=0), max(numbers, default=0)
     if low > 0 or high >= max(len(labels), 1):
         raise LearngeneError(
-            f"{name} has labels from {low} to {high} for {len(labels)} images, and names no classes; labels are whole numbers from 0 "
-            f"to K-1. Mend the labels, give K with --num-classes, or pass --unlabeled to distil without them"
+            f"{name} has labels from {low} to {high} for {len(labels)} images, and names no classes; "
+            f"labels are whole numbers from 0 to K-1. Mend the labels, give K with --num-classes, or pass "
+            f"--unlabeled to distil without them"
         )
     return high + 1

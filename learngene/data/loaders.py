@@ -15,14 +15,18 @@ from learngene.data.labels import Labels
 from learngene.errors import LearngeneError
 from learngene.trust.limits import printable
 
-# image (B, C, H, W) float, target (B,) int64, seed of each view (B,), bad: names of unreadable images; of training also epoch and
-# number, and teacher: the ancestor's logits (B, K), where they were kept
+# image (B, C, H, W) float; target (B,) int64; seed (B,) of each view; bad: which images cannot be read, why.
+# Of training also epoch and number; and teacher, the ancestor's logits (B, K), where they were kept.
 Batch = dict[str, Any]
 log = logging.getLogger(__name__)
 
 
 def collate(samples: list[dict[str, Any]], *, fill: bool) -> Batch:
-    """A batch; images that could not be read are left out, or replaced by their neighbours to keep the size (``fill``)."""
+    """A batch without the images that could not be read.
+
+    Args:
+        fill: put their neighbours in their places, so that a batch keeps its size.
+    """
     good = [s for s in samples if "image" in s]
     bad = [s["bad"] for s in samples if "bad" in s]
     if not good:
@@ -59,7 +63,7 @@ class Fill:
 
 
 class Unreadable:
-    """Counts the images that cannot be read, each once, over all loaders of a run. They are counted where they are read.
+    """Counts the images that cannot be read, each once, over all loaders of a run.
 
     Args:
         limit: stop when there are more.
@@ -78,65 +82,74 @@ class Unreadable:
         Raises:
             LearngeneError: too many, or a whole batch of them.
         """
-        for name in batch["bad"]:
+        for name, error in batch["bad"]:  # of one image, PIL's words differ from time to time
             if name not in self._names:
                 self._names.add(name)
-                log.warning("skipped an image that cannot be read: %s", printable(name))
+                log.warning("skipped an image that cannot be read: %s", printable(f"{name} ({error})"))
         if len(self._names) > self.limit:
             raise LearngeneError(
-                f"{len(self._names)} images cannot be read, more than the {self.limit} allowed; mend them or raise --max-bad-images"
+                f"{len(self._names)} images cannot be read, more than the {self.limit} allowed; "
+                f"mend them or raise --max-bad-images"
             )
         if whole and batch["image"] is None:
             raise LearngeneError(
-                f"none of the {len(batch['bad'])} images of a batch can be read; check the data set and the disk"
+                f"none of the {len(batch['bad'])} images of a batch can be read; "
+                f"check the data set and the disk"
             )
 
 
 class Loader(DataLoader[Any]):
-    """torch's loader of batches that hold images; what cannot be read is counted here.
+    """torch's loader, of batches that hold images; what cannot be read is counted here, where it is read.
 
-    An error of ours that ends a worker arrives as the sentence it is, without the worker's traceback around it. Batches of training
-    are numbered: ``epoch`` and ``number`` say which one of a rank's epoch it is.
+    An error of ours that ends a worker arrives as the sentence it is, without the worker's traceback around
+    it.
 
     Attributes:
         unreadable: counts; set by who makes the loader.
-        numbers: whose ``epoch`` and ``first_batch`` the numbers go on from; none for validation, where batches may be left out.
-        all_of: name of the images, where this is all of them and it is an error that none can be read.
+        order: of training, has ``epoch`` and ``first_batch``, by which batches are numbered: ``epoch`` and
+            ``number`` say which one of a rank's epoch it is. None for validation, where whole batches may be
+            left out.
+        all_of: name of the images, where it is an error that none of them can be read.
     """
 
     unreadable: Unreadable
-    numbers: Any = None
+    order: Any = None
     all_of: str | None = None
 
     def __iter__(self) -> Any:
-        return _in_one_sentence(super().__iter__(), self)
+        return _checked(super().__iter__(), self.unreadable, self.order, self.all_of)
 
 
-def _in_one_sentence(batches: Iterator[Batch], loader: Loader) -> Iterator[Batch]:
+def _checked(
+    batches: Iterator[Batch], unreadable: Unreadable, order: Any, all_of: str | None
+) -> Iterator[Batch]:
+    """Count, number, and say in one sentence what is wrong. The loader is not held, see below."""
     sentence, bad, good = None, False, False
-    epoch, first = (
-        (loader.numbers.epoch, loader.numbers.first_batch) if loader.numbers is not None else (0, 0)
-    )
+    epoch, first = (0, 0) if order is None else (order.epoch, order.first_batch)
     try:
         for number, batch in enumerate(batches, start=first):
-            loader.unreadable.count(batch, whole=loader.numbers is not None)
+            unreadable.count(batch, whole=order is not None)
             bad, good = bad or bool(batch["bad"]), good or batch["image"] is not None
             if batch["image"] is not None:
-                yield batch if loader.numbers is None else {**batch, "epoch": epoch, "number": number}
-        if loader.all_of is not None and bad and not good:
-            sentence = f"none of the images of {loader.all_of} can be read; check the data set and the disk"
+                yield batch if order is None else {**batch, "epoch": epoch, "number": number}
+        if all_of is not None and bad and not good:
+            sentence = f"none of the images of {all_of} can be read; check the data set and the disk"
     except LearngeneError as error:
-        name = f"{LearngeneError.__module__}.{LearngeneError.__qualname__}: "  # what torch has put the sentence behind
+        # of a worker's error, torch has put its traceback before the sentence
+        name = f"{LearngeneError.__module__}.{LearngeneError.__qualname__}: "
         sentence = str(error).rpartition(name)[2].strip()
-    if (
-        sentence is not None
-    ):  # no longer within the except clause, so that nothing holds the loader, and its workers end now
+    # raised outside of the except clause, so that nothing holds the loader, and its workers end now
+    if sentence is not None:
         del batches
         raise LearngeneError(sentence)
 
 
 def noise(images: int, input_size: Sequence[int], *, classes: int | None = None) -> Batch:
-    """A batch of so many images (B) of noise, for timing a step; with ``classes`` (K) also what an ancestor might say of them."""
+    """A batch of so many images (B) of noise, for timing a step.
+
+    Args:
+        classes: K, of what an ancestor might say of them, if that is to be in the batch.
+    """
     batch = {"image": torch.randn(images, *input_size), "target": torch.zeros(images, dtype=torch.int64)}
     return batch if classes is None else {**batch, "teacher": torch.randn(images, classes)}
 

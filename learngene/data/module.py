@@ -1,7 +1,7 @@
 """Batches for training and validation. All randomness is a function of (seed, epoch, place in the epoch).
 
-A sampler hands out (index, view seed) pairs and the view of an image is drawn from its seed alone, so that the number
-of workers changes nothing, and a resumed run sees the very images that an uninterrupted one would.
+A sampler hands out (index, view seed) pairs and the view of an image is drawn from its seed alone, so that
+the number of workers changes nothing, and a resumed run sees the very images that an uninterrupted one would.
 """
 
 from __future__ import annotations
@@ -31,13 +31,14 @@ log = logging.getLogger(__name__)
 
 
 class ImageData(L.LightningDataModule):
-    """Training and validation batches of two sources, for a model's data config (``input_size``, ``mean``, ``std``).
+    """Training and validation batches of two sources.
 
     Args:
         train: none for evaluating.
-        config: the data config.
+        config: the model's data config (``input_size``, ``mean``, ``std``).
         device: where images are to live outside of training.
-        teacher: the ancestor's logits of the very views that will be shown, which are put into the batches of training.
+        teacher: the ancestor's logits of the very views that will be shown, which are put into the batches of
+            training. They were written by one process; several may read them, but for mixup and CutMix.
     """
 
     def __init__(
@@ -58,10 +59,8 @@ class ImageData(L.LightningDataModule):
         self.train = train.in_memory() if train is not None and hold else train
         self.val = val.in_memory() if hold else val
         self.config, self.recipe, self.options = config, recipe, options
-        limit = options.max_bad_images
-        if limit is None:
-            limit = max(10, (len(train or ()) + len(val)) // 100)
-        self._unreadable = Unreadable(limit)
+        limit = max(10, (len(train or ()) + len(val)) // 100)
+        self._unreadable = Unreadable(limit if options.max_bad_images is None else options.max_bad_images)
         self._pixels: Tensor | None = None
 
     def setup(self, stage: str) -> None:
@@ -76,24 +75,27 @@ class ImageData(L.LightningDataModule):
         _, world = self._world
         if (self.recipe.mixup or self.recipe.cutmix) and world > 1:
             raise LearngeneError(
-                f"mixup and cutmix pair the images of one process, so a cache with them is for 1, not {world}; "
-                f"use --devices 1, or drop --cache"
+                f"mixup and cutmix pair the images of one process, so a cache with them is for 1, "
+                f"not {world}; use --devices 1, or drop --cache"
             )
 
     def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
-        """Put what the ancestor said of these views into a batch of training; mixed images have kept logits of the mixture."""
+        """Put what the ancestor said of these views into a batch of training.
+
+        Where training mixes images, these are the logits of the mixtures.
+        """
         if self.teacher is None or "number" not in batch:
             return batch
         images, (rank, world) = batch["image"], self._world
         # ranks take turns within the row of an epoch's views, see `ViewSampler.views`
         places = rank + world * (batch["number"] * self.recipe.batch_size + np.arange(len(images)))
-        return {**batch, "teacher": self.teacher.read(batch["epoch"], places, batch["seed"], images.device)}
+        teacher = self.teacher.read(batch["epoch"], places, batch["seed"], images.device)
+        return {**batch, "teacher": teacher}
 
     def noise(self, images: int) -> Batch:
-        """A batch of so many images of noise, as training will have them."""
-        return noise(
-            images, self.config["input_size"], classes=None if self.teacher is None else self.teacher.classes
-        )
+        """A batch of so many images (B) of noise, as training will have them."""
+        classes = None if self.teacher is None else self.teacher.classes
+        return noise(images, self.config["input_size"], classes=classes)
 
     @property
     def train_batches(self) -> int:
@@ -138,13 +140,13 @@ class ImageData(L.LightningDataModule):
         sampler.first_batch = done % sampler.batches
         return sampler
 
-    def train_dataloader(self) -> DataLoader[Any]:
+    def train_dataloader(self) -> DataLoader[Any] | DeviceBatches:
         """Batches of augmented views, always full ones."""
         source = self._train_source
         pixels = self.pixels()
         if pixels is not None:
             sampler = self._sampler()
-            return DeviceBatches(pixels, source.targets, sampler, self.config, self.recipe, self._device)  # type: ignore[return-value]
+            return DeviceBatches(pixels, source.targets, sampler, self.config, self.recipe, self._device)
         transform = train_transform(self.config, self.recipe)
         if source.stream is not None:
             return self._stream(source, transform, fill=True)
@@ -178,10 +180,10 @@ class ImageData(L.LightningDataModule):
             loader = self._stream(self.val, transform, fill=False)
         else:
             # each rank every world-th image, so that together they see each once
-            loader = self._loader(
-                Views(self.val, transform), fill=False, sampler=range(rank, len(self.val), world)
-            )
-        loader.all_of = self.val.name if world == 1 else None
+            mine = range(rank, len(self.val), world)
+            loader = self._loader(Views(self.val, transform), fill=False, sampler=mine)
+        # a rank without any image would leave the others waiting for its metrics
+        loader.all_of = self.val.name if world == 1 else f"{self.val.name} that rank {rank} sees"
         return loader
 
     def _loader(self, views: Views, *, fill: bool, sampler: Any) -> Loader:
@@ -198,26 +200,20 @@ class ImageData(L.LightningDataModule):
             worker_init_fn=deaf,
             pin_memory=torch.cuda.is_available(),
         )
-        loader.unreadable, loader.numbers = self._unreadable, sampler if fill else None
+        loader.unreadable, loader.order = self._unreadable, sampler if fill else None
         return loader
 
     def _stream(self, source: Source, transform: Any, *, fill: bool) -> Loader:
         rank, world = self._world
         recipe, workers = self.recipe, min(self._workers(), 4)
         data: Any = source.stream
+        order = self._sampler() if fill else None
         if isinstance(data, Shards):
-            data = Stream(
-                data,
-                transform,
-                recipe.batch_size,
-                seed_view=seed_view if fill else None,
-                seed=recipe.seed,
-                rank=rank,
-                world=world,
-            )
-            if fill:
-                sampler = self._sampler()
-                data.epoch, data.first_batch = sampler.epoch, sampler.first_batch
+            seeding = seed_view if fill else None
+            size, seed = recipe.batch_size, recipe.seed
+            data = Stream(data, transform, size, seed_view=seeding, seed=seed, rank=rank, world=world)
+            if order is not None:
+                data.epoch, data.first_batch = order.epoch, order.first_batch
         else:  # timm's tfds reader: asked torch for these before there were other processes
             data.transform = transform
             data.reader.dist_rank, data.reader.dist_num_replicas = rank, world
@@ -231,8 +227,15 @@ class ImageData(L.LightningDataModule):
             worker_init_fn=deaf,
             multiprocessing_context="fork" if workers else None,
         )
-        loader.sampler.set_epoch = data.set_epoch  # type: ignore[attr-defined]  # Lightning tells the epoch to samplers only
-        loader.unreadable, loader.numbers = self._unreadable, self._sampler() if fill else None
+        loader.unreadable, loader.order = self._unreadable, order
+
+        def set_epoch(epoch: int) -> None:
+            data.set_epoch(epoch)
+            if order is not None:
+                order.set_epoch(epoch)
+
+        # Lightning tells the epoch to samplers only
+        loader.sampler.set_epoch = set_epoch  # type: ignore[attr-defined]
         return loader
 
     def _workers(self) -> int:

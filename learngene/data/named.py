@@ -1,7 +1,7 @@
-"""Data sets by name: ``hfds/...``, and the streams ``tfds/...`` (as timm opens it), ``hfids/...`` and ``wds/...``.
+"""Data sets by name: ``hfds/...``, and the streams ``tfds/...`` (by timm), ``hfids/...`` and ``wds/...``.
 
-Files are decoded by `learngene.data.images` alone, and labels are checked by `learngene.data.labels`: all of them when a data set
-is opened that has random access, those of a stream as they are read.
+Files are decoded by `learngene.data.images` alone, and labels are checked by `learngene.data.labels`: all of
+them when a data set is opened that has random access, those of a stream as they are read.
 """
 
 from __future__ import annotations
@@ -21,7 +21,6 @@ from learngene.data.images import Mode
 from learngene.data.labels import check_count
 from learngene.data.names import SPLIT_FOLDERS, is_same_split
 from learngene.data.source import Source
-from learngene.data.stream import Shards
 from learngene.data.webdataset import webdataset_shards
 from learngene.errors import LearngeneError
 from learngene.recipe import DataOptions
@@ -38,14 +37,14 @@ def open_named(data: str, options: DataOptions, role: str, split: str, mode: Mod
     streamed = data.startswith(STREAMS)
     name = f"{data} ({split})"
     total = options.num_samples if streamed and role == "train" else None
-    with _in_one_sentence(name, options):
+    with _explained(name, options):
         if data.startswith("hfds/"):
             return _hugging_face(data, split, name, mode, options)
         if data.startswith("hfids/"):
             builder = builder_of(data, options)
             shards, names = hugging_face_shards(builder, split, name, mode, options, total)
             files, version = data_files(builder, split)
-            return replace(_streamed(shards, names, options), files=files, version=version)
+            return replace(_stream_source(name, shards, names, options), files=files, version=version)
         dataset = create_dataset(
             data,
             options.data_root,
@@ -58,21 +57,18 @@ def open_named(data: str, options: DataOptions, role: str, split: str, mode: Mod
             **_reader_options(data, options),
         )
         if data.startswith("wds/"):
-            found = _streamed(
-                webdataset_shards(dataset.reader, name, mode, options, ahead=role != "train"), None, options
-            )
-            return replace(
-                found,
-                files=shards_on_disk(
-                    [f"{dataset.reader.root}/{f}" for f in dataset.reader.split_info.filenames]
-                ),
-            )
+            reader = dataset.reader
+            shards = webdataset_shards(reader, name, mode, options, ahead=role != "train")
+            files = shards_on_disk([f"{reader.root}/{file}" for file in reader.split_info.filenames])
+            return replace(_stream_source(name, shards, None, options), files=files)
     classes = getattr(dataset.reader, "class_to_idx", None)
-    return _streamed(dataset, tuple(sorted(classes, key=classes.get)) if classes else None, options, name)
+    names = tuple(sorted(classes, key=classes.get)) if classes else None
+    return _stream_source(name, dataset, names, options)
 
 
 @contextmanager
-def _in_one_sentence(name: str, options: DataOptions) -> Iterator[None]:
+def _explained(name: str, options: DataOptions) -> Iterator[None]:
+    """Say in one sentence what a reader says in many ways."""
     try:
         yield
     except LearngeneError:
@@ -82,22 +78,16 @@ def _in_one_sentence(name: str, options: DataOptions) -> Iterator[None]:
         raise LearngeneError(f"{name} cannot be opened{root} ({type(error).__name__}: {error})") from error
 
 
-def present_split(data: str, role: str, options: DataOptions) -> str | None:
-    """A split of a usual name that the data set has, and whose images are not trained on.
+def listed_split(data: str, role: str, options: DataOptions) -> str | None:
+    """A split of a usual name that a named data set lists, and whose images are not trained on.
 
     Raises:
         LearngeneError: its splits cannot be listed.
     """
-    with _in_one_sentence(data, options):
+    with _explained(data, options):
         there = _splits(data, options)
-    return next(
-        (
-            name
-            for name in SPLIT_FOLDERS[role]
-            if name in there and not is_same_split(name, options.train_split)
-        ),
-        None,
-    )
+    usual = (name for name in SPLIT_FOLDERS[role] if name in there)
+    return next((name for name in usual if not is_same_split(name, options.train_split)), None)
 
 
 def _splits(data: str, options: DataOptions) -> Set[str]:
@@ -126,27 +116,27 @@ def _hugging_face(data: str, split: str, name: str, mode: Mode, options: DataOpt
     rows, column = table.rows, table.columns.image
     images = rows.select_columns([column])
     names, count = (None, None) if table.labels is None else (table.labels.names, table.labels.count)
-
-    def read(index: int) -> Image.Image:
-        return decode_cell(images[index][column], mode)
-
-    found = Source(
-        name, len(rows), read, lambda i: f"{name} row {i}", table.targets, names, class_count=count
+    return Source(
+        name,
+        len(rows),
+        lambda i: decode_cell(images[i][column], mode),
+        lambda i: f"{name} row {i}",
+        table.targets,
+        names,
+        class_count=count,
+        version=getattr(rows, "_fingerprint", None),
     )
-    return replace(found, version=getattr(rows, "_fingerprint", None))
 
 
-def _streamed(stream: Any, names: tuple[str, ...] | None, options: DataOptions, name: str = "") -> Source:
-    name = stream.name if isinstance(stream, Shards) else name
+def _stream_source(name: str, stream: Any, names: tuple[str, ...] | None, options: DataOptions) -> Source:
     if names is None and options.num_classes is None and not options.unlabeled:
         raise LearngeneError(
             f"{name} is streamed and does not say how many classes it has; name the number with --num-classes"
         )
     if names is not None and not options.unlabeled:
         check_count(name, names, options.num_classes)
-    return Source(
-        name, len(stream), _no_access, str, None, names, stream=stream, class_count=options.num_classes
-    )
+    count = options.num_classes
+    return Source(name, len(stream), _no_access, str, None, names, stream=stream, class_count=count)
 
 
 def _no_access(index: int) -> Image.Image:

@@ -5,24 +5,21 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 from PIL import Image
 
 from learngene.data import torch_sets
 from learngene.data.embedded import EMBEDDED, load_embedded
 from learngene.data.folders import list_all, list_classes
-from learngene.data.images import Mode, decode, to_mode
+from learngene.data.images import Mode
 from learngene.data.labels import Labels, check_count
+from learngene.data.named import listed_split, open_named
 from learngene.data.names import SPLIT_FOLDERS, is_same_split, natural
 from learngene.data.source import Source
 from learngene.errors import LearngeneError
 from learngene.recipe import DataOptions
 
 log = logging.getLogger(__name__)
-
-
 _NAMED = ("torch", "hfds", "hfids", "tfds", "wds")
 
 
@@ -36,7 +33,11 @@ def _is_torch_folder(data: str) -> bool:
 
 
 def root_of(data: str, options: DataOptions) -> Path:
-    """Where folders are looked for."""
+    """Where folders are looked for.
+
+    Raises:
+        LearngeneError: it is not named.
+    """
     if not _is_torch_folder(data):
         return Path(data)
     if options.data_root is None:
@@ -47,10 +48,19 @@ def root_of(data: str, options: DataOptions) -> Path:
 def open_role(
     data: str, options: DataOptions, role: str, split: str, mode: Mode, *, quiet: bool = False
 ) -> Source:
+    """The images of a split.
+
+    Args:
+        role: ``train``, ``val`` or ``test``: what they are for.
+        quiet: do not say what is left out of a folder.
+
+    Raises:
+        LearngeneError: it is not there, it is trained on, or it does not fit the options.
+    """
     if role != "train" and is_same_split(split, options.train_split):
         raise LearngeneError(
-            f"the {role} split '{split}' is the one that is trained on, or has images of it ('{options.train_split}'); "
-            f"name another with --{role}-split, or none"
+            f"the {role} split '{split}' is the one that is trained on, or has images of it "
+            f"('{options.train_split}'); name another with --{role}-split, or none"
         )
     _check_columns(data, options)
     if data == EMBEDDED:
@@ -58,8 +68,6 @@ def open_role(
     if _is_named(data) and not _is_torch_folder(data):
         if data.startswith("torch/"):
             return _torch(data, options, role, split, mode)
-        from learngene.data.named import open_named  # which makes sources itself
-
         return open_named(data, options, role, split, mode)
     return _folder(data, options, role, split, mode, quiet=quiet)
 
@@ -77,7 +85,8 @@ def _check_columns(data: str, options: DataOptions) -> None:
 def _embedded(options: DataOptions, role: str, split: str, mode: Mode) -> Source:
     if Path(EMBEDDED).is_dir():
         raise LearngeneError(
-            f"'{EMBEDDED}' is a folder here and also the data set inside the package; write ./{EMBEDDED} for the folder, or rename it"
+            f"'{EMBEDDED}' is a folder here and also the data set inside the package; "
+            f"write ./{EMBEDDED} for the folder, or rename it"
         )
     if split not in ("train", "test"):
         raise LearngeneError(
@@ -101,7 +110,8 @@ def _folder(data: str, options: DataOptions, role: str, split: str, mode: Mode, 
     root = root_of(data, options)
     if not root.exists():
         raise LearngeneError(
-            f"there is no data at '{root}'; give a folder of class folders, a .tar file, '{EMBEDDED}', or torch/..., hfds/..., wds/..."
+            f"there is no data at '{root}'; give a folder of class folders, a .tar file, '{EMBEDDED}', "
+            f"or torch/..., hfds/..., wds/..."
         )
     if root.is_dir():
         root = _split_folder(root, role, split)
@@ -116,9 +126,8 @@ def _folder(data: str, options: DataOptions, role: str, split: str, mode: Mode, 
     if options.unlabeled:
         files, targets, classes = list_all(root), None, None
     else:
-        files, targets, classes = list_classes(
-            root, quiet=quiet, order=str if _is_torch_folder(data) else natural
-        )
+        order = str if _is_torch_folder(data) else natural
+        files, targets, classes = list_classes(root, quiet=quiet, order=order)
         if role == "train":  # other splits may lack some
             check_count(f"'{root}'", classes, options.num_classes)
     return Source(
@@ -142,22 +151,18 @@ def _split_folder(root: Path, role: str, split: str) -> Path:
     names = (split, *(known if split in known else ()))
     found = _find_folder(root, names)
     if found is not None:
-        also = [
-            p.name
-            for p in sorted(root.iterdir())
-            if p.name != found and p.is_dir() and p.name.lower() in names
-        ]
+        others = (path for path in sorted(root.iterdir()) if path.is_dir() and path.name != found)
+        also = ", ".join(path.name for path in others if path.name.lower() in names)
         if also:
-            log.warning(
-                "'%s' has the folders %s beside '%s'; only the latter is used", root, ", ".join(also), found
-            )
+            log.warning("'%s' has the folders %s beside '%s'; only the latter is used", root, also, found)
         return root / found
-    others = [name for names in SPLIT_FOLDERS.values() for name in names if _find_folder(root, (name,))]
-    if role == "train" and split == "train" and not others:
+    present = [name for names in SPLIT_FOLDERS.values() for name in names if _find_folder(root, (name,))]
+    if role == "train" and split == "train" and not present:
         return root
-    beside = f" beside {', '.join(others)}" if others else ""
+    beside = f" beside {', '.join(present)}" if present else ""
     raise LearngeneError(
-        f"there is no folder '{split}'{beside} in '{root}'; name the {role} split with --{role}-split ('.' is the root)"
+        f"there is no folder '{split}'{beside} in '{root}'; "
+        f"name the {role} split with --{role}-split ('.' is the root)"
     )
 
 
@@ -165,9 +170,8 @@ def _find_folder(root: Path, names: Sequence[str]) -> str | None:
     """The first of some folder names that is there: as it is written, else in small or capital letters."""
     if not root.is_dir():
         return None
-    there = {
-        child.name.lower(): child.name for child in sorted(root.iterdir(), reverse=True) if child.is_dir()
-    } | {".": "."}
+    folders = [child.name for child in sorted(root.iterdir(), reverse=True) if child.is_dir()]
+    there = {name.lower(): name for name in folders} | {".": "."}
     for name in names:
         if (root / name).is_dir():
             return name
@@ -177,29 +181,14 @@ def _find_folder(root: Path, names: Sequence[str]) -> str | None:
 
 
 def present_split(data: str, role: str, options: DataOptions) -> str | None:
-    """A split that is there without being named: a folder by one of its usual names, or a part of a named set."""
+    """A split that is there without being named: a folder of a usual name, or a part of a named set."""
     if data == EMBEDDED:
         return "test" if role == "test" else None
     if _is_named(data) and not _is_torch_folder(data):
         if data.startswith("torch/"):
             return torch_sets.usual_split(data, role, options)
-        from learngene.data.named import present_split  # which makes sources itself
-
-        return present_split(data, role, options)
+        return listed_split(data, role, options)
     return _find_folder(root_of(data, options), SPLIT_FOLDERS[role])
-
-
-def _from_reader(
-    reader: Any, name: str, mode: Mode, targets: np.ndarray | None, classes: tuple[str, ...] | None
-) -> Source:
-    def read(index: int) -> Image.Image:
-        file = reader[index][0]
-        if isinstance(file, Image.Image):
-            return to_mode(file, mode)
-        with file:
-            return decode(file, mode)
-
-    return Source(name, len(reader), read, lambda i: str(reader.filename(i, absolute=True)), targets, classes)
 
 
 def _torch(data: str, options: DataOptions, role: str, split: str, mode: Mode) -> Source:

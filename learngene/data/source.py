@@ -38,7 +38,8 @@ class Source:
         stream: `Shards` instead, for sources without random access (for tfds/... timm's iterable data set).
         held: whether the images are decoded and in memory.
         class_count: number of classes, for streams that know no names.
-        files: of the images, by index; of a stream its shards, where they are on disk; none where there are none, or nobody knows.
+        files: of the images, by index; of a stream its shards, where they are on disk; none where there are
+            none, or nobody knows.
         version: of a data set, if its library tells versions apart.
     """
 
@@ -80,20 +81,19 @@ class Source:
         )
 
     def arranged(self, classes: Sequence[str]) -> Source:
-        """The same images with labels that are places in ``classes``, which may be more than there are images of.
+        """The same images with labels that are places in ``classes``, of which there may be more.
 
         Where the names of the classes are not known, nothing changes.
 
         Raises:
-            LearngeneError: there are images of a class that is not among them (of a stream: it has such a class).
+            LearngeneError: there are images of a class that is not among them; or a stream has such a class.
         """
         if self.classes is None or tuple(classes) == self.classes:
             return self
         place = np.array([_label_place(name, classes) for name in self.classes], dtype=np.int64)
-        used = (
-            range(len(place)) if self.stream is not None or self.targets is None else np.unique(self.targets)
-        )
-        for label in used:
+        targets = self.targets
+        unknown = self.stream is not None or targets is None
+        for label in range(len(place)) if unknown else np.unique(targets):  # type: ignore[arg-type]
             if 0 <= label < len(place) and place[label] < 0:
                 name = self.classes[label]
                 also = "twice" if name in classes else "not"
@@ -101,23 +101,23 @@ class Source:
                 shown = f"'{name}'" if other is None else ascii(name)
                 form = "" if other is None else f" ({other!a}, the same text in another Unicode form, is)"
                 raise LearngeneError(
-                    f"'{self.name}' has a class {shown} that is {also} among the {len(classes)} classes trained on{form}; "
-                    f"use the same classes in all splits, or a model that was trained on these"
+                    f"'{self.name}' has a class {shown} that is {also} among the {len(classes)} classes "
+                    f"trained on{form}; use the same classes in all splits, or a model that was trained on "
+                    f"these"
                 )
-        targets = (
-            None
-            if self.targets is None
-            else np.array([_relabel(place, label) for label in self.targets], dtype=np.int64)
-        )
+        if targets is not None:
+            targets = np.array([_relabel(place, label) for label in targets], dtype=np.int64)
         stream = None if self.stream is None else _relabelled(self.stream, place)
         return replace(self, targets=targets, classes=tuple(classes), class_count=None, stream=stream)
 
     @cached_property
     def fingerprint(self) -> dict[str, Any]:
-        """What tells the images from others, as plain values; `learngene.fingerprints.difference` compares two. Made once.
+        """What tells the images from others, as plain values; made once.
 
-        Names, bytes and times of all files (a stat of each), labels, class names, and the pixels of some images, evenly spread; of all
-        images, where they are in memory and have no files. Of a stream only its files are looked at, where they are on this machine.
+        `learngene.fingerprints.difference` compares two.
+        Names, bytes and times of all files (a stat of each), labels, class names, and the pixels of some
+        images, evenly spread; of all images, where they are in memory and have no files. Of a stream only its
+        files are looked at, where they are on this machine.
         """
         labels = b"" if self.targets is None else np.asarray(self.targets, dtype=np.int64).tobytes()
         known: dict[str, Any] = {
@@ -177,12 +177,12 @@ def _decode_relabelled(
 
 
 def _relabel(place: np.ndarray, label: int) -> int:
-    return (
-        int(place[label]) if 0 <= label < len(place) else label
-    )  # no label, or one that the reader's own check refuses
+    # others are no labels, or some that the reader's own check refuses
+    return int(place[label]) if 0 <= label < len(place) else label
 
 
 def pixels_of(source: Source, index: int) -> bytes:
+    """Shape and pixels of an image; nothing if it cannot be read."""
     try:
         picture = np.asarray(source.read(index))
     except BROKEN_IMAGE:

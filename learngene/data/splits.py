@@ -18,10 +18,11 @@ log = logging.getLogger(__name__)
 
 
 def open_training(data: str, options: DataOptions, mode: Mode) -> tuple[Source, Source]:
-    """The training and validation images. Validation is cut from train, stratified and seeded, if there is none.
+    """The training and validation images; the latter are cut from train, stratified and seeded, if need be.
 
     Raises:
-        LearngeneError: missing, empty, one class only, a stream without a validation split, or training images among the others.
+        LearngeneError: missing, empty, one class only, a stream without a validation split, or training
+            images among the others.
     """
     name = options.val_split or present_split(data, "val", options)
     train = open_role(data, options, "train", options.train_split, mode)
@@ -73,30 +74,23 @@ def check_apart(train: Source, other: Source) -> None:
         LearngeneError: some files are in both, through links or folders that lie in each other.
     """
     if train.files is not None and other.files is not None:
-        trained = set(train.files.places())
-        both = [
-            name
-            for name, place in zip(other.files.names, other.files.places(), strict=True)
-            if place in trained
-        ]
+        trained, names = set(train.files.places()), other.files.names
+        both = [name for name, place in zip(names, other.files.places(), strict=True) if place in trained]
         if both:
             raise LearngeneError(
-                f"{len(both)} of the {len(other.files.names)} files of '{other.name}' are files that '{train.name}' trains on, "
-                f"e.g. {both[0]}; "
+                f"{len(both)} of the {len(names)} files of '{other.name}' are files that '{train.name}' "
+                f"trains on, e.g. {both[0]}; "
                 f"keep them apart, or leave the split out (validation images are cut from train then)"
             )
     if train.stream is None and other.stream is None and len(train) == len(other) > 0:
         some = np.unique(np.linspace(0, len(train) - 1, 16).astype(int)).tolist()
         if all(pixels_of(train, i) == pixels_of(other, i) != b"" for i in some):
-            log.warning(
-                "the images of '%s' look like copies of those of '%s', which are trained on",
-                other.name,
-                train.name,
-            )
+            same = "the images of '%s' look like copies of those of '%s', which are trained on"
+            log.warning(same, other.name, train.name)
 
 
 def training_share(train: Source, options: DataOptions) -> Source:
-    """The first ``train_fraction`` of every class in a seeded order, so that smaller shares lie inside larger ones.
+    """The first ``train_fraction`` of every class in a seeded order: smaller shares lie inside larger ones.
 
     Raises:
         LearngeneError: the images are streamed.
@@ -115,7 +109,7 @@ def training_share(train: Source, options: DataOptions) -> Source:
 
 
 def has_test_split(data: str, options: DataOptions) -> bool:
-    """Whether there are test images: a split that was named, a test folder, or the test part of a named data set."""
+    """Whether there are test images: a split that was named, a test folder, or the test part of a set."""
     return bool(options.test_split or present_split(data, "test", options))
 
 
@@ -125,8 +119,8 @@ def open_split(
     """The images to evaluate on: ``train``, ``val``, ``test``, or ``auto`` (test if there is one, else val).
 
     Args:
-        classes: names of the classes in the order of the labels; by default those of the training images. The data may lack
-            some of them, but have no other.
+        classes: names of the classes in the order of the labels; by default those of the training images. The
+            data may lack some of them, but have no other.
 
     Raises:
         LearngeneError: as `open_training`, or there is no test split.
@@ -168,7 +162,11 @@ def _open_test(data: str, options: DataOptions, split: str | None, mode: Mode, *
 
 
 def stratified_cut(source: Source, fraction: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Indices to keep and to hold out: the same share of every class, at least one image of each on both sides."""
+    """Indices to keep and to hold out: the same share of every class, at least one image on both sides.
+
+    Raises:
+        LearngeneError: there are too few images.
+    """
     generator = np.random.default_rng(seed)
     targets = source.targets if source.targets is not None else np.zeros(len(source), dtype=np.int64)
     held = []
@@ -179,7 +177,8 @@ def stratified_cut(source: Source, fraction: float, seed: int) -> tuple[np.ndarr
     out = np.sort(np.concatenate(held))
     if not len(out):
         raise LearngeneError(
-            f"{source.name} has {len(source)} images, too few to hold out {fraction:.0%} for validation; add images or a val folder"
+            f"{source.name} has {len(source)} images, too few to hold out {fraction:.0%} for validation; "
+            f"add images or a val folder"
         )
     return np.setdiff1d(np.arange(len(source)), out), out
 
@@ -192,5 +191,6 @@ def _check_classes(source: Source, options: DataOptions) -> None:
     found = len(np.unique(source.targets)) if source.targets is not None else 0
     if found < 2:
         raise LearngeneError(
-            f"{source.name} has {found} class with images, training needs at least 2; add class folders, or pass --unlabeled to distil without labels"
+            f"{source.name} has {found} class with images, training needs at least 2; "
+            f"add class folders, or pass --unlabeled to distil without labels"
         )

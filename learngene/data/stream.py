@@ -1,13 +1,15 @@
 """Data sets read from front to back, divided over ranks and workers so that each image comes exactly once.
 
-The images of an epoch are one row, shard after shard (shuffled by epoch for training). Each rank takes an equal piece of the
-row, each of its workers some whole batches of that; a shard on a border is read by both neighbours, each skipping the
-other's part. For this the number of images in each shard must be known: webdataset's ``_info.json`` says it, parquet
-files do, and what is downloaded has random access. Where only the total is known it is one long shard, which every
-worker reads from its front to the end of the worker's part.
+The images of an epoch are one row, shard after shard (shuffled by epoch for training). Each rank takes an
+equal piece of the row, each of its workers some whole batches of that; a shard on a border is read by both
+neighbours, each skipping the other's part. For this the number of images in each shard must be known:
+webdataset's ``_info.json`` says it, parquet files do, and what is downloaded has random access. Where only
+the total is known it is one long shard, which every worker reads from its front to the end of the worker's
+part.
 
-timm's readers are not used for this: they ask torch for rank and world when they are opened, before Lightning has
-started the processes, so that every rank would see all images; and they fill up, repeat and drop to even out shards.
+timm's readers are not used for this: they ask torch for rank and world when they are opened, before Lightning
+has started the processes, so that every rank would see all images; and they fill up, repeat and drop to even
+out shards.
 """
 
 from __future__ import annotations
@@ -32,7 +34,7 @@ BUFFER = 2048  # undecoded images that a worker shuffles
 
 
 class Once:
-    """Warns the first time only, over all epochs and the worker processes of a loader, which are new ones in each epoch."""
+    """Warns the first time only, over all epochs and workers of a loader, which are new in each epoch."""
 
     def __init__(self) -> None:
         self._said = multiprocessing.RawValue("b", 0)  # the processes share it
@@ -66,8 +68,17 @@ class Shards:
     def __len__(self) -> int:
         return sum(self.lengths)
 
-    def _place(self, shard: int) -> str:
+    def _shard_name(self, shard: int) -> str:
         return f"'{self.places[shard]}'" if self.places else f"shard {shard}"
+
+    def describe(self, place: int, order: Sequence[int]) -> str:
+        """The image at a place of the row of shards, for messages: the same words in whatever order."""
+        shard, number = order[0], place
+        for shard in order:
+            if number < self.lengths[shard]:
+                break
+            number -= self.lengths[shard]
+        return f"{self.name} image {number} of {self._shard_name(shard)}"
 
     def walk(self, order: Sequence[int], start: int, stop: int) -> Iterator[tuple[int, Any]]:
         """The samples from place ``start`` to ``stop`` of the row of shards, with their places.
@@ -86,13 +97,14 @@ class Shards:
                     found += 1
                 if found < front + last:
                     raise LearngeneError(
-                        f"{self.name}: {self._place(shard)} holds {found - front} images, not {self.lengths[shard]}; make it again if it "
-                        f"was cut, or mend the data set's info file, or --num-samples"
+                        f"{self.name}: {self._shard_name(shard)} holds {found - front} images, "
+                        f"not {self.lengths[shard]}; make it again if it was cut, "
+                        f"or mend the data set's info file, or --num-samples"
                     )
                 if last == self.lengths[shard] and next(samples, None) is not None:
                     self.say(
-                        f"{self.name}: {self._place(shard)} holds more images than the {last} that are read; mend the data set's info file, "
-                        f"or --num-samples"
+                        f"{self.name}: {self._shard_name(shard)} holds more images than the {last} that are "
+                        f"read; mend the data set's info file, or --num-samples"
                     )
             front += self.lengths[shard]
 
@@ -100,8 +112,8 @@ class Shards:
 class Stream(IterableDataset[dict[str, Any]]):
     """One rank's images of an epoch, the same for the same (seed, epoch, ranks, workers).
 
-    Training leaves out the last few images of the row, fewer than one batch of all ranks, so that all ranks have the same
-    number of whole batches. Validation leaves out none.
+    Training leaves out the last few images of the row, fewer than one batch of all ranks, so that all ranks
+    have the same number of whole batches. Validation leaves out none.
 
     Args:
         shards: where the images come from.
@@ -124,22 +136,15 @@ class Stream(IterableDataset[dict[str, Any]]):
         rank: int = 0,
         world: int = 1,
     ) -> None:
-        self.shards, self.transform, self.batch_size, self.seed_view = (
-            shards,
-            transform,
-            batch_size,
-            seed_view,
-        )
-        self.seed, self.epoch, self.first_batch = (
-            seed,
-            0,
-            0,
-        )  # set from outside: a resumed run goes on behind some batches
+        self.shards, self.transform, self.batch_size = shards, transform, batch_size
+        self.seed_view, self.seed = seed_view, seed
+        self.epoch = self.first_batch = 0  # set from outside: a resumed run goes on behind some batches
         total = len(shards)
         if seed_view is not None:
             if total < batch_size * world:
                 raise LearngeneError(
-                    f"{shards.name} has {total} images, fewer than one batch of {batch_size} x {world}; lower --batch-size"
+                    f"{shards.name} has {total} images, fewer than one batch of {batch_size} x {world}; "
+                    f"lower --batch-size"
                 )
             total -= total % (batch_size * world)
         self.start, self.stop = total * rank // world, total * (rank + 1) // world
@@ -154,33 +159,30 @@ class Stream(IterableDataset[dict[str, Any]]):
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
         start, stop, done = self._share()
-        if self.seed_view is None:
-            samples = self.shards.walk(range(len(self.shards.lengths)), start, stop)
-        else:
-            order = np.random.default_rng((self.seed, self.epoch)).permutation(len(self.shards.lengths))
-            samples = shuffled(
-                self.shards.walk(order.tolist(), start, stop),
-                random.Random(f"{self.seed} {self.epoch} {start}"),
-            )
+        order = list(range(len(self.shards.lengths)))
+        if self.seed_view is not None:
+            order = np.random.default_rng((self.seed, self.epoch)).permutation(len(order)).tolist()
+        samples = self.shards.walk(order, start, stop)
+        if self.seed_view is not None:
+            samples = shuffled(samples, random.Random(f"{self.seed} {self.epoch} {start}"))
         for place, sample in islice(samples, done * self.batch_size, None):
-            yield self._view(place, sample)
+            yield self._view(place, sample, order)
 
     def _share(self) -> tuple[int, int, int]:
         """What this worker reads, from place to place, and how many batches of it are done.
 
-        The loader asks its workers in turn, so that batch i of an epoch is worker i's, modulo their number. Of a resumed
-        epoch the worker that it asks first takes the part of the one whose turn it was.
+        The loader asks its workers in turn, so that batch i of an epoch is worker i's, modulo their number.
+        Of a resumed epoch the worker that it asks first takes the part of the one whose turn it was.
         """
         worker = get_worker_info()
         workers = worker.num_workers if worker else 1
         turn = (self.first_batch + (worker.id if worker else 0)) % workers
         each, more = divmod(-(-len(self) // self.batch_size), workers)
-        places = [
-            min(self.start + (n * each + min(n, more)) * self.batch_size, self.stop) for n in (turn, turn + 1)
-        ]
-        return places[0], places[1], self.first_batch // workers + (turn < self.first_batch % workers)
+        first, last = (self.start + (n * each + min(n, more)) * self.batch_size for n in (turn, turn + 1))
+        done = self.first_batch // workers + (turn < self.first_batch % workers)
+        return min(first, self.stop), min(last, self.stop), done
 
-    def _view(self, place: int, sample: Any) -> dict[str, Any]:
+    def _view(self, place: int, sample: Any, order: Sequence[int]) -> dict[str, Any]:
         seed = None
         if self.seed_view is not None:
             seed = int(np.random.SeedSequence((self.seed, self.epoch, place)).generate_state(1)[0])
@@ -190,7 +192,7 @@ class Stream(IterableDataset[dict[str, Any]]):
         except LearngeneError:  # which is a ValueError, and no broken image
             raise
         except BROKEN_IMAGE as error:
-            return {"bad": f"{self.shards.name} image {place} ({error})"}
+            return {"bad": (self.shards.describe(place, order), str(error))}
         return {"image": self.transform(picture), "target": target, "seed": seed}
 
 

@@ -1,8 +1,8 @@
-"""The ancestor's outputs, kept on disk: the top k log-probabilities of every view, with the view's seed (TinyViT, arXiv 2207.10666).
+"""The ancestor's outputs, kept on disk: the top k log-probabilities of every view, with the view's seed.
 
 A cache is a directory: ``cache.json`` (what it belongs to, and the SHA-256 of each shard) and shards
-``epoch-0003-0000.safetensors`` of `SHARD` views, in the order in which an epoch shows them. Classes outside the top k share what is
-left of the probability.
+``epoch-0003-0000.safetensors`` of `SHARD` views, in the order in which an epoch shows them. Classes outside
+the top k share what is left of the probability (TinyViT, arXiv 2207.10666).
 """
 
 from __future__ import annotations
@@ -52,16 +52,9 @@ class LogitCache:
         record = _read_record(self.path / self.RECORD)
         try:
             self.key: dict[str, Any] = dict(record["key"])
-            self.top_k, self.dtype, self.classes = (
-                int(record["top_k"]),
-                str(record["dtype"]),
-                int(record["classes"]),
-            )
-            self.views, self.shard, self.epochs = (
-                int(record["views"]),
-                int(record["shard"]),
-                int(record["epochs"]),
-            )
+            self.top_k, self.classes = int(record["top_k"]), int(record["classes"])
+            self.views, self.shard = int(record["views"]), int(record["shard"])
+            self.epochs, self.dtype = int(record["epochs"]), str(record["dtype"])
             self.precision = str(record.get("precision", "32-true"))  # of the ancestor's forward passes
             self.cost: dict[str, float] = {k: float(v) for k, v in record["cost"].items()}
             self.shards: dict[str, str] = {str(k): str(v) for k, v in record["shards"].items()}
@@ -88,19 +81,14 @@ class LogitCache:
     ) -> LogitCache:
         """An empty cache for epochs of ``views`` views."""
         shard = batch_size * math.ceil(SHARD / batch_size)
-        sizes = {
-            "top_k": top_k,
-            "dtype": dtype,
-            "classes": classes,
-            "views": views,
-            "shard": shard,
-            "precision": precision,
-        }
-        _write_record(path, {"key": dict(key), **sizes, "epochs": 0, "cost": {}, "shards": {}})
+        content: dict[str, Any] = {"top_k": top_k, "dtype": dtype, "classes": classes}
+        sizes = {"views": views, "shard": shard, "precision": precision}
+        empty: dict[str, Any] = {"epochs": 0, "cost": {}, "shards": {}}
+        _write_record(path, {"key": dict(key), **content, **sizes, **empty})
         return cls(path)
 
     def check(self, key: Mapping[str, Any]) -> None:
-        """Raise unless the cache was made with the same ancestor, images and views; the sentence names what differs."""
+        """Raise unless the cache was made with the same ancestor, images and views; what differs is named."""
         for name, value in json.loads(json.dumps(dict(key))).items():
             if name == "data" and isinstance(value, dict):
                 self._check_images(value)
@@ -108,7 +96,8 @@ class LogitCache:
                 of = name if name.startswith("ancestor") else ""
                 what, then, now = first_change(self.key.get(name), value)
                 raise LearngeneError(
-                    f"the cache '{self.path}' was made with {f'{of} {what}'.strip() or name} {_short(then)}, now {_short(now)}; {SAME}"
+                    f"the cache '{self.path}' was made with {f'{of} {what}'.strip() or name} "
+                    f"{_abridged(then)}, now {_abridged(now)}; {SAME}"
                 )
 
     def _check_images(self, now: Mapping[str, Any]) -> None:
@@ -123,16 +112,15 @@ class LogitCache:
         """Raise unless so many epochs are there."""
         if epochs > self.epochs:
             raise LearngeneError(
-                f"the cache '{self.path}' holds {self.epochs} of {epochs} epochs; 'learngene cache --resume --epochs {epochs}' with "
-                f"the same options adds the others"
+                f"the cache '{self.path}' holds {self.epochs} of {epochs} epochs; "
+                f"'learngene cache --resume --epochs {epochs}' with the same options adds the others"
             )
 
     @property
     def bytes_per_view(self) -> int:
         """Seed, class indices and values."""
-        return 4 + self.top_k * (
-            np.dtype(_index_type(self.classes)).itemsize + np.dtype(DTYPES[self.dtype]).itemsize
-        )
+        index, value = np.dtype(_index_type(self.classes)), np.dtype(DTYPES[self.dtype])
+        return 4 + self.top_k * (index.itemsize + value.itemsize)
 
     @property
     def bytes(self) -> int:
@@ -168,18 +156,8 @@ class LogitCache:
         self.cost = {k: self.cost.get(k, 0) + v for k, v in cost.items()}
         seen = 1 + max(int(name.split("-")[1]) for name in self.shards)
         self.epochs = min((epoch for epoch, _ in self.missing(seen)), default=seen)
-        names = (
-            "key",
-            "top_k",
-            "dtype",
-            "classes",
-            "views",
-            "shard",
-            "precision",
-            "epochs",
-            "cost",
-            "shards",
-        )
+        sizes = ("top_k", "dtype", "classes", "views", "shard", "precision")
+        names = ("key", *sizes, "epochs", "cost", "shards")
         _write_record(self.path, {name: getattr(self, name) for name in names})
 
     def read(
@@ -191,7 +169,7 @@ class LogitCache:
             seeds: (B,) of the views that were drawn, which must be those that the ancestor saw.
 
         Raises:
-            LearngeneError: views that are not in the cache, a shard that is missing or damaged, or other views.
+            LearngeneError: views that are not in the cache, a shard that is missing or damaged, or others.
         """
         self.check_epochs(epoch + 1)
         if len(places) and places.max() >= self.views:
@@ -235,40 +213,33 @@ class LogitCache:
             ) from None
         if hashlib.sha256(content).hexdigest() != self.shards.get(name):
             raise LearngeneError(
-                f"'{path}' is damaged (its checksum differs); delete it, and 'learngene cache --resume' writes it again"
+                f"'{path}' is damaged (its checksum differs); delete it, "
+                f"and 'learngene cache --resume' writes it again"
             )
         try:
             shard = load(content)
-            rows = len(shard["seed"])
-            fits = (
-                shard["index"].shape == shard["value"].shape == (rows, self.top_k)
-                and shard["index"].max() < self.classes
-            )
+            rows, index, value = len(shard["seed"]), shard["index"], shard["value"]
+            fits = index.shape == value.shape == (rows, self.top_k) and 0 < rows <= self.shard
+            known = fits and index.min() >= 0 and index.max() < self.classes
+            likely = fits and np.isfinite(value).all() and value.max() < 1e-3  # logarithms of probabilities
         except (SafetensorError, KeyError, ValueError, TypeError) as error:
             raise LearngeneError(f"'{path}' is damaged ({error}); {AGAIN}") from None
-        if not (
-            fits
-            and 0 < rows <= self.shard
-            and np.isfinite(shard["value"]).all()
-            and shard["value"].max() < 1e-3
-        ):
+        if not (known and likely):
             raise LearngeneError(f"'{path}' does not hold what {self.RECORD} says; {AGAIN}")
         return shard
 
     def missing(self, epochs: int) -> list[tuple[int, int]]:
         """(epoch, shard) of what is not there, in order."""
         every = [(epoch, shard) for epoch in range(epochs) for shard in range(self.shards_per_epoch)]
-        return [
-            pair
-            for pair in every
-            if shard_name(*pair) not in self.shards or not (self.path / shard_name(*pair)).exists()
-        ]
+        return [pair for pair in every if not self._holds(shard_name(*pair))]
+
+    def _holds(self, name: str) -> bool:
+        return name in self.shards and (self.path / name).exists()
 
 
 def _write_record(path: Path, record: Mapping[str, Any]) -> None:
-    write_text(
-        path / LogitCache.RECORD, json.dumps({"format_version": FORMAT_VERSION, **record}, indent=2) + "\n"
-    )
+    text = json.dumps({"format_version": FORMAT_VERSION, **record}, indent=2)
+    write_text(path / LogitCache.RECORD, text + "\n")
 
 
 def spread(value: Tensor, index: Tensor, classes: int) -> Tensor:
@@ -304,7 +275,7 @@ def _read_record(path: Path) -> dict[str, Any]:
     return record
 
 
-def _short(value: Any) -> str:
+def _abridged(value: Any) -> str:
     """A value in a message: a word without quotes, a digest by its beginning."""
     text = "none" if value is None else value if isinstance(value, str) else json.dumps(value)
     return text if len(text) <= 60 else text[:12] + "..."

@@ -1,4 +1,4 @@
-"""torchvision's data sets, of those that timm opens: their parts, what timm calls these, and where their labels and files are."""
+"""torchvision's data sets, of those that timm opens: parts, timm's names for them, labels and files."""
 
 from __future__ import annotations
 
@@ -18,12 +18,8 @@ from learngene.errors import LearngeneError
 from learngene.recipe import DataOptions
 
 IN_MEMORY = ("cifar10", "cifar100", "mnist", "kmnist", "fashion_mnist", "qmnist")  # parts train and test
-IN_FILES = (
-    "imagenet",
-    "places365",
-    "inaturalist",
-    "inat",
-)  # parts train and validation: torchvision has no labelled test part
+# Parts train and validation: torchvision has no labelled test part.
+IN_FILES = ("imagenet", "places365", "inaturalist", "inat")
 FOLDERS = ("image_folder", "folder")  # class folders, in torchvision's order
 _TRAIN = ("train", "training")
 _HELD_OUT = ("test", "testing", "val", "valid", "validation", "eval", "evaluation")
@@ -83,7 +79,9 @@ def part(data: str, split: str) -> str:
 
 
 def open_torch(data: str, name: str, options: DataOptions, split: str, mode: Mode) -> TorchSet:
-    """Open a part of a set from its files under ``data_root``. Images in files are opened by `images.decode` as everywhere.
+    """Open a part of a set from its files under ``data_root``.
+
+    Images in files are opened by `images.decode`, as everywhere.
 
     Args:
         name: for messages.
@@ -102,15 +100,14 @@ def open_torch(data: str, name: str, options: DataOptions, split: str, mode: Mod
         labels = labels[:, 0] if labels.ndim == 2 else labels  # QMNIST: the digit, and who wrote it
         if len(labels) != len(dataset):
             raise LearngeneError(
-                f"{name} has {len(dataset)} images and {len(labels)} labels, which are not of one set; fetch its files again"
+                f"{name} has {len(dataset)} images and {len(labels)} labels, which are not of one set; "
+                f"fetch its files again"
             )
         names = tuple(map(str, dataset.classes)) or None
-        return TorchSet(
-            len(dataset), lambda i: to_mode(dataset[i][0], mode), labels.astype(np.int64), names, None
-        )
-    paths, targets, classes = (_inaturalist if known(data).startswith("inat") else _imagenet_or_places)(
-        dataset
-    )
+        labels = labels.astype(np.int64)
+        return TorchSet(len(dataset), lambda i: to_mode(dataset[i][0], mode), labels, names, None)
+    contents = _inaturalist if known(data).startswith("inat") else _imagenet_or_places
+    paths, targets, classes = contents(dataset)
     root = str(getattr(dataset, "split_folder", dataset.root))
     relative = [os.path.relpath(path, root) for path in paths]
     kept = keep_images(relative, root)
@@ -119,30 +116,27 @@ def open_torch(data: str, name: str, options: DataOptions, split: str, mode: Mod
 
 
 def _imagenet_or_places(dataset: Any) -> tuple[list[str], np.ndarray, tuple[str, ...]]:
-    """Class names are ImageNet's WordNet ids (as those of its folders; two of its classes are called 'crane'), Places' categories."""
+    """Paths, labels and class names: ImageNet's WordNet ids, as those of its folders, and Places' categories.
+
+    Two of ImageNet's classes are called 'crane'.
+    """
     names = getattr(dataset, "wnids", None) or sorted(dataset.class_to_idx, key=dataset.class_to_idx.get)
     if any(target is None for _, target in dataset.imgs):
         raise LearngeneError("torchvision has no labels for this split; use validation")
-    return (
-        [path for path, _ in dataset.imgs],
-        np.array([target for _, target in dataset.imgs], dtype=np.int64),
-        tuple(names),
-    )
+    targets = np.array([target for _, target in dataset.imgs], dtype=np.int64)
+    return [path for path, _ in dataset.imgs], targets, tuple(names)
 
 
 def _inaturalist(dataset: Any) -> tuple[list[str], np.ndarray, tuple[str, ...]]:
-    """Labels are the species, or with a split such as 'genus/train' what it names."""
+    """Paths, labels and class names: the species, or with a split such as 'genus/train' what it names."""
     if len(dataset.target_type) > 1:
         raise LearngeneError(f"{', '.join(dataset.target_type)}: an image has one label; name one of them")
     kind = dataset.target_type[0]
     index = sorted(dataset.index)  # torchvision's order within a class is the file system's
     paths = [f"{dataset.root}/{dataset.all_categories[category]}/{file}" for category, file in index]
     if kind == "full":
-        return (
-            paths,
-            np.array([category for category, _ in index], dtype=np.int64),
-            tuple(dataset.all_categories),
-        )
+        species = np.array([category for category, _ in index], dtype=np.int64)
+        return paths, species, tuple(dataset.all_categories)
     targets = np.array([dataset.categories_map[category][kind] for category, _ in index], dtype=np.int64)
     places = dataset.categories_index[kind]
     return paths, targets, tuple(sorted(places, key=places.get))

@@ -40,13 +40,14 @@ class Disk:
                 real = os.path.realpath(child.path) if link else child.path
                 at: Any = Path(real) if link else child
                 is_folder, is_file = at.is_dir(), at.is_file()
-                yield Entry(
-                    child.name, "folder" if is_folder else "file" if is_file else "nothing", real, link
-                )
+                kind: Any = "folder" if is_folder else "file" if is_file else "nothing"
+                yield Entry(child.name, kind, real, link)
 
 
 class Tar:
-    """The members of a .tar as a tree; the root is '', a member '/cat/1.png'. Of members with one name the last counts, as in unpacking.
+    """The members of a .tar as a tree; the root is '', a member '/cat/1.png'.
+
+    Of members with one name the last counts, as in unpacking.
 
     Attributes:
         members: the regular files.
@@ -110,20 +111,16 @@ class Tar:
             path = f"{folder}/{name}"
             real = self._real(path)
             is_file, is_folder = real in self.members, real in self._children
-            yield Entry(
-                name,
-                "file" if is_file else "folder" if is_folder else "nothing",
-                real or "",
-                path in self._links,
-            )
+            kind: Any = "file" if is_file else "folder" if is_folder else "nothing"
+            yield Entry(name, kind, real or "", path in self._links)
 
     def images(self) -> list[list[str]]:
-        """The paths of images that are not hidden, in parts; what links lead to is elsewhere in the archive as well."""
+        """The paths of images that are not hidden, in parts; what links lead to is there without them."""
         parts = [path.split("/")[1:] for path in self.members if is_image(path)]
         return [path for path in parts if not any(map(is_passed_over, path))]
 
     def top(self) -> str:
-        """The folder that holds the class folders: the root, or what lies under folders that only hold one folder with images."""
+        """The folder that holds the class folders: the root, or what lies under folders that hold one."""
         top: list[str] = []
         parts = self.images()
         while parts and all(len(p) - len(top) > 2 for p in parts) and len({p[len(top)] for p in parts}) == 1:

@@ -1,4 +1,7 @@
-"""Views of images: which ones an epoch shows, and how each is drawn. All randomness is a function of (seed, epoch, place)."""
+"""Views of images: which ones an epoch shows, and how each is drawn.
+
+All randomness is a function of (seed, epoch, place).
+"""
 
 from __future__ import annotations
 
@@ -47,7 +50,7 @@ class ViewSampler(Sampler[tuple[int, int]]):
 
     @property
     def batches(self) -> int:
-        """Whole batches in an epoch; one, filled up by starting over, where there are fewer images than that."""
+        """Whole batches in an epoch; one, filled up by starting over, where there are fewer images."""
         return max(1, self.length // (self.batch_size * self.world))
 
     def __len__(self) -> int:
@@ -62,12 +65,13 @@ class ViewSampler(Sampler[tuple[int, int]]):
         """Indices and view seeds of what is left of this rank's epoch, in order."""
         total = len(self) * self.world
         generator = np.random.default_rng((self.seed, self.epoch))
-        # One row for all ranks, a function of (seed, epoch) alone: whole batches for each, so it is cut, or begun again, at `total`.
-        # An image's repeats are neighbours in it, and each rank takes every world-th place: repeats go to different ranks.
+        # One row for all ranks, a function of (seed, epoch) alone: whole batches for each, so it is cut, or
+        # begun again, at `total`. An image's repeats are neighbours in it, and each rank takes every world-th
+        # place: repeats go to different ranks.
         order = generator.permutation(self.length).repeat(self.repeats)
         order = np.resize(order, total)
         seeds = generator.integers(2**32, size=total)
-        # `first_batch` batches of every rank are done: so many places of the row, for each rank in the same stride
+        # `first_batch` batches of every rank are done: so many places of the row, each rank in this stride
         mine = slice(self.rank + self.first_batch * self.batch_size * self.world, total, self.world)
         return order[mine], seeds[mine]
 
@@ -92,7 +96,7 @@ class Views(Dataset[dict[str, Any]]):
         try:
             picture = self.source.read(index)
         except BROKEN_IMAGE as error:
-            return {"bad": f"{self.source.describe(index)} ({error})"}
+            return {"bad": (self.source.describe(index), str(error))}
         image = self.transform(picture)
         target = -1 if self.source.targets is None else int(self.source.targets[index])
         return {"image": image, "target": target, "seed": seed}

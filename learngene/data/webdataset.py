@@ -18,6 +18,7 @@ from PIL import Image
 from learngene.data.folders import LeftOut
 from learngene.data.images import Mode, decode, is_image, is_passed_over
 from learngene.data.labels import Labels
+from learngene.data.names import first_names
 from learngene.data.stream import Once, Shards
 from learngene.data.trees import check_end
 from learngene.errors import LearngeneError
@@ -30,7 +31,7 @@ def webdataset_shards(
     """The tar files that timm's webdataset reader has found.
 
     Args:
-        ahead: look at the labels now, where that takes no reading of images, instead of when an image is read.
+        ahead: look at the labels now, where that takes no reading of images, instead of while they are read.
 
     Raises:
         LearngeneError: the number of images is not known, or a label is out of range.
@@ -40,44 +41,47 @@ def webdataset_shards(
     lengths = tuple(info.shard_lengths)
     missing = [file for file in files if not re.match(r"\w\w+:", file) and not Path(file).exists()]
     if missing:
-        raise _unreadable(
-            name, missing[0], FileNotFoundError(f"{len(missing)} of {len(files)} shards are not there")
-        )
+        cause = FileNotFoundError(f"{len(missing)} of {len(files)} shards are not there")
+        raise _unreadable(name, missing[0], cause)
     groups = [[file] for file in files]
     if len(lengths) != len(files):
         lengths, groups = (reader.num_samples,), [files]
     if not sum(lengths):
         raise LearngeneError(
-            f"{name} does not say how many images it has; write the number behind the split, e.g. '{{split}}|1000'"
+            f"{name} does not say how many images it has; write the number behind the split, "
+            f"e.g. '{{split}}|1000'"
         )
-
-    say, places = (
-        [Once() for _ in groups],
-        tuple(", ".join(group[:3]) + (", ..." if group[3:] else "") for group in groups),
-    )
-
-    def read(shard: int, first: int) -> Iterator[Any]:
-        import webdataset
-
-        left = LeftOut(places[shard])
-        wanted = webdataset.tarfile_to_samples(select_files=partial(_is_wanted, left))
-        try:
-            yield from islice(
-                webdataset.DataPipeline(webdataset.SimpleShardList(groups[shard]), wanted), first, None
-            )
-        except (
-            Exception
-        ) as error:  # its readers raise anything: ReadError, OSError, EOFError, errors of HTTP and gzip, ...
-            raise _unreadable(name, places[shard], error) from error
-        if left:
-            say[shard](left.text())
-
     labels = None if options.unlabeled else Labels(name, options.num_classes)
-    files_of = _Sample(name, mode, labels, options.label_column or info.alt_label, options.image_column)
+    sample = _Sample(name, mode, labels, options.label_column or info.alt_label, options.image_column)
     if ahead and labels is not None and labels.count is not None:
         for file in files:
-            files_of.check_shard(Path(file))
-    return Shards(name, lengths, read, files_of, places=places)
+            sample.check_shard(Path(file))
+    places = tuple(first_names(group, 3) for group in groups)
+    said = [Once() for _ in groups]
+
+    def read(shard: int, first: int) -> Iterator[Any]:
+        return _read(name, groups[shard], places[shard], first, said[shard])
+
+    return Shards(name, lengths, read, sample, places=places)
+
+
+def _read(name: str, files: list[str], place: str, first: int, say: Once) -> Iterator[Any]:
+    """The samples of some tar files, from a number on.
+
+    Args:
+        place: name of the files, for messages.
+        say: warn of what is left out.
+    """
+    import webdataset
+
+    left = LeftOut(place)
+    wanted = webdataset.tarfile_to_samples(select_files=partial(_is_wanted, left))
+    try:
+        yield from islice(webdataset.DataPipeline(webdataset.SimpleShardList(files), wanted), first, None)
+    except Exception as error:  # readers raise anything: ReadError, OSError, EOFError, HTTP's, gzip's, ...
+        raise _unreadable(name, place, error) from error
+    if left:
+        say(left.text())
 
 
 def _is_wanted(left: LeftOut, name: str) -> bool:
@@ -94,15 +98,16 @@ def _is_compressed(path: Path) -> bool:
 
 
 def _unreadable(name: str, shard: str, error: Exception) -> LearngeneError:
-    cause = (
-        error.args[0] if error.args and not isinstance(error, OSError) else error
-    )  # webdataset puts objects behind it
+    # webdataset puts objects behind the cause
+    cause = error.args[0] if error.args and not isinstance(error, OSError) else error
     return LearngeneError(f"{name}: '{shard}' is missing, cut or damaged ({cause}); fetch or make it again")
 
 
 @dataclass(frozen=True)
 class _Sample:
-    """How a sample of webdataset is read: files of one name, an image and its class in a .cls file or a field of a .json file.
+    """How a sample of webdataset is read: files of one name, an image and its class.
+
+    The class is in a .cls file or a field of a .json file.
 
     Attributes:
         name: of the data set, for messages.
@@ -126,7 +131,7 @@ class _Sample:
         return decode(BytesIO(files[image]), self.mode), target
 
     def _image(self, files: dict[str, Any], place: str) -> str:
-        """The suffix of the image: the one that was asked for, else a usual one, else the only one of an image format."""
+        """The suffix of the image: the one that was asked for, else a usual one, else the only one."""
         usual = [self.suffix] if self.suffix else ["jpg", "jpeg", "png", "webp"]
         found = next((suffix for suffix in usual if suffix in files), None)
         images = [] if self.suffix else [suffix for suffix in files if is_image(f"image.{suffix}")]
@@ -140,19 +145,19 @@ class _Sample:
             if "cls" in files:
                 return files["cls"]
             raise LearngeneError(
-                f"{self.name}: {place} has the files {sorted(files)}: no class in a .cls file; name a field of .json with "
-                f"--label-column, or pass --unlabeled to distil without labels"
+                f"{self.name}: {place} has the files {sorted(files)}: no class in a .cls file; "
+                f"name a field of .json with --label-column, or pass --unlabeled to distil without labels"
             )
         try:
             return json.loads(files["json"])[self.key]
         except (KeyError, ValueError, TypeError, RecursionError):
             raise LearngeneError(
-                f"{self.name}: {place} has the files {sorted(files)}: no class in a field '{self.key}' of a .json file; name "
-                f"another with --label-column, or pass --unlabeled to distil without labels"
+                f"{self.name}: {place} has the files {sorted(files)}: no class in a field '{self.key}' of a "
+                f".json file; name another with --label-column, or pass --unlabeled to distil without labels"
             ) from None
 
     def check_shard(self, path: Path) -> None:
-        """Raise if a label in a local tar file is missing or out of range. The images in it are jumped over."""
+        """Raise if a label in a local tar file is missing or out of range. Its images are jumped over."""
         from webdataset.tariterators import base_plus_ext
 
         wanted = "json" if self.key else "cls"

@@ -1,4 +1,4 @@
-"""How an architecture is layered: its one list of equal layers, its depth, its width; and why others have none."""
+"""How an architecture is layered: its list of equal layers, its depth, its width; why others have none."""
 
 from __future__ import annotations
 
@@ -13,8 +13,9 @@ from timm.models import is_model
 from torch import Tensor, nn
 
 from learngene.errors import LearngeneError
-from learngene.families.building import DEPTH_ARGUMENTS, check_known, create
+from learngene.families.building import check_known, create
 from learngene.families.records import architecture_name
+from learngene.trust.models import DEPTH_ARGUMENTS
 
 _LAYER_LISTS = (nn.ModuleList, nn.Sequential)
 _STOCHASTIC = (DropPath, nn.Dropout, nn.Identity)
@@ -51,8 +52,8 @@ class Anatomy:
     Attributes:
         blocks: name of its list of layers.
         depth: its own number of layers.
-        depth_argument: the argument that sets that number; none where timm fixes it (Mixers, for one). Other depths
-            are then made by hand, and only its own depth can be written as a timm directory.
+        depth_argument: the argument that sets that number; none where timm fixes it (Mixers, for one). Other
+            depths are then made by hand, and only its own depth can be written as a timm directory.
         width: channels of a token, as timm counts them (what goes into the head).
         parameters: their number at its own depth, with timm's head.
     """
@@ -61,7 +62,7 @@ class Anatomy:
     depth: int
     depth_argument: str | None
     width: int
-    count_parameters: int
+    parameters: int
 
 
 @cache
@@ -100,7 +101,7 @@ def anatomy(name: str) -> Anatomy:
 
 
 def find_blocks(model: nn.Module) -> str:
-    """Name of the list of layers of a model, e.g. ``"blocks"`` (see `anatomy` and, for modules not timm's, `search_blocks`)."""
+    """Name of a model's list of layers, e.g. ``"blocks"``; modules that are not timm's are searched."""
     name = architecture_name(model)
     return anatomy(name).blocks if is_model(name) else search_blocks(model)
 
@@ -146,7 +147,10 @@ def _difference(a: Any, b: Any, path: str = "") -> str:
     return f"{path or 'layer'}: different parts"
 
 
-_SUPPORTED = "choose a timm model with one uniform list of layers, e.g. vit_small_patch16_224, deit3_small_patch16_224 or mixer_b16_224"
+_SUPPORTED = (
+    "choose a timm model with one uniform list of layers, e.g. vit_small_patch16_224, "
+    "deit3_small_patch16_224 or mixer_b16_224"
+)
 
 
 def _unsupported(model: nn.Module | str, reason: str) -> str:

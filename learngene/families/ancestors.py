@@ -41,7 +41,8 @@ def open_ancestor(
         arch_args: of the student.
 
     Raises:
-        LearngeneError: it cannot be opened, its weights are not of 32 bits, it cannot take such images, or gives no logits.
+        LearngeneError: it cannot be opened, its weights are not of 32 bits, it cannot take such images, or
+            gives no logits.
     """
     model = open_model(source)
     check_dtype(model)
@@ -55,7 +56,8 @@ def open_ancestor(
     if isinstance(source, nn.Module) and not all(record.get(key) for key in IMAGES):
         if arch is None:
             raise LearngeneError(
-                f"the ancestor {type(model).__name__} is not a timm model; name the architecture of the auxiliary net with arch"
+                f"the ancestor {type(model).__name__} is not a timm model; name the architecture of the "
+                "auxiliary net with arch"
             )
         anatomy(arch)
         with torch.device("meta"):
@@ -79,14 +81,16 @@ def _check_said(model: nn.Module, said: AncestorOptions, *, dry_run: bool) -> No
         )
     if said.ancestor_mean is not None and len(said.ancestor_mean) != size[0]:
         raise LearngeneError(
-            f"ancestor_mean has {len(said.ancestor_mean)} values, and {name} takes {size[0]} channels; give one per channel"
+            f"ancestor_mean has {len(said.ancestor_mean)} values, and {name} takes {size[0]} channels; give "
+            "one per channel"
         )
     classes: Any = getattr(model, "num_classes", 0)
     if dry_run and classes:
         found = count_outputs(model, size, name)
         if found != classes:
             raise LearngeneError(
-                f"{name} says num_classes {classes} and gives {found} outputs; use reset_classifier, or set num_classes"
+                f"{name} says num_classes {classes} and gives {found} outputs; use reset_classifier, or set "
+                "num_classes"
             )
     names = label_names_of(model)
     if names and classes and len(names) != classes:
@@ -105,7 +109,8 @@ def check_dtype(model: nn.Module) -> None:
     dtype = next((p.dtype for p in model.parameters() if p.is_floating_point()), torch.float32)
     if dtype != torch.float32:
         raise LearngeneError(
-            f"{type(model).__name__} has weights in {str(dtype).removeprefix('torch.')}; pass it as model.float()"
+            f"{type(model).__name__} has weights in {str(dtype).removeprefix('torch.')}; pass it as "
+            "model.float()"
         )
 
 
@@ -147,7 +152,7 @@ def student_data_config(ancestor: nn.Module, arch: str | None, student: nn.Modul
 
 
 def ancestor_record(ancestor: nn.Module, name: str) -> dict[str, Any]:
-    """What a learngene tells of its ancestor: name, architecture, digest of the weights, licence, number of parameters."""
+    """What a learngene tells of its ancestor: name, architecture, weights' digest, licence, parameters."""
     return {
         "name": name,
         "architecture": architecture_name(ancestor),

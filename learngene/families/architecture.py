@@ -12,11 +12,11 @@ from torch import nn
 
 from learngene.errors import LearngeneError
 from learngene.families.anatomy import anatomy
-from learngene.families.building import DEPTH_ARGUMENTS, check_known, create
+from learngene.families.building import check_known, create
 from learngene.families.records import architecture_name
-from learngene.families.variants import VARIANTS, apply_variants, variants_of
+from learngene.families.variants import VARIANTS, apply_variants, check_no_variant, variants_of
 from learngene.trust.limits import MAX_LAYERS, check_values
-from learngene.trust.models import check_loading
+from learngene.trust.models import DEPTH_ARGUMENTS, check_loading
 
 
 @dataclass(frozen=True)
@@ -36,8 +36,8 @@ class Architecture:
         clash = sorted(set(self.args) & {*DEPTH_ARGUMENTS, "pretrained"})
         if clash:
             raise LearngeneError(
-                f"architecture argument '{clash[0]}' is not allowed: the stage plan (or depth) sets the number of "
-                f"layers, and weights are never taken from the architecture; remove it"
+                f"architecture argument '{clash[0]}' is not allowed: the stage plan (or depth) sets the "
+                "number of layers, and weights are never taken from the architecture; remove it"
             )
         try:
             object.__setattr__(self, "args", json.loads(json.dumps(dict(self.args))))
@@ -51,20 +51,22 @@ class Architecture:
         """A timm model with ``depth`` layers and random weights; ``overrides`` go on top of the arguments.
 
         Raises:
-            LearngeneError: timm refuses the arguments, or has no way to set this model's depth.
+            LearngeneError: timm refuses the arguments, or has no way to set this model's depth; an override
+                that makes other layers.
         """
         if depth > MAX_LAYERS:
             raise LearngeneError(
                 f"a depth above {MAX_LAYERS} is refused; no ViT is as deep, so use fewer layers"
             )
         check_values(overrides, "architecture argument")
+        check_no_variant(overrides, self.name)
         args = {**self.args, **overrides}
         theirs = {name: value for name, value in args.items() if name not in VARIANTS}
         return apply_variants(_create_with_depth(self.name, depth, **theirs), args)
 
 
 def _create_with_depth(name: str, depth: int, **kwargs: Any) -> nn.Module:
-    """A timm model of any depth; where timm fixes the depth, its list of layers is cut or filled from further models."""
+    """A timm model of any depth; where timm fixes it, layers are cut off or taken from further models."""
     known = anatomy(name)
     if known.depth_argument:
         return create(name, **{known.depth_argument: depth}, **kwargs)
@@ -84,13 +86,14 @@ def check_storable(architecture: Architecture, depth: int | None = None) -> None
     ours = next((variant for variant in VARIANTS if architecture.args.get(variant)), None)
     if ours is not None:
         raise LearngeneError(
-            f"{name} with {ours} is no model of timm's, so it cannot be stored; compare it in 'learngene benchmark', or drop {ours}"
+            f"{name} with {ours} is no model of timm's, so it cannot be stored; compare it in 'learngene "
+            f"benchmark', or drop {ours}"
         )
     known = anatomy(name)
     if known.depth_argument is None and depth not in (None, known.depth):
         raise LearngeneError(
-            f"{name} with {depth} layers cannot be stored as a timm directory, because timm fixes its depth at {known.depth}; "
-            f"use depth {known.depth}, or spawn it in Python and keep the state dict"
+            f"{name} with {depth} layers cannot be stored as a timm directory, because timm fixes its depth "
+            f"at {known.depth}; use depth {known.depth}, or spawn it in Python and keep the state dict"
         )
 
 

@@ -25,7 +25,8 @@ def match_names(pattern: str) -> list[str]:
         check_known(pattern)  # says which names are near
     if not found:
         raise LearngeneError(
-            f"no architecture of timm {timm.__version__} matches '{pattern[:80]}'; try '*{pattern[:80].strip('*?')}*'"
+            f"no architecture of timm {timm.__version__} matches '{pattern[:80]}'; try "
+            f"'*{pattern[:80].strip('*?')}*'"
         )
     return found
 
@@ -42,11 +43,9 @@ def check_known(name: str) -> None:
 
         near = get_close_matches(base, timm.list_models(), n=3) or ["vit_small_patch16_224"]
         raise LearngeneError(
-            f"'{name}' is not an architecture of timm {timm.__version__}; did you mean {', '.join(near)}? timm.list_models() lists all"
+            f"'{name}' is not an architecture of timm {timm.__version__}; did you mean {', '.join(near)}? "
+            "timm.list_models() lists all"
         )
-
-
-DEPTH_ARGUMENTS = ("depth", "num_blocks")
 
 
 def create(name: str, **kwargs: Any) -> nn.Module:
@@ -64,7 +63,7 @@ def create(name: str, **kwargs: Any) -> nn.Module:
 
 @contextlib.contextmanager
 def quiet_timm() -> Iterator[None]:
-    """Keep timm's chatter about skipped heads and unused arguments out of the log while we check them ourselves."""
+    """Keep timm's chatter about skipped heads and unused arguments out of the log: we check them."""
     logger = logging.getLogger("timm")
     level = logger.level
     logger.setLevel(logging.ERROR)

@@ -21,10 +21,13 @@ IMAGES = ("mean", "std", "input_size")
 
 
 class Foreign(nn.Module):
-    """A module of another library as an ancestor: logits (B, K) from images (B, C, H, W), and a record like a timm model's.
+    """A module of another library as an ancestor: logits (B, K) from images (B, C, H, W).
+
+    Its record is like a timm model's.
 
     Args:
-        module: its outputs may be a tensor, a tuple that begins with one, or a mapping or object with ``logits``.
+        module: its outputs may be a tensor, a tuple that begins with one, or a mapping or object with
+            ``logits``.
         said: what the user, or its own ``pretrained_cfg``, tells of it, as entries of one.
         assumed: ``mean``, ``std`` and ``input_size`` for what was left open.
 
@@ -47,7 +50,8 @@ class Foreign(nn.Module):
         channels = self.pretrained_cfg["input_size"][0]
         if "mean" in said and len(said["mean"]) != channels:
             raise LearngeneError(
-                f"{len(said['mean'])} values of mean for {channels} channels of {self._name}; give one per channel"
+                f"{len(said['mean'])} values of mean for {channels} channels of {self._name}; give one per "
+                "channel"
             )
         self.pretrained_cfg |= {
             k: list(per_channel(self.pretrained_cfg[k], channels)) for k in ("mean", "std")
@@ -60,7 +64,8 @@ class Foreign(nn.Module):
         open_ = {name: f"{key} {self.pretrained_cfg[key]}" for key, name in said.items() if key not in known}
         if open_:
             log.warning(
-                "%s does not say how it wants its images: %s assumed, as in the auxiliary net; wrong values cost accuracy, so give %s",
+                "%s does not say how it wants its images: %s assumed, as in the auxiliary net; wrong values "
+                "cost accuracy, so give %s",
                 self._name, " and ".join(open_.values()), " and ".join(open_),
             )  # fmt: skip
 
@@ -81,18 +86,20 @@ class Foreign(nn.Module):
                 else "give ancestor_input_size=(C, H, W), or mend the module"
             )
             raise LearngeneError(
-                f"{self._name} fails on images of shape {list(images.shape)} ({type(error).__name__}: {reason}); {way}"
+                f"{self._name} fails on images of shape {list(images.shape)} ({type(error).__name__}: "
+                f"{reason}); {way}"
             ) from error
         logits = logits_of(output)
         if logits is None:
             raise LearngeneError(
-                f"{self._name} gives {type(output).__name__}, not logits: return a tensor (B, K), or an object with 'logits'"
+                f"{self._name} gives {type(output).__name__}, not logits: return a tensor (B, K), or an "
+                "object with 'logits'"
             )
         return logits
 
 
 def logits_of(output: Any) -> Tensor | None:
-    """The logits in what a model returns: a tensor, a tuple or list that begins with one, or something with ``logits``."""
+    """The logits in what a model returns: a tensor, a tuple or list that begins with one, or ``logits``."""
     if isinstance(output, Mapping):
         output = output.get("logits")
     elif isinstance(getattr(output, "logits", None), Tensor):
@@ -129,7 +136,7 @@ def count_outputs(model: nn.Module, size: Sequence[int], name: str) -> int:
 
 
 def own_data_config(ancestor: nn.Module) -> dict[str, Any] | None:
-    """How an ancestor wants its images: ``input_size`` (C, H, W), ``mean``, ``std`` and more; none if it does not say."""
+    """How an ancestor wants its images: ``input_size`` (C, H, W), ``mean``, ``std``, ...; none if unsaid."""
     if isinstance(ancestor, Foreign):
         return dict(ancestor.pretrained_cfg)
     return data_config_of(ancestor) if pretrained_cfg_of(ancestor) else None

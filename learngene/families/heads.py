@@ -24,7 +24,7 @@ def head_keys(model: nn.Module) -> set[str]:
 def same_classes(
     count: int, names: Sequence[str] | None, other_count: int | None, other_names: Sequence[str] | None
 ) -> bool:
-    """Whether two heads are for the same classes: the same names where both are known, else the same number."""
+    """Whether two heads are for the same classes: the same names where both are known, else as many."""
     if names and other_names:
         return tuple(names) == tuple(other_names)
     return count == other_count

@@ -13,7 +13,7 @@ from learngene.devices import device_of
 
 @contextlib.contextmanager
 def left_as_it_was(source: Any) -> Iterator[None]:
-    """Give the user's own module back in its modes, on its device, and with gradients for what had them, whatever the block did."""
+    """Give the user's own module back as it was, whatever the block did: modes, device, requires_grad."""
     if not isinstance(source, nn.Module):
         yield
         return

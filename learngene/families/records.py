@@ -16,7 +16,7 @@ from learngene.errors import LearngeneError
 def describe_as_trained(
     model: nn.Module, data: Mapping[str, Any], *, license: str | None = None
 ) -> nn.Module:
-    """Make a model's own record (``pretrained_cfg``) say how it was trained here, not what timm's registry says."""
+    """Make a model's ``pretrained_cfg`` say how it was trained here, not what timm's registry says."""
     keep = ("input_size", "mean", "std", "interpolation", "crop_pct", "crop_mode")
     said = {k: data[k] for k in keep if k in data} | {"license": license, "num_classes": model.num_classes}
     set_pretrained_cfg(model, UNTRAINED | said)
@@ -76,7 +76,8 @@ def data_config_of(model: nn.Module) -> dict[str, Any]:
     """
     if not pretrained_cfg_of(model):
         raise LearngeneError(
-            f"{type(model).__name__} is not a timm model, so it does not say how it wants its images; pass one of timm's"
+            f"{type(model).__name__} is not a timm model, so it does not say how it wants its images; pass "
+            "one of timm's"
         )
     config = resolve_model_data_config(model)
     config["input_size"] = size = tuple(get_model_input_config(model)["input_size"])
@@ -85,7 +86,7 @@ def data_config_of(model: nn.Module) -> dict[str, Any]:
 
 
 def per_channel(values: Sequence[float], channels: int) -> tuple[float, ...]:
-    """A mean or standard deviation per channel; for another number of channels than it has, the average of all."""
+    """A mean or standard deviation per channel; for another number of channels, the average of all."""
     return tuple(values) if len(values) == channels else (sum(values) / len(values),) * channels
 
 
@@ -107,7 +108,8 @@ def pretrained_cfg_of(model: nn.Module) -> dict[str, Any]:
     record = record.to_dict() if isinstance(record, PretrainedCfg) else record
     if record and not isinstance(record, Mapping):
         raise LearngeneError(
-            f"the pretrained_cfg of {type(model).__name__} is {type(record).__name__}, and should be a mapping"
+            f"the pretrained_cfg of {type(model).__name__} is {type(record).__name__}, and should be a "
+            "mapping"
         )
     return dict(record or {})
 

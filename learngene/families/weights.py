@@ -19,7 +19,7 @@ from learngene.mix import State
 
 
 def misfit(expected: Mapping[str, tuple[int, ...]], found: Mapping[str, tuple[int, ...]]) -> str | None:
-    """What of some weights does not fit a model, by the shapes of both: the first tensor, with both shapes; none if all fit."""
+    """What of some weights does not fit a model: the first tensor, with both shapes; none if all fit."""
     for prefix in ("model.", "module.", "_orig_mod.", "backbone.", "encoder."):
         if (
             found
@@ -27,7 +27,10 @@ def misfit(expected: Mapping[str, tuple[int, ...]], found: Mapping[str, tuple[in
             and expected.keys() & {n.removeprefix(prefix) for n in found}
         ):
             first = next(iter(found))
-            return f"all names begin with '{prefix}' ('{first}' {_shape(found[first])}), which the model's do not; take that off"
+            return (
+                f"all names begin with '{prefix}' ('{first}' {_shape(found[first])}), which the model's "
+                "do not; take that off"
+            )
     for name, shape in expected.items():
         if found.get(name, shape) != shape:
             return f"'{name}' has the shape {_shape(found[name])}, the model's has {_shape(shape)}"
@@ -73,10 +76,10 @@ def _plain(value: Any) -> Any:
 def adapt_state(
     architecture: Architecture, state: State, model: nn.Module, input_size: Sequence[int]
 ) -> State:
-    """Resample position embeddings and adapt the patch embedding of ``state`` to another image size or channel count.
+    """Fit position embeddings and patch embedding of ``state`` to another image size or number of channels.
 
-    timm's own checkpoint filters do the work: the state is passed through ``create_model`` as pretrained weights. The
-    classifier keeps the state's size here.
+    timm's own checkpoint filters do the work: the state is passed through ``create_model`` as pretrained
+    weights. The classifier keeps the state's size here.
     """
     blocks = find_blocks(model)
     depth = len(model.get_submodule(blocks))  # type: ignore[arg-type]
@@ -91,7 +94,8 @@ def adapt_state(
     own_depth = anatomy(architecture.name).depth_argument
     if own_depth is None:
         raise LearngeneError(
-            f"{architecture.name} cannot change its image size or channels, because timm fixes its depth; keep img_size and in_chans"
+            f"{architecture.name} cannot change its image size or channels, because timm fixes its depth; "
+            "keep img_size and in_chans"
         )
     args[own_depth] = depth
     source = {**architecture.args, own_depth: depth}
@@ -106,11 +110,17 @@ def adapt_state(
 
 
 def build_filled(architecture: Architecture, depth: int, state: State, **overrides: Any) -> nn.Module:
-    """A model with copies of the weights in ``state``, which must be all of them; draws no random numbers where it can.
+    """A model with copies of the weights in ``state``, which must be all of them.
 
-    Drawing weights that are then replaced takes most of a build's time, so the model is built without memory first. That will
-    not do if it holds tensors that no state tells (tables computed at the start) or uses a parameter twice.
+    Drawing weights that are then replaced takes most of a build's time, so no random numbers are drawn where
+    that can be: the model is built without memory (on the meta device), and then given its weights.
     """
+    # Why the short way is a proof. `_is_all_state` says of the model without memory that every tensor in it
+    # is in its state dict, each once, and that none is held elsewhere. So a tensor without numbers can only
+    # be one of ``places``; ``state`` has exactly these (`misfit`), and `load_strict` puts each where it
+    # belongs: when the state is filled, so is the model. Anything else is built with memory: a table that is
+    # computed at the start and not stored would stay empty, and a parameter that is used in two places would
+    # become two.
     with torch.device("meta"):
         model = architecture.build(depth, **overrides)
     if not _is_all_state(model):
@@ -129,6 +139,8 @@ def build_filled(architecture: Architecture, depth: int, state: State, **overrid
 
 def _is_all_state(model: nn.Module) -> bool:
     """Whether a state dict holds every tensor of a model, and each once."""
+    # Tensors are looked for in all places where modules keep them: parameters, buffers (stored or not), and
+    # attributes that torch does not know of, lists and mappings of them too.
     stored = model.state_dict().keys()
     tensors = [*model.named_parameters(remove_duplicate=False), *model.named_buffers(remove_duplicate=False)]
     once = len({id(tensor) for _, tensor in tensors}) == len(tensors)
@@ -146,7 +158,7 @@ def _holds_tensor(value: Any) -> bool:
 
 
 def load_strict(model: nn.Module, state: State, fresh: set[str], *, assign: bool = False) -> None:
-    """Load a state into a model: exactly its keys but for ``fresh``, exactly its shapes; ``assign`` instead of copying."""
+    """Load a state: exactly the model's keys but for ``fresh``, its shapes; ``assign`` instead of copying."""
     try:
         result = model.load_state_dict(state, strict=False, assign=assign)
     except RuntimeError as error:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from learngene.errors import LearngeneError
 from learngene.families.records import architecture_name, data_config_of
@@ -19,7 +20,8 @@ def export_onnx(model: nn.Module, path: str | Path, *, tolerance: float = 1e-4) 
         The largest absolute difference of the logits.
 
     Raises:
-        LearngeneError: the extra 'export' is not installed, torch cannot export the model, or the numbers differ.
+        LearngeneError: the extra 'export' is not installed, torch cannot export the model, or the numbers
+            differ.
     """
     try:
         import onnxruntime
@@ -51,14 +53,17 @@ def export_onnx(model: nn.Module, path: str | Path, *, tolerance: float = 1e-4) 
                 f"torch cannot export {architecture_name(model)} to ONNX: {error}"
             ) from error
         session = onnxruntime.InferenceSession(str(scratch), providers=["CPUExecutionProvider"])
-        difference = 0.0
-        for batch in (images, images[:1]):
-            with torch.no_grad():
-                expected = model(batch)
-            found = torch.from_numpy(session.run(None, {"images": batch.numpy()})[0])
-            difference = max(difference, float((found - expected).abs().max()))
+        difference = max(_difference(session, model, batch) for batch in (images, images[:1]))
         if difference > tolerance:
             raise LearngeneError(
-                f"the ONNX model differs from torch by {difference:.2g}, more than {tolerance:.2g}; it was not written"
+                f"the ONNX model differs from torch by {difference:.2g}, more than {tolerance:.2g}; it was "
+                "not written"
             )
     return difference
+
+
+@torch.no_grad()
+def _difference(session: Any, model: nn.Module, images: Tensor) -> float:
+    """The largest absolute difference between the logits of an onnxruntime session and of a model."""
+    found = torch.from_numpy(session.run(None, {"images": images.numpy()})[0])
+    return float((found - model(images)).abs().max())

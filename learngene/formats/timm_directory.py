@@ -25,9 +25,11 @@ def save_timm_directory(
     card: str | None = None,
     overwrite: bool = False,
 ) -> Path:
-    """Write ``config.json`` and ``model.safetensors``, which ``timm.create_model("local-dir:DIR", pretrained=True)`` loads.
+    """Write a timm directory: ``config.json`` and ``model.safetensors``.
 
-    The model must come from `Architecture.build`, `Learngene.spawn` or timm itself, so that its arguments are recorded.
+    ``timm.create_model("local-dir:DIR", pretrained=True)`` loads it.
+    The model must come from `Architecture.build`, `Learngene.spawn` or timm itself, so that its arguments are
+    recorded.
 
     Args:
         class_names: names of the head's outputs, in order.
@@ -47,7 +49,8 @@ def save_timm_directory(
         and not (Path(directory) / "config.json").is_file()
     ):
         raise LearngeneError(
-            f"'{directory}' holds something that is no timm directory, which is never overwritten; choose another --out"
+            f"'{directory}' holds something that is no timm directory, which is never overwritten; choose "
+            "another --out"
         )
     config = {"label_names": list(class_names)} if class_names else {}
     with atomic_directory(directory, overwrite=overwrite, own=FILES) as scratch:

@@ -1,6 +1,7 @@
 """Every job: one file each, with a dataclass whose fields are its options and whose ``run()`` does it.
 
-A new file here is a new command, a new Python function, and a new table on the terminal; nothing else has to know of it.
+A new file here is a new command, a new Python function, and a new table on the terminal; nothing else has to
+know of it.
 """
 
 from __future__ import annotations

@@ -16,6 +16,7 @@ class Archs(Job):
     """Which of timm's architectures can be an auxiliary net, and what is against the others."""
 
     COMMAND, ORDER = "archs", 120
+    SUMMARY = "which timm architectures can be distilled into"
     BY_PLACE = ("pattern",)
     POSITIONAL = "pattern"
     JSON = True
@@ -28,9 +29,11 @@ class Archs(Job):
         """Do it.
 
         Returns:
-            ``supported``: a row each with ``name``, ``depth`` (its own), ``width``, ``parameters`` (at that depth, with timm's head) and
-            ``any_depth`` (off where timm fixes the depth, so that only its own can be stored as a timm directory);
-            ``unsupported``: ``name`` and ``reason`` of the others that match; ``pattern`` and the version of ``timm``.
+            ``supported``: a row each with ``name``, ``depth`` (its own), ``width``, ``parameters`` (at that
+            depth, with timm's head) and ``any_depth`` (off where timm fixes the depth, so that only its own
+            can be stored as a timm directory);
+            ``unsupported``: ``name`` and ``reason`` of the others that match; ``pattern`` and the version of
+            ``timm``.
 
         Raises:
             LearngeneError: no architecture of timm's matches, or the pattern is empty.
@@ -63,6 +66,7 @@ class Archs(Job):
             for row in others[:MOST_REASONS]:
                 say(row["reason"])
         left = len(others) if len(others) > MOST_REASONS else 0
-        words = f"{len(supported)} of {len(supported) + len(others)} that match {result['pattern']} are supported; "
+        matched = f"{len(supported) + len(others)} that match {result['pattern']}"
         why = f"what is against {left} others: a narrower pattern, or --json; " if left else ""
-        say(words + why + "more with e.g. learngene archs 'deit3*'; '*' takes minutes")
+        more = "more with e.g. learngene archs 'deit3*'; '*' takes minutes"
+        say(f"{len(supported)} of {matched} are supported; {why}{more}")

@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from learngene.errors import LearngeneError
 from learngene.files import check_new_file
-from learngene.job import Job, unrecorded
+from learngene.job import UNRECORDED, Job
 from learngene.recipe import DataOptions
 
 
 @dataclass(frozen=True, kw_only=True)
 class Attention(DataOptions, Job):
-    """Draw attention maps of models side by side, averaged over heads and a batch (Trockman and Kolter 2023, Figure 2)."""
+    """Draw attention maps of models side by side, averaged over heads and a batch (Trockman and Kolter 2023,
+    Figure 2).
+    """
 
     COMMAND, ORDER = "attention", 90
+    SUMMARY = "attention maps of models side by side"
     BY_PLACE = ("models", "data")
     POSITIONAL = "models"
 
@@ -36,7 +39,7 @@ class Attention(DataOptions, Job):
     """where the images come from: train, val or test."""
     seed: int = 0
     """of untrained models."""
-    overwrite: bool = unrecorded(False)
+    overwrite: bool = field(default=False, metadata=UNRECORDED)
     """replace a file that is already there."""
 
     def __post_init__(self) -> None:
@@ -57,8 +60,8 @@ class Attention(DataOptions, Job):
             The file.
 
         Raises:
-            LearngeneError: a model cannot be opened or shows no attention, no trained model to take the architecture from,
-                a layer below 1, or OUT is no PNG or exists.
+            LearngeneError: a model cannot be opened or shows no attention, no trained model to take the
+                architecture from, a layer below 1, or OUT is no PNG or exists.
         """
         from learngene.studies.attention import attention_maps, batch, draw, open_named
 

@@ -3,27 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from learngene.errors import LearngeneError
-from learngene.job import Job, unrecorded
+from learngene.job import UNRECORDED, Job
 from learngene.recipe import DataOptions, Recipe
 
 
 @dataclass(frozen=True, kw_only=True)
 class Benchmark(Recipe, DataOptions, Job):
-    """Compare ways to begin a family of ViTs over depths, budgets and seeds: OUT/results.jsonl, report.md, report.html, plots."""
+    """Compare ways to begin a family of ViTs over depths, budgets and seeds: OUT/results.jsonl, report.md,
+    report.html, plots.
+    """
 
     COMMAND, ORDER = "benchmark", 60
+    SUMMARY = "compare starts over depths, budgets and seeds"
     BY_PLACE = ("data",)
     MAIN = ("data", "out", "gene", "distill", "arch", "depths", "starts", "seeds", "epochs", "resume")
     JSON = True
 
     data: str
     """labelled images (see distill); accuracy is on the test split, used once per trial, if there is one."""
-    out: str | Path = unrecorded()
+    out: str | Path = field(metadata=UNRECORDED)
     """directory to write."""
     gene: str | Path | None = None
     """learngene file, for the start learngene."""
@@ -56,23 +59,25 @@ class Benchmark(Recipe, DataOptions, Job):
     """several recipes by name, as changes, e.g. {weak: {}, strong: {mixup: 0.8, lr: 0.002}}."""
     test: bool = True
     """off, compare on validation images and leave the test images for later."""
-    shard: str | None = unrecorded(None)
+    shard: str | None = field(default=None, metadata=UNRECORDED)
     """i/n, from 1: run only the i-th of n parts of the trials, so that n machines with one OUT share the
     work."""
-    resume: bool = unrecorded(False)
+    resume: bool = field(default=False, metadata=UNRECORDED)
     """go on with an interrupted benchmark; finished trials are not run again. A shard always does."""
-    overwrite: bool = unrecorded(False)
+    overwrite: bool = field(default=False, metadata=UNRECORDED)
     """delete an earlier benchmark in OUT first."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.overwrite and self.shard is not None:
             raise LearngeneError(
-                "--overwrite would delete what other shards have done; delete the directory first, then start the shards"
+                "--overwrite would delete what other shards have done; delete the directory first, then "
+                "start the shards"
             )
         if self.steps is not None or self.devices not in ("auto", 1, "1"):
             raise LearngeneError(
-                "a benchmark's budgets are epochs and tflops, and each trial runs on one device; drop steps and devices"
+                "a benchmark's budgets are epochs and tflops, and each trial runs on one device; drop steps "
+                "and devices"
             )
 
     def run(self) -> dict[str, Any]:
@@ -90,21 +95,22 @@ class Benchmark(Recipe, DataOptions, Job):
 
     @staticmethod
     def show(result: Any) -> None:
-        """Mean and spread per start, depth and budget; it says which accuracy, and that one seed has no spread."""
+        """Mean and spread per start, depth and budget, and which accuracy it is; one seed has no spread."""
         from learngene.terminal import print_table, say
 
-        measures = sorted(
-            {row["measure"] for row in result["table"] if "measure" in row}
-        )  # runs of older versions do not say
+        # runs of older versions do not say what they measured
+        measures = sorted({row["measure"] for row in result["table"] if "measure" in row})
         several = any(row["spread"] is not None for row in result["table"])
-        title = f"{' or '.join(measures)} top-1 accuracy, {'mean ± standard deviation over seeds' if several else 'one seed: no spread'}"
+        seeds = "mean ± standard deviation over seeds" if several else "one seed: no spread"
+        title = f"{' or '.join(measures)} top-1 accuracy, {seeds}"
         cells = []
         for row in result["table"]:
             spread = "" if row["spread"] is None else f" ± {100 * row['spread']:.2f}"
             cells.append({
-                "depth": str(row["depth"]), "start": row["start"], "budget": row["budget"], "seeds": str(len(row["seeds"])),
-                "top-1 %": f"{100 * row['mean']:.2f}{spread}", "before %": f"{100 * row['before']:.1f}",
-                "TFLOPs": f"{row['flops'] / 1e12:.2f}", "seconds": f"{row['seconds']:.1f}",
+                "depth": str(row["depth"]), "start": row["start"], "budget": row["budget"],
+                "seeds": str(len(row["seeds"])), "top-1 %": f"{100 * row['mean']:.2f}{spread}",
+                "before %": f"{100 * row['before']:.1f}", "TFLOPs": f"{row['flops'] / 1e12:.2f}",
+                "seconds": f"{row['seconds']:.1f}",
             })  # fmt: skip
         print_table(title.lstrip(), cells, name="start", less=("before %", "seconds", "TFLOPs", "seeds"))
         say(result["report"])

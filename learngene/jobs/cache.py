@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 from learngene.arguments import ModelSource
-from learngene.job import Job, unrecorded
+from learngene.job import UNRECORDED, Job
 from learngene.recipe import AncestorOptions, DataOptions, Recipe
 
 
@@ -16,11 +16,13 @@ from learngene.recipe import AncestorOptions, DataOptions, Recipe
 class Cache(Recipe, DataOptions, AncestorOptions, Job):
     """Write down what the ancestor says of every view, for distilling without running it.
 
-    Give it the same ancestor, data, architecture, data options and recipe as the distillation that will use it ('learngene distill
-    --cache OUT'): a view is cropped and mixed for one recipe, and another recipe, ancestor or data set is refused.
+    Give it the same ancestor, data, architecture, data options and recipe as the distillation that will use
+    it ('learngene distill --cache OUT'): a view is cropped and mixed for one recipe, and another recipe,
+    ancestor or data set is refused.
     """
 
     COMMAND, ORDER = "cache", 20
+    SUMMARY = "write down the ancestor's outputs for every view, once for many distillations"
     BY_PLACE = ("ancestor", "data")
     MAIN = ("ancestor", "data", "out", "arch", "top_k", "epochs", "batch_size", "resume")
     JSON = True
@@ -29,7 +31,7 @@ class Cache(Recipe, DataOptions, AncestorOptions, Job):
     """as in 'learngene distill'."""
     data: str
     """as in 'learngene distill'."""
-    out: str | Path = unrecorded()
+    out: str | Path = field(metadata=UNRECORDED)
     """directory to write."""
     arch: str | None = None
     """as in 'learngene distill'; it decides the size of the images."""
@@ -40,9 +42,9 @@ class Cache(Recipe, DataOptions, AncestorOptions, Job):
     what is left."""
     dtype: Literal["float16", "float32"] = "float16"
     """of what is kept."""
-    resume: bool = unrecorded(False)
+    resume: bool = field(default=False, metadata=UNRECORDED)
     """go on with an interrupted cache, or with one of fewer epochs."""
-    overwrite: bool = unrecorded(False)
+    overwrite: bool = field(default=False, metadata=UNRECORDED)
     """delete an earlier cache in OUT first."""
 
     def run(self) -> dict[str, Any]:
@@ -65,6 +67,7 @@ class Cache(Recipe, DataOptions, AncestorOptions, Job):
 
         views = result["epochs"] * result["views"]
         say(
-            f"{result['cache']}: {result['epochs']} epochs of {result['views']:,} views, {result['bytes'] / 1e6:.2f} MB "
-            f"({result['bytes'] / max(1, views):.1f} bytes a view), {result['seconds']:.0f} s, {result['flops'] / 1e12:.2f} TFLOPs"
+            f"{result['cache']}: {result['epochs']} epochs of {result['views']:,} views, "
+            f"{result['bytes'] / 1e6:.2f} MB ({result['bytes'] / max(1, views):.1f} bytes a view), "
+            f"{result['seconds']:.0f} s, {result['flops'] / 1e12:.2f} TFLOPs"
         )

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from learngene.job import Job, unrecorded
+from learngene.job import UNRECORDED, Job
 from learngene.jobs.benchmark import Benchmark
 
 COMMON: dict[str, Any] = {
@@ -26,18 +26,19 @@ DEPTHS = (5, 7, 9)
 class Demo(Job):
     """The whole pipeline on real images inside the package, in minutes on two cores.
 
-    Distils a learngene from the packaged ancestor (a ViT trained on Fashion-MNIST) on the embedded images, spawns
-    descendants of three depths, fine-tunes each briefly, trains the same depths from scratch with the same budget,
-    and tests all on 2,000 held-out images. Every number in the table is measured in this run.
+    Distils a learngene from the packaged ancestor (a ViT trained on Fashion-MNIST) on the embedded images,
+    spawns descendants of three depths, fine-tunes each briefly, trains the same depths from scratch with the
+    same budget, and tests all on 2,000 held-out images. Every number in the table is measured in this run.
     """
 
     COMMAND, ORDER = "demo", 140
+    SUMMARY = "the whole pipeline on the embedded images, in minutes"
 
-    out: str | Path = unrecorded("learngene-demo")
+    out: str | Path = field(default="learngene-demo", metadata=UNRECORDED)
     """directory to write."""
-    resume: bool = unrecorded(False)
+    resume: bool = field(default=False, metadata=UNRECORDED)
     """go on with an interrupted demo; a finished one is left as it is."""
-    overwrite: bool = unrecorded(False)
+    overwrite: bool = field(default=False, metadata=UNRECORDED)
     """delete an earlier demo in OUT first."""
     seed: int = 0
     """of everything."""

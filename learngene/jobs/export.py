@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from learngene.arguments import ModelSource
 from learngene.files import check_new_file
-from learngene.job import Job, unrecorded
+from learngene.job import UNRECORDED, Job
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -16,6 +16,7 @@ class Export(Job):
     """Write a timm directory as ONNX, checked against torch on random images. Needs the extra 'export'."""
 
     COMMAND, ORDER = "export", 130
+    SUMMARY = "write a model as ONNX"
     BY_PLACE = ("model",)
     POSITIONAL = "model"
 
@@ -25,7 +26,7 @@ class Export(Job):
     """file to write, e.g. model.onnx."""
     tolerance: float = 0.0001
     """largest absolute difference of the logits to accept."""
-    overwrite: bool = unrecorded(False)
+    overwrite: bool = field(default=False, metadata=UNRECORDED)
     """replace a file that is already there."""
 
     def run(self) -> Path:

@@ -3,22 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
 from learngene.arguments import ModelSource
 from learngene.errors import LearngeneError
-from learngene.job import Job, default_of, ordered_fields, unrecorded
+from learngene.job import UNRECORDED, Job, default_of, ordered_fields
 from learngene.plan import StagePlan
 from learngene.recipe import AncestorOptions, DataOptions, DistillOptions, Recipe
 
 
 @dataclass(frozen=True, kw_only=True)
 class Finetune(Recipe, DataOptions, DistillOptions, AncestorOptions, Job):
-    """Train a descendant, or an architecture from random weights, with no sharing: OUT/model (a timm directory)."""
+    """Train a descendant, or an architecture from random weights, with no sharing: OUT/model (a timm
+    directory).
+    """
 
     COMMAND, ORDER = "finetune", 40
+    SUMMARY = "train a descendant, or an architecture from random weights"
     BY_PLACE = ("model", "data")
     POSITIONAL = "model"
     MAIN = ("model", "data", "out", "depth", "plan", "ancestor", "epochs", "batch_size", "lr", "resume")
@@ -28,29 +31,29 @@ class Finetune(Recipe, DataOptions, DistillOptions, AncestorOptions, Job):
     weights."""
     data: str
     """training images (see distill)."""
-    out: str | Path = unrecorded()
+    out: str | Path = field(metadata=UNRECORDED)
     """run directory to write."""
     depth: int | None = None
     """number of layers, for a learngene or an architecture name."""
-    plan: str | Sequence[int] | StagePlan | None = None
+    plan: int | str | Sequence[int] | StagePlan | None = None
     """layers per stage, for a learngene; by default the depth spread evenly."""
     arch_args: Mapping[str, Any] | None = None
     """arguments of the architecture as JSON; for a directory or learngene, changes such as '{"img_size":
     384}'."""
     ancestor: ModelSource | None = None
     """also learn from this model (kl, hard, ce and feature weigh the terms; ce is 1 unless set)."""
-    ce: float = 1.0
-    """weight of cross-entropy with the labels, which count, unless one says that only the ancestor's word does."""
+    ce: float = 1.0  # the labels count here, unless one says that only the ancestor's word does
+    """weight of cross-entropy with the labels; 0 needs no labels."""
     license: str | None = None
     """licence to state in the model's config, e.g. mit; by default that of the model it begins from."""
     start: str | None = None
-    """how an architecture's weights begin: random, trunc-normal, xavier, ds-init, mimetic, small-
-    embedding, weight-selection, ... (learngene.starts), or several, applied in turn: xavier+mimetic."""
+    """how an architecture's weights begin: random, trunc-normal, xavier, ds-init, mimetic, small-embedding,
+    weight-selection, ... (learngene.starts), or several, applied in turn: xavier+mimetic."""
     start_args: Mapping[str, Any] | None = None
     """options of the start as JSON, e.g. '{"ancestor": "my-vit", "layers": "even"}'."""
-    resume: bool = unrecorded(False)
+    resume: bool = field(default=False, metadata=UNRECORDED)
     """go on with an interrupted run; a finished one is left as it is."""
-    overwrite: bool = unrecorded(False)
+    overwrite: bool = field(default=False, metadata=UNRECORDED)
     """delete an earlier run in OUT first."""
 
     def __post_init__(self) -> None:
@@ -83,7 +86,8 @@ class Finetune(Recipe, DataOptions, DistillOptions, AncestorOptions, Job):
             Validation metrics, images seen, seconds and FLOPs.
 
         Raises:
-            LearngeneError: bad input, before training starts; a loss that is not finite, or too many broken images.
+            LearngeneError: bad input, before training starts; a loss that is not finite, or too many broken
+                images.
         """
         from learngene.jobs.work.finetune import tune
 
@@ -95,6 +99,5 @@ class Finetune(Recipe, DataOptions, DistillOptions, AncestorOptions, Job):
         from learngene.terminal import say
 
         top1 = f"val top-1 {100 * result['val_top1']:.2f} %, " if "val_top1" in result else ""
-        say(
-            f"{top1}{result['images']:,} images, {result['seconds']:.0f} s, {result['flops'] / 1e12:.1f} TFLOPs"
-        )
+        costs = f"{result['seconds']:.0f} s, {result['flops'] / 1e12:.1f} TFLOPs"
+        say(f"{top1}{result['images']:,} images, {costs}")

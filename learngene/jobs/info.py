@@ -16,6 +16,7 @@ class Info(Job):
     """What a learngene or a timm directory holds, and what descendants of each depth cost."""
 
     COMMAND, ORDER = "info", 100
+    SUMMARY = "what a learngene or model holds, and what each depth costs"
     BY_PLACE = ("source",)
     POSITIONAL = "source"
     JSON = True
@@ -33,12 +34,13 @@ class Info(Job):
         """Do it.
 
         Returns:
-            Plain values: the header, and a row per depth with ``plan``, ``parameters``, ``bytes``, ``gflops`` and, measured,
-            ``latency_ms`` (median) and ``latency_quartiles_ms``; how that was measured under ``latency``; for a learngene
-            also how many times smaller it is than ten models of depth 6 to 15.
+            Plain values: the header, and a row per depth with ``plan``, ``parameters``, ``bytes``, ``gflops``
+            and, measured, ``latency_ms`` (median) and ``latency_quartiles_ms``; how that was measured under
+            ``latency``; for a learngene also how many times smaller it is than ten models of depth 6 to 15.
 
         Raises:
-            LearngeneError: the file is missing or damaged, or a depth does not fit, or is given for a timm directory.
+            LearngeneError: the file is missing or damaged, or a depth does not fit, or is given for a timm
+                directory.
         """
         from learngene.devices import check_device
         from learngene.jobs.work.info import of_directory, of_gene
@@ -46,7 +48,8 @@ class Info(Job):
         path = Path(str(self.source).removeprefix("local-dir:"))
         if self.depth is not None and path.is_dir():
             raise LearngeneError(
-                f"--depth is for the depths of a learngene file, and '{self.source}' is none; drop it, or name a learngene"
+                f"--depth is for the depths of a learngene file, and '{self.source}' is none; drop it, or "
+                "name a learngene"
             )
         check_device(self.device)
         if path.is_dir():

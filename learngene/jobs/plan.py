@@ -12,9 +12,12 @@ from learngene.plan import StagePlan, parse_depths
 
 @dataclass(frozen=True, kw_only=True)
 class Plan(Job):
-    """What a learngene of this plan would cost, and each depth spawned from it, before anything is trained."""
+    """What a learngene of this plan would cost, and each depth spawned from it, before anything is
+    trained.
+    """
 
     COMMAND, ORDER = "plan", 110
+    SUMMARY = "what a learngene and its depths would cost, before any training"
     FUNCTION = "plan_costs"
     BY_PLACE = ("arch",)
     POSITIONAL = "arch"
@@ -22,7 +25,7 @@ class Plan(Job):
 
     arch: str
     """timm architecture of the auxiliary net and its descendants ('learngene archs' lists them)."""
-    plan: str | Sequence[int] | StagePlan = "3,3,4,3,3"
+    plan: int | str | Sequence[int] | StagePlan = "3,3,4,3,3"
     """layers per stage of the auxiliary net."""
     arch_args: Mapping[str, Any] | None = None
     """arguments of the architecture as JSON, e.g. '{"img_size": 28, "num_classes": 10}'."""
@@ -41,13 +44,15 @@ class Plan(Job):
         """Do it.
 
         Returns:
-            Plain values: ``parameters`` and ``bytes`` that the learngene would store; ``any_depth``, off where timm fixes the depth, so
-            that only its own can be stored as a timm directory; ``auxnet``, the row of the auxiliary net (its
-            layers share weights, so it has the learngene's parameters and the FLOPs of all its layers); a row per depth under
-            ``depths``, as `learngene.info` has them; and how many times smaller the learngene is than ten models of depth 6 to 15.
+            Plain values: ``parameters`` and ``bytes`` that the learngene would store; ``any_depth``, off
+            where timm fixes the depth, so that only its own can be stored as a timm directory; ``auxnet``,
+            the row of the auxiliary net (its layers share weights, so it has the learngene's parameters and
+            the FLOPs of all its layers); a row per depth under ``depths``, as `learngene.info` has them; and
+            how many times smaller the learngene is than ten models of depth 6 to 15.
 
         Raises:
-            LearngeneError: an architecture that is not supported, arguments that timm refuses, a plan or a depth that does not fit.
+            LearngeneError: an architecture that is not supported, arguments that timm refuses, a plan or a
+                depth that does not fit.
         """
         from learngene.costs import Sizes, usual_depths
         from learngene.devices import check_device
@@ -85,10 +90,11 @@ class Plan(Job):
         """The learngene and the auxiliary net in lines, then a row per depth."""
         from learngene.terminal import latency_words, print_costs, print_lines, say, stored
 
-        head = f"learngene of {result['architecture']} by the plan {result['plan']}  {result['bytes'] / 1e6:.2f} MB"
-        say(head, style="bold")
+        head = f"learngene of {result['architecture']} by the plan {result['plan']}"
+        say(f"{head}  {result['bytes'] / 1e6:.2f} MB", style="bold")
         net = result["auxnet"]
-        shape = f"{net['depth']} layers of {result['parameters']:,} parameters, {net['gflops']:.4g} GFLOPs an image"
+        shape = f"{net['depth']} layers of {result['parameters']:,} parameters"
         speed = f", {latency_words(net)} ms" if "latency_ms" in net else ""
-        print_lines({"classes": result["classes"], **stored(result), "auxiliary net": shape + speed})
+        costs = f"{shape}, {net['gflops']:.4g} GFLOPs an image{speed}"
+        print_lines({"classes": result["classes"], **stored(result), "auxiliary net": costs})
         print_costs(result["depths"], result.get("latency"))

@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from learngene.errors import LearngeneError
-from learngene.job import Job, unrecorded
+from learngene.job import UNRECORDED, Job
 from learngene.recipe import DataOptions, Recipe
 
 
 @dataclass(frozen=True, kw_only=True)
 class Relearn(Recipe, DataOptions, Job):
-    """Reset one layer of a trained ViT, train on, and see how soon its accuracy is back: OUT/relearn.md, plot, results.jsonl."""
+    """Reset one layer of a trained ViT, train on, and see how soon its accuracy is back: OUT/relearn.md,
+    plot, results.jsonl.
+    """
 
     COMMAND, ORDER = "relearn", 80
+    SUMMARY = "reset one layer of a trained model and see how soon it is back"
     BY_PLACE = ("models", "data")
     POSITIONAL = "models"
     MAIN = ("models", "data", "out", "layers", "shares", "modes", "seeds", "lr", "batch_size", "resume")
@@ -26,7 +29,7 @@ class Relearn(Recipe, DataOptions, Job):
     """timm directories of trained models; several show whether depth and width matter."""
     data: str
     """the images they were trained on (see distill); the accuracy is that on the validation split."""
-    out: str | Path = unrecorded()
+    out: str | Path = field(metadata=UNRECORDED)
     """directory to write."""
     layers: Sequence[int] | None = None
     """which to reset, counted from 1; by default each in turn."""
@@ -45,9 +48,9 @@ class Relearn(Recipe, DataOptions, Job):
     """views to give up after."""
     original_images: Sequence[int] = ()
     """views that each model was trained on; by default read from the run.json beside it, if there is one."""
-    resume: bool = unrecorded(False)
+    resume: bool = field(default=False, metadata=UNRECORDED)
     """go on with an interrupted run; finished cells are not run again."""
-    overwrite: bool = unrecorded(False)
+    overwrite: bool = field(default=False, metadata=UNRECORDED)
     """delete an earlier run in OUT first."""
 
     def __post_init__(self) -> None:
@@ -56,7 +59,8 @@ class Relearn(Recipe, DataOptions, Job):
             raise LearngeneError(f"tolerance {self.tolerance}: it must be from 0 to below 1")
         if self.original_images and len(self.original_images) != len(self.models):
             raise LearngeneError(
-                f"{len(self.original_images)} original_images for {len(self.models)} models; give one number each, or none"
+                f"{len(self.original_images)} original_images for {len(self.models)} models; give one "
+                "number each, or none"
             )
 
     def run(self) -> dict[str, Any]:

@@ -14,6 +14,7 @@ class Report(Job):
     """Write a benchmark's report.md, report.html (self-contained) and plots from its results."""
 
     COMMAND, ORDER = "report", 70
+    SUMMARY = "a benchmark's report, page and plots from its results"
     BY_PLACE = ("results",)
     POSITIONAL = "results"
     JSON = True

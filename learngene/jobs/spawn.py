@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from learngene.errors import LearngeneError
-from learngene.job import Job, unrecorded
+from learngene.job import UNRECORDED, Job
 from learngene.plan import StagePlan
 
 
@@ -17,6 +17,7 @@ class Spawn(Job):
     """Spawn descendants of any depth from a learngene: OUT/depth-06, OUT/depth-09, ... (timm directories)."""
 
     COMMAND, ORDER = "spawn", 30
+    SUMMARY = "spawn descendants of any depth from a learngene"
     BY_PLACE = ("gene",)
     POSITIONAL = "gene"
 
@@ -26,7 +27,7 @@ class Spawn(Job):
     """directory to write the descendants into."""
     depth: int | str | Sequence[int | str] | None = None
     """numbers of layers, one or more, or ranges such as 4-12; each spread over the stages evenly."""
-    plan: str | Sequence[int] | StagePlan | None = None
+    plan: int | str | Sequence[int] | StagePlan | None = None
     """layers per stage, instead of a depth; a stage may have 0."""
     num_classes: int | None = None
     """size of the head; the learned head is kept when it is the learngene's own number."""
@@ -45,14 +46,15 @@ class Spawn(Job):
     """where latency is measured."""
     seed: int = 0
     """of a fresh head."""
-    overwrite: bool = unrecorded(False)
+    overwrite: bool = field(default=False, metadata=UNRECORDED)
     """replace descendants that are already there."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if sum([self.depth is not None, self.plan is not None, bool(self.budgets)]) != 1:
             raise LearngeneError(
-                "say what to spawn in one way: --depth 6 9 12, or --plan 2,1,2,1,1, or a budget such as --max-params 5e6"
+                "say what to spawn in one way: --depth 6 9 12, or --plan 2,1,2,1,1, or a budget such as "
+                "--max-params 5e6"
             )
         if not 0 <= self.seed < 2**32:
             raise LearngeneError(f"seed {self.seed}: it must be from 0 to below {2**32}")
@@ -74,7 +76,8 @@ class Spawn(Job):
             The directories, shallowest first.
 
         Raises:
-            LearngeneError: a depth, plan or budget that does not fit; a damaged learngene; a directory in use.
+            LearngeneError: a depth, plan or budget that does not fit; a damaged learngene; a directory in
+                use.
         """
         from learngene.jobs.work.spawn import write_descendants
 

@@ -1,6 +1,7 @@
-"""Every way to begin a model's weights: functions ``start(model, **options) -> model`` that write into a timm ViT.
+"""Every way to begin a model's weights: ``start(model, **options) -> model`` writes into a timm ViT.
 
-Add a new one to ``STARTS``. Starts compose from left to right: ``begin(model, "trunc-normal+mimetic", std=0.01)``.
+Add a new one to ``STARTS``. Starts compose from left to right:
+``begin(model, "trunc-normal+mimetic", std=0.01)``.
 """
 
 from __future__ import annotations
@@ -41,7 +42,7 @@ SOURCES = ("gene", "ancestor", "source")  # options that name trained weights
 
 
 def parse(start: str, options: Sequence[str] = (), *, given: Collection[str] = ()) -> list[tuple[str, Start]]:
-    """The functions of ``name+name``, after checking that each option belongs to one of them and none is missing.
+    """The functions of ``name+name``; each option must belong to one of them, and none be missing.
 
     Args:
         given: options that need not be named, see `begin`.
@@ -102,7 +103,8 @@ def begin(
         model: a timm ViT, as built.
         start: names in ``STARTS``.
         class_names: the classes to be learned; starts that bring a trained head keep it only for these.
-        given: what options are unless they are named, e.g. the ``ancestor`` of a distillation; who has no such option passes it over.
+        given: what options are unless they are named, e.g. the ``ancestor`` of a distillation; who has no
+            such option passes it over.
         **options: of the starts.
 
     Raises:

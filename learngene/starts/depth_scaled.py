@@ -1,8 +1,8 @@
-"""DS-Init: the deeper the layer, the smaller its random weights (Zhang, Titov and Sennrich 2019, arXiv 1908.11365).
+"""DS-Init: the deeper the layer, the smaller its random weights (Zhang et al. 2019, arXiv 1908.11365).
 
-Two variants, because the paper and its released code differ. Both draw from U(-b, b) in layer l (from 1), with
-g = sqrt(6 / (inputs + outputs)), and are Xavier outside the layers, with biases 0. Made for post-norm translation models; a ViT
-is pre-norm and keeps its gradients without it.
+Two variants, because the paper and its released code differ. Both draw from U(-b, b) in layer l (from 1),
+with g = sqrt(6 / (inputs + outputs)), and are Xavier outside the layers, with biases 0. Made for post-norm
+translation models; a ViT is pre-norm and keeps its gradients without it.
 """
 
 from __future__ import annotations
@@ -28,7 +28,9 @@ def ds_init(model: nn.Module, *, alpha: float = 1.0) -> nn.Module:
 
 
 def ds_init_code(model: nn.Module, *, alpha: float = 1.0) -> nn.Module:
-    """The released code: ``variance_scaling(alpha l ** -0.5, fan_avg, uniform)`` scales the *variance*: b = sqrt(alpha) g / l^(1/4).
+    """The released code's variant: b = sqrt(alpha) g / l^(1/4).
+
+    ``variance_scaling(alpha l ** -0.5, fan_avg, uniform)`` scales the *variance*.
 
     Args:
         alpha: in [0, 1].

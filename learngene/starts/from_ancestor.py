@@ -1,4 +1,4 @@
-"""Begin each stage with a layer of an ancestor of the same width, so that stages are filled from the net they are distilled from."""
+"""Begin each stage with a layer of an ancestor of the same width: the net that is distilled, for one."""
 
 from __future__ import annotations
 
@@ -23,10 +23,11 @@ def from_ancestor(
     stage_plan: str | Sequence[int] | StagePlan | None = None,
     class_names: Sequence[str] | None = None,
 ) -> nn.Module:
-    """All layers of a stage begin as the ancestor's layer at the stage's middle; all around the layers as it is.
+    """A stage's layers begin as the ancestor's layer at the stage's middle; all around the layers as it is.
 
     Args:
-        ancestor: a timm model, as `learngene.distill` takes it; that of the distillation unless another is named.
+        ancestor: a timm model, as `learngene.distill` takes it; that of the distillation unless another is
+            named.
         stage_plan: layers per stage; that of the distillation, else each layer is a stage of its own.
         class_names: the classes to be learned, where known.
 

@@ -30,8 +30,9 @@ def learngene(
 
     Args:
         gene: learngene, or its file.
-        order: ``stages`` in order; ``shuffled``: the same repeats, whole stages in random order; ``random``: the same
-            repeats, every layer anywhere (the paper's random-assigned expansion). Drawn from torch's generator.
+        order: ``stages`` in order; ``shuffled``: the same repeats, whole stages in random order; ``random``:
+            the same repeats, every layer anywhere (the paper's random-assigned expansion). Drawn from torch's
+            generator.
         plan: layers per stage; by default the model's depth spread evenly, extras to the earliest stages.
         class_names: the classes to be learned, where known.
 

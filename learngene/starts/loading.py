@@ -1,4 +1,4 @@
-"""Load the weights of a trained model into another of the same shapes, with its head only where the classes are the same."""
+"""Load a trained model's weights into another of the same shapes; its head only for the same classes."""
 
 from __future__ import annotations
 
@@ -31,7 +31,8 @@ def load_weights(
     Args:
         data_config: of the trained model.
         names: the trained head's classes, where known.
-        class_names: the classes to be learned, where known; unknown ones count as the same if there are as many.
+        class_names: the classes to be learned, where known; unknown ones count as the same if there are as
+            many.
 
     Raises:
         LearngeneError: shapes that do not fit.

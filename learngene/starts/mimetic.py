@@ -1,4 +1,4 @@
-"""Mimetic initialisation (Trockman and Kolter 2023, arXiv 2305.09828): attention that looks trained, in closed form."""
+"""Mimetic initialisation (Trockman and Kolter 2023, arXiv 2305.09828): attention that looks trained."""
 
 from __future__ import annotations
 
@@ -22,20 +22,22 @@ def mimetic(
     b2: float = 0.4,
     position: bool = False,
 ) -> nn.Module:
-    """W_Q W_K^T = a1 Z + b1 I for each head, W_V W_proj = a2 Z - b2 I, with Z ~ N(0, 1/D), by SVD (section 4).
+    """W_Q W_K^T = a1 Z + b1 I for each head, W_V W_proj = a2 Z - b2 I, Z ~ N(0, 1/D), by SVD (section 4).
 
-    With A = U S V^T: W_Q = U sqrt(S) and W_K = V sqrt(S), cut to the head's k columns (the best approximation of
-    rank k, with a fresh Z for each head), W_V = U sqrt(S) and W_proj = sqrt(S) V^T in full rank. Torch computes
-    x W^T, so a stored weight is the transpose of the paper's matrix. Biases of q, k, v and proj become 0; the MLPs stay.
+    With A = U S V^T: W_Q = U sqrt(S) and W_K = V sqrt(S), cut to the head's k columns (the best approximation
+    of rank k, with a fresh Z for each head), W_V = U sqrt(S) and W_proj = sqrt(S) V^T in full rank. Torch
+    computes x W^T, so a stored weight is the transpose of the paper's matrix. Biases of q, k, v and proj
+    become 0; the MLPs stay.
 
     Args:
         a1, b1: noise and identity in query times key.
         a2, b2: noise and negative identity in value times projection.
-        position: also begin the position embedding with 2-D sines and cosines. It carries part of the gain, so it has
-            its own switch.
+        position: also begin the position embedding with 2-D sines and cosines. It carries part of the gain,
+            so it has its own switch.
 
     Raises:
-        LearngeneError: attention without a fused qkv of full width, or with normalised queries; no position embedding.
+        LearngeneError: attention without a fused qkv of full width, or with normalised queries; no position
+            embedding.
     """
     for layer in get_blocks(model):
         attn = attention(layer, model, "mimetic")
@@ -68,10 +70,11 @@ def split(product: Tensor, rank: int) -> tuple[Tensor, Tensor]:
 
 @torch.no_grad()
 def sinusoidal_position(model: nn.Module) -> nn.Module:
-    """Begin a ViT's position embedding (1, tokens, D) with 2-D sines and cosines (timm's), special tokens with 0.
+    """Begin a position embedding (1, tokens, D) with 2-D sines and cosines (timm's), special tokens with 0.
 
     Raises:
-        LearngeneError: no learned position embedding, not a square of patches, or a width that 4 does not divide.
+        LearngeneError: no learned position embedding, not a square of patches, or a width that 4 does not
+            divide.
     """
     name = architecture_name(model)
     position, patches = getattr(model, "pos_embed", None), getattr(model, "patch_embed", None)

@@ -14,9 +14,9 @@ EMBEDDINGS = ("pos_embed", "cls_token", "reg_token", "dist_token")
 
 
 def matrices(module: nn.Module) -> Iterator[Tensor]:
-    """Weights (outputs, inputs, ...) of all linear maps and patch embeddings, without gradient; a fused ``qkv`` as three.
+    """Weights (outputs, inputs, ...) of all linear maps and patch embeddings; a fused ``qkv`` as three.
 
-    The tensors are views: writing to them changes the model.
+    The tensors are views without gradient: writing to them changes the model.
     """
     for name, child in module.named_modules():
         if isinstance(child, (nn.Linear, nn.Conv2d)):
@@ -57,19 +57,22 @@ def attention(layer: nn.Module, model: nn.Module, start: str) -> Any:
     name = architecture_name(model)
     if not isinstance(qkv, nn.Linear) or not isinstance(proj, nn.Linear):
         raise LearngeneError(
-            f"the start '{start}' needs attention with one qkv matrix and proj, and {name} has none; use another"
+            f"the start '{start}' needs attention with one qkv matrix and proj, and {name} has none; use "
+            "another"
         )
     width, inner = qkv.in_features, proj.in_features
     if qkv.out_features != 3 * width or inner != width:
         raise LearngeneError(
-            f"the start '{start}' needs a qkv of width 3 x {width}, and {name} has {qkv.out_features} ({inner} into proj); use another"
+            f"the start '{start}' needs a qkv of width 3 x {width}, and {name} has {qkv.out_features} "
+            f"({inner} into proj); use another"
         )
     if any(
         isinstance(getattr(attn, norm, None), nn.Module) and _has_state(getattr(attn, norm))
         for norm in ("q_norm", "k_norm")
     ):
         raise LearngeneError(
-            f"the start '{start}' sets the product of query and key, which {name} normalises afterwards (qk_norm); use another"
+            f"the start '{start}' sets the product of query and key, which {name} normalises afterwards "
+            "(qk_norm); use another"
         )
     assert attn is not None
     return attn

@@ -1,4 +1,4 @@
-"""Random weights: timm's own, truncated normal, Xavier; and what each does to the variance of a layer's output."""
+"""Random weights: timm's own, truncated normal, Xavier; and the variance of a layer's output under each."""
 
 from __future__ import annotations
 
@@ -11,21 +11,23 @@ from learngene.starts.parts import embeddings, matrices, zero_biases
 
 
 def random(model: nn.Module) -> nn.Module:
-    """Leave the model as timm built it: for most ViTs truncated normal, standard deviation 0.02. Seed torch before building."""
+    """Leave the model as timm built it: most ViTs truncated normal, std 0.02. Seed torch before."""
     return model
 
 
 def trunc_normal(model: nn.Module, *, std: float = 0.02) -> nn.Module:
-    """Truncated normal for every matrix and embedding, biases 0 (BERT, arXiv 1810.04805; DeiT, arXiv 2012.12877).
+    """Truncated normal for matrices and embeddings, biases 0 (BERT arXiv 1810.04805, DeiT arXiv 2012.12877).
 
-    Why 0.02, when a product of D inputs keeps its variance at 1/sqrt(D) (0.036 for BERT's 768)? Because the matrix is
-    one of a residual branch behind a LayerNorm. Each branch adds its variance to the stream, and the derivative of
-    LayerNorm is one over the stream's standard deviation, so that large branches shrink the gradient of the layers
-    below them. Zhang et al. 2019 (arXiv 1908.11365, section 5) trace the vanishing gradient of deep transformers to
-    this, and name it as the reason why BERT and GPT begin with the much smaller 0.02. See `branch_variances`.
+    Why 0.02, when a product of D inputs keeps its variance at 1/sqrt(D) (0.036 for BERT's 768)? Because the
+    matrix is one of a residual branch behind a LayerNorm. Each branch adds its variance to the stream, and
+    the derivative of LayerNorm is one over the stream's standard deviation, so that large branches shrink the
+    gradient of the layers below them. Zhang et al. 2019 (arXiv 1908.11365, section 5) trace the vanishing
+    gradient of deep transformers to this, and name it as the reason why BERT and GPT begin with the much
+    smaller 0.02. See `branch_variances`.
 
     Args:
-        std: standard deviation before cutting at two of them (BERT; timm and DeiT cut at 2, which cuts nothing).
+        std: standard deviation before cutting at two of them (BERT; timm and DeiT cut at 2, which cuts
+            nothing).
 
     Raises:
         LearngeneError: a standard deviation that is not above 0.
@@ -40,9 +42,10 @@ def trunc_normal(model: nn.Module, *, std: float = 0.02) -> nn.Module:
 
 
 def xavier(model: nn.Module, *, gain: float = 1.0) -> nn.Module:
-    """U(-b, b) with b = gain sqrt(6 / (inputs + outputs)) for every matrix (Glorot and Bengio 2010); biases 0.
+    """U(-b, b), b = gain sqrt(6 / (inputs + outputs)), for every matrix (Glorot and Bengio 2010); biases 0.
 
-    Query, key and value are three matrices, though torch keeps them in one tensor. Position embeddings and tokens stay.
+    Query, key and value are three matrices, though torch keeps them in one tensor. Position embeddings and
+    tokens stay.
     """
     for matrix in matrices(model):
         nn.init.xavier_uniform_(matrix.flatten(1), gain=gain)

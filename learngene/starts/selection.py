@@ -1,4 +1,4 @@
-"""Take weights from a larger trained model: some of its layers, or some of every tensor's rows and columns."""
+"""Take weights from a larger trained model: some of its layers, or some rows and columns of every tensor."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ def depth_selection(
 
     Args:
         ancestor: a timm model, as `learngene.distill` takes it.
-        layers: ``first``, ``last``, or ``even``: evenly spaced, both ends included. For a model deeper than its
-            ancestor only ``even`` works, and repeats layers.
+        layers: ``first``, ``last``, or ``even``: evenly spaced, both ends included. For a model deeper than
+            its ancestor only ``even`` works, and repeats layers.
         class_names: the classes to be learned, where known.
 
     Raises:
@@ -51,8 +51,8 @@ def weight_selection(model: nn.Module, *, ancestor: Trained, layers: Layers = "f
     """Some rows and columns of every tensor of a larger ancestor (Xu et al. 2024, arXiv 2311.18823).
 
     The released code's rule: of the layers the first N; of every dimension of t elements, s are taken by
-    `selected_indices`; the head is left out. That wants an ancestor at least as deep and wide; ``even`` goes beyond the
-    paper and spaces or repeats the ancestor's layers.
+    `selected_indices`; the head is left out. That wants an ancestor at least as deep and wide; ``even`` goes
+    beyond the paper and spaces or repeats the ancestor's layers.
 
     Raises:
         LearngeneError: another family, or a smaller ancestor.
@@ -75,7 +75,7 @@ def weight_selection(model: nn.Module, *, ancestor: Trained, layers: Layers = "f
 
 
 def selected_indices(large: int, small: int) -> Tensor:
-    """Which of ``large`` elements make the ``small``: every (large/small)-th if that is whole, else evenly spaced and rounded.
+    """Which of ``large`` elements are taken: every (large/small)-th if that is whole, else evenly spaced.
 
     >>> selected_indices(6, 3).tolist(), selected_indices(5, 3).tolist()
     ([0, 2, 4], [0, 2, 4])
@@ -89,7 +89,8 @@ def select(tensor: Tensor, shape: Sequence[int], name: str) -> Tensor:
     """`selected_indices` in every dimension."""
     if tensor.ndim != len(shape) or any(t < s for t, s in zip(tensor.shape, shape, strict=False)):
         raise LearngeneError(
-            f"weight-selection: the ancestor's '{name}' is {tuple(tensor.shape)}, too small for {tuple(shape)}; use a larger ancestor"
+            f"weight-selection: the ancestor's '{name}' is {tuple(tensor.shape)}, too small for "
+            f"{tuple(shape)}; use a larger ancestor"
         )
     for dim, size in enumerate(shape):
         tensor = tensor.index_select(dim, selected_indices(tensor.shape[dim], size))
@@ -110,7 +111,8 @@ def choose_layers(available: int, wanted: int, layers: Layers) -> list[int]:
         return [round(i * (available - 1) / (wanted - 1)) for i in range(wanted)]
     if wanted > available:
         raise LearngeneError(
-            f"layers '{layers}': the model has {wanted} layers, its ancestor only {available}; use a deeper ancestor, or layers: even"
+            f"layers '{layers}': the model has {wanted} layers, its ancestor only {available}; use a deeper "
+            "ancestor, or layers: even"
         )
     return list(range(wanted)) if layers == "first" else list(range(available - wanted, available))
 
@@ -124,7 +126,7 @@ def same_family(model: nn.Module, trained: nn.Module, start: str) -> str:
     blocks, theirs = find_blocks(model), find_blocks(trained)
     if blocks != theirs:
         raise LearngeneError(
-            f"the start '{start}' needs an ancestor of the same family; {architecture_name(trained)} keeps its layers in "
-            f"'{theirs}', {architecture_name(model)} in '{blocks}'"
+            f"the start '{start}' needs an ancestor of the same family; {architecture_name(trained)} keeps "
+            f"its layers in '{theirs}', {architecture_name(model)} in '{blocks}'"
         )
     return blocks

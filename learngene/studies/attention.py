@@ -29,7 +29,8 @@ from learngene.starts import begin, parse
 
 
 def open_named(names: Sequence[str], *, seed: int) -> list[tuple[str, nn.Module]]:
-    """Models by name: trained ones, and for names of starts untrained ones in the architecture of the first trained one.
+    """Models by name: trained ones, and for names of starts untrained ones in the architecture of the first
+    trained one.
 
     Raises:
         LearngeneError: a model cannot be opened, or there is none to take the architecture from.
@@ -75,9 +76,9 @@ def batch(model: nn.Module, data: str, loading: DataOptions, split: str, images:
 
 
 def attention_maps(model: nn.Module, images: Tensor, layers: Sequence[int]) -> dict[int, Tensor]:
-    """Attention (tokens, tokens) by layer, counted from 1, averaged over heads and images; timm's extractor does the work.
+    """Attention (tokens, tokens) by layer, counted from 1, averaged over heads and images.
 
-    Layers beyond the model's depth are replaced by its last.
+    timm's extractor does the work. Layers beyond the model's depth are replaced by its last.
 
     Raises:
         LearngeneError: the model cannot be traced, or shows no attention.
@@ -102,7 +103,7 @@ def attention_maps(model: nn.Module, images: Tensor, layers: Sequence[int]) -> d
 
 
 def draw(columns: Sequence[tuple[str, dict[int, Tensor]]], path: Path) -> Path:
-    """A column per model, a row per layer; each map has colours of its own, from its least to its greatest value."""
+    """A column per model, a row per layer; each map has colours of its own, from its least value on."""
     layers = list(columns[0][1])
     figure = Figure(figsize=(2.4 * len(columns) + 0.4, 2.4 * len(layers) + 0.4), layout="constrained")
     grid = figure.subplots(len(layers), len(columns), squeeze=False)

@@ -1,4 +1,4 @@
-"""A learngene's depths against each other, untuned: accuracy on the same images, beside what each depth costs."""
+"""A learngene's depths against each other, untuned: accuracy on the same images, and what each costs."""
 
 from __future__ import annotations
 
@@ -22,12 +22,14 @@ from learngene.latency import condition_words, conditions
 from learngene.plan import StagePlan, parse_depths
 from learngene.provenance import hardware, versions
 from learngene.recipe import DataOptions, Recipe
+from learngene.tables import Table, numbers, page
 from learngene.training import evaluate_model
 
 log = logging.getLogger("learngene")
 
 
-FILES = ("evaluation.json", "evaluation.md", "accuracy-by-size.png")
+PICTURE = "accuracy-by-size.png"
+FILES = ("evaluation.json", "evaluation.md", PICTURE)
 
 
 def choose_plans(
@@ -99,37 +101,42 @@ def write_depths(result: Mapping[str, Any], out: Path, *, overwrite: bool) -> No
     """
     with atomic_directory(out, overwrite=overwrite, own=FILES) as scratch:
         write_text(scratch / "evaluation.json", json.dumps(result, indent=2, default=str) + "\n")
-        draw(result, scratch / "accuracy-by-size.png")
-        write_text(scratch / "evaluation.md", markdown(result))
+        draw(result, scratch / PICTURE)
+        write_text(scratch / "evaluation.md", describe_depths(result))
 
 
-def markdown(result: Mapping[str, Any]) -> str:
-    """The table and what it was measured by, as a page."""
-    lines = [
-        f"# {result['model']} on {result['split']}, untuned",
-        "",
-        "| depth | plan | parameters | GFLOPs | ms (quartiles) | top-1 % | top-5 % | loss | images |",
-        "|--:|--:|--:|--:|--:|--:|--:|--:|--:|",
+def describe_depths(result: Mapping[str, Any]) -> str:
+    """The table and what it was measured by, as a page of Markdown."""
+    measures = ("parameters", "GFLOPs", "ms (quartiles)", "top-1 %", "top-5 %", "loss", "images")
+    columns = numbers("depth", "plan", *measures)
+    return page(
+        "studies/evaluation.md.jinja",
+        model=result["model"],
+        split=result["split"],
+        depths=Table(columns, [_cells(row) for row in result["rows"]]),
+        conditions=condition_words(result["latency"]),
+        versions=", ".join(f"{name} {version}" for name, version in result["versions"].items()),
+        picture=PICTURE,
+    )
+
+
+def _cells(row: Mapping[str, Any]) -> list[str]:
+    low, high = row["latency_quartiles_ms"]
+    return [
+        str(row["depth"]),
+        str(row["plan"]),
+        f"{row['parameters']:,}",
+        f"{row['gflops']:.4g}",
+        f"{row['latency_ms']:.3g} ({low:.3g} to {high:.3g})",
+        f"{100 * row['top1']:.2f}",
+        f"{100 * row['top5']:.2f}",
+        f"{row['loss']:.4f}",
+        f"{row['images']:,}",
     ]
-    for row in result["rows"]:
-        low, high = row["latency_quartiles_ms"]
-        lines.append(
-            f"| {row['depth']} | {row['plan']} | {row['parameters']:,} | {row['gflops']:.4g} | "
-            f"{row['latency_ms']:.3g} ({low:.3g} to {high:.3g}) | {100 * row['top1']:.2f} | {100 * row['top5']:.2f} | "
-            f"{row['loss']:.4f} | {row['images']:,} |"
-        )
-    told = ", ".join(f"{name} {version}" for name, version in result["versions"].items())
-    lines += [
-        "",
-        f"Milliseconds: {condition_words(result['latency'])}. {told}.",
-        "",
-        "![accuracy against parameters and milliseconds](accuracy-by-size.png)",
-    ]
-    return "\n".join(lines) + "\n"
 
 
 def draw(result: Mapping[str, Any], path: Path) -> Path:
-    """Top-1 against parameters and, beside it, against milliseconds with their quartiles; each point is a depth."""
+    """Top-1 against parameters, and beside it against milliseconds with quartiles; each point is a depth."""
     rows = sorted(result["rows"], key=lambda row: row["depth"])
     top1 = [100 * row["top1"] for row in rows]
     times = [row["latency_ms"] for row in rows]

@@ -1,4 +1,4 @@
-"""What a run of `learngene.studies.relearn` shows: the table, the plot, and the questions answered in words."""
+"""What a run of `learngene.studies.relearn` shows: table, plot, and its questions answered in words."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ from typing import Any
 from learngene.bench.plots import relearning
 from learngene.bench.summary import Row
 from learngene.files import write_text
+from learngene.studies.cells import spans
+from learngene.tables import Table, numbers, page, words
 
 
 def write_relearn_report(
@@ -26,42 +28,48 @@ def write_relearn_report(
         rows: of `run_cell`.
         originals: images that each model was trained on, views counted, where known.
     """
-    relearning(rows, out / "relearn.png")
-    parts = [
-        "# How quickly does one layer re-learn?",
-        "\n".join(f"- {name}: {value}" for name, value in about.items()),
-        f"A layer counts as back when validation top-1 is within {100 * tolerance:g} points of the original. It is looked at after 1, 2, 3, 4, 6, 9, ... steps.",
-        "## In words",
-        answers(rows, originals),
-        "![images until the accuracy is back](relearn.png)",
-        "## All cells",
-        cell_table(rows, originals),
-    ]
-    write_text(out / "relearn.md", "\n\n".join(parts) + "\n")
+    picture = relearning(rows, out / "relearn.png")
+    text = page(
+        "studies/relearn.md.jinja",
+        about=about,
+        points=f"{100 * tolerance:g}",
+        answers=answers(rows, originals),
+        picture=picture.name,
+        cells=cell_table(rows, originals),
+    )
+    write_text(out / "relearn.md", text)
     return out / "relearn.md"
 
 
-def cell_table(rows: Sequence[Row], originals: Mapping[str, int | None]) -> str:
+def cell_table(rows: Sequence[Row], originals: Mapping[str, int | None]) -> Table:
     """A row per model, control, reset layers, mode and share; several seeds side by side."""
-    head = [
-        "| model | control | layers reset | mode | data | original % | after reset % | images until back | share of original training | best % |",
-        "|---|---|---|---|---:|---:|---:|---:|---:|---:|",
-    ]
     groups: dict[tuple[Any, ...], list[Row]] = {}
     for row in rows:
-        groups.setdefault(
-            (row["model"], row["control"], tuple(row["layers"]), row["mode"], row["share"]), []
-        ).append(row)
-    body = []
-    for (model, control, layers, mode, share), group in groups.items():
-        back = ", ".join(_back(row) for row in group)
-        shares = ", ".join(_share(row, originals) for row in group)
-        name = spans(layers) or "none"
-        body.append(
-            f"| {model} | {control} | {name} | {mode} | {100 * share:g} % | {100 * group[0]['original']:.2f} | "
-            f"{100 * statistics.fmean(r['damaged'] for r in group):.1f} | {back} | {shares} | {100 * max(r['best'] for r in group):.2f} |"
-        )
-    return "\n".join(head + body)
+        case = (row["model"], row["control"], tuple(row["layers"]), row["mode"], row["share"])
+        groups.setdefault(case, []).append(row)
+    back = ("images until back", "share of original training")
+    columns = [
+        *words("model", "control", "layers reset", "mode"),
+        *numbers("data", "original %", "after reset %", *back, "best %"),
+    ]
+    return Table(columns, [_cells(group, originals) for group in groups.values()])
+
+
+def _cells(group: Sequence[Row], originals: Mapping[str, int | None]) -> list[str]:
+    """What the seeds of one question gave."""
+    first = group[0]
+    return [
+        first["model"],
+        first["control"],
+        spans(first["layers"]) or "none",
+        first["mode"],
+        f"{100 * first['share']:g} %",
+        f"{100 * first['original']:.2f}",
+        f"{100 * statistics.fmean(row['damaged'] for row in group):.1f}",
+        ", ".join(_back(row) for row in group),
+        ", ".join(_share(row, originals) for row in group),
+        f"{100 * max(row['best'] for row in group):.2f}",
+    ]
 
 
 def _back(row: Row) -> str:
@@ -80,42 +88,27 @@ def _share(row: Row, originals: Mapping[str, int | None]) -> str:
     return f"{100 * row['images'] / total:.3g} %"
 
 
-def spans(layers: Sequence[int]) -> str:
-    """``1-3`` or ``1-2, 6-8``."""
-    runs: list[list[int]] = []
-    for layer in layers:
-        if runs and runs[-1][-1] == layer - 1:
-            runs[-1].append(layer)
-        else:
-            runs.append([layer])
-    return ", ".join(f"{run[0]}-{run[-1]}" if len(run) > 1 else str(run[0]) for run in runs)
-
-
-def answers(rows: Sequence[Row], originals: Mapping[str, int | None]) -> str:
-    """The four questions of the seed, answered from the rows."""
+def answers(rows: Sequence[Row], originals: Mapping[str, int | None]) -> list[tuple[str, str]]:
+    """The four questions of the study and its controls, each with its answer from the rows."""
     single = [row for row in rows if not row["control"]]
-    sentences = []
-    for mode in ("frozen", "free"):
+    found = []
+    for mode, rest in (("frozen", "The rest frozen"), ("free", "The rest trained too")):
         own = [row for row in single if row["mode"] == mode]
         if own:
-            rest = "The rest frozen" if mode == "frozen" else "The rest trained too"
-            sentences.append(f"**All data again, or a little? {rest}:** {_by_share(own, originals)}")
-            sentences.append(f"**Does the position matter? {rest}:** {_by_position(own)}")
-    sentences.append(f"**Do depth N and width D matter?** {_by_model(single)}")
-    failed = [row for row in single if row["images"] is None]
+            found.append((f"All data again, or a little? {rest}:", _by_share(own, originals)))
+            found.append((f"Does the position matter? {rest}:", _by_position(own)))
+    found.append(("Do depth N and width D matter?", _by_model(single)))
+    found.append(("Does it fail to train?", _failures(single)))
+    controls = [name for name in dict.fromkeys(row["control"] for row in rows) if name]
+    return found + [(f"Control {name}:", _control(name, rows)) for name in controls]
+
+
+def _failures(rows: Sequence[Row]) -> str:
+    failed = [row for row in rows if row["images"] is None]
     frozen = sum(row["mode"] == "frozen" for row in failed)
-    where = (
-        f" ({frozen} with the rest frozen, {len(failed) - frozen} with the rest trained)" if failed else ""
-    )
-    sentences.append(
-        f"**Does it fail to train?** {len(failed)} of {len(single)} cells were not back when training was given up{where}."
-    )
-    sentences += [
-        f"**Control {name}:** {_control(name, rows)}"
-        for name in dict.fromkeys(r["control"] for r in rows)
-        if name
-    ]
-    return "\n".join(f"- {sentence}" for sentence in sentences)
+    where = f" ({frozen} with the rest frozen, {len(failed) - frozen} with the rest trained)"
+    text = f"{len(failed)} of {len(rows)} cells were not back when training was given up"
+    return f"{text}{where if failed else ''}."
 
 
 def _by_share(rows: Sequence[Row], originals: Mapping[str, int | None]) -> str:
@@ -192,7 +185,8 @@ def _control(name: str, rows: Sequence[Row]) -> str:
             row["images"] / plain[_case(row)] for row in same if row["images"] and plain.get(_case(row))
         ]
         if name in ("lr-x5", "norms-kept") and ratios:
-            text += f" (where both are, in {statistics.median(ratios):.2g} times the views, median of {len(ratios)})"
+            times = f"{statistics.median(ratios):.2g} times the views"
+            text += f" (where both are, in {times}, median of {len(ratios)})"
         elif back:
             text += f", median after {statistics.median(back):,.0f} views"
         parts.append(text)

@@ -1,4 +1,6 @@
-"""One training loop for distilling, fine-tuning and training from scratch; they differ in their objective alone."""
+"""One training loop for distilling, fine-tuning and training from scratch; they differ in their objective
+alone.
+"""
 
 from learngene.runs import RunDirectory
 from learngene.training.evaluate import evaluate_model

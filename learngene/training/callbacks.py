@@ -1,4 +1,6 @@
-"""What happens around the loop: the metrics file, progress in a log, and a checkpoint that is never half written."""
+"""What happens around the loop: the metrics file, progress in a log, and a checkpoint that is never half
+written.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +24,9 @@ log = logging.getLogger("learngene")
 
 
 class MetricsFile(Callback):
-    """One row of ``metrics.csv`` per epoch. The rows live in the checkpoint, so a resumed file is the same file."""
+    """One row of ``metrics.csv`` per epoch. The rows live in the checkpoint, so a resumed file is the same
+    file.
+    """
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -67,9 +71,8 @@ class MetricsFile(Callback):
         self.seconds += self._since - since
         now = joules()
         if now is not None and self._energy is not None:
-            self.joules = (self.joules or 0.0) + max(
-                0.0, now - self._energy
-            )  # counters start over now and then
+            # counters start over now and then
+            self.joules = (self.joules or 0.0) + max(0.0, now - self._energy)
         self._energy = now
 
     def write(self) -> None:
@@ -142,10 +145,11 @@ def clock(seconds: float) -> str:
 
 
 class Rifle(Callback):
-    """Give the head fresh weights at the start of every cycle but the first, and forget what the optimizer knew of it.
+    """Give the head fresh weights at the start of every cycle but the first, and forget what the optimizer
+    knew of it.
 
-    RIFLE (Li et al. 2020, arXiv 2007.03349): deep layers move further when the head has to be learned again. The
-    schedule starts over at the same steps (`TrainingModule.configure_optimizers`).
+    RIFLE (Li et al. 2020, arXiv 2007.03349): deep layers move further when the head has to be learned again.
+    The schedule starts over at the same steps (`TrainingModule.configure_optimizers`).
 
     Args:
         cycles: of equal length.
@@ -170,7 +174,9 @@ class Rifle(Callback):
             self.reset_head(module.model, trainer.optimizers[0], step)
 
     def reset_head(self, model: Any, optimizer: Any, step: int) -> None:
-        """Truncated normal 0.02 and zero bias, as timm begins it; drawn by (seed, step), so that a resumed run does the same."""
+        """Truncated normal 0.02 and zero bias, as timm begins it; drawn by (seed, step), so that a resumed
+        run does the same.
+        """
         head = model.get_classifier()
         for part in head if isinstance(head, tuple) else (head,):
             if isinstance(part, nn.Linear):

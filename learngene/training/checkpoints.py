@@ -20,10 +20,11 @@ log = logging.getLogger("learngene")
 
 
 class Checkpoints(ModelCheckpoint):
-    """``last.ckpt`` at the end of every epoch, now and then within one, and when a signal asks the run to stop.
+    """``last.ckpt`` at the end of every epoch, now and then within one, and when a signal asks the run to
+    stop.
 
-    SIGINT, SIGTERM and SIGUSR1 are answered after the next optimizer step (with several ranks, the next tenth). A second one
-    stops at once.
+    SIGINT, SIGTERM and SIGUSR1 are answered after the next optimizer step (with several ranks, the next
+    tenth). A second one stops at once.
 
     Args:
         folder: where to write.
@@ -43,9 +44,8 @@ class Checkpoints(ModelCheckpoint):
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         super().on_train_start(trainer, pl_module)
         self._saved, self._seen = time.monotonic(), trainer.global_step
-        if (
-            trainer.received_sigterm
-        ):  # while Lightning's handler was there, which would stop at the end of the epoch
+        # while Lightning's handler was there, which would stop at the end of the epoch
+        if trainer.received_sigterm:
             self.signal = signal.SIGTERM
         if threading.current_thread() is threading.main_thread():
             self._previous = {number: signal.signal(number, self._notice) for number in self.SIGNALS}
@@ -108,7 +108,9 @@ class Stopped(Exception):
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
-    """Checkpoints are written aside, flushed and renamed, and the one before is kept: a crash leaves a good one."""
+    """Checkpoints are written aside, flushed and renamed, and the one before is kept: a crash leaves a good
+    one.
+    """
 
     def save_checkpoint(
         self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None

@@ -16,7 +16,8 @@ def check_devices(recipe: Recipe) -> None:
     known = AcceleratorRegistry.get(name) if name in AcceleratorRegistry.available_accelerators() else None
     if known is None:
         raise LearngeneError(
-            f"accelerator '{name}': use one of auto, {', '.join(sorted(AcceleratorRegistry.available_accelerators()))}"
+            f"accelerator '{name}': use one of auto, "
+            f"{', '.join(sorted(AcceleratorRegistry.available_accelerators()))}"
         )
     if not known.is_available():
         raise LearngeneError(

@@ -1,4 +1,6 @@
-"""Many processes: which of them this is, how they were launched, and sharding a model with tied weights over them."""
+"""Many processes: which of them this is, how they were launched, and sharding a model with tied weights over
+them.
+"""
 
 from __future__ import annotations
 
@@ -28,14 +30,18 @@ def launched_by_lightning() -> bool:
 
 
 def launcher() -> ClusterEnvironment | None:
-    """SLURM without Lightning's own requeueing (the job script does that, after the run has saved itself), else Lightning's choice."""
+    """SLURM without Lightning's own requeueing (the job script does that, after the run has saved itself),
+    else Lightning's choice.
+    """
     if SLURMEnvironment.detect() and not TorchElasticEnvironment.detect():
         return SLURMEnvironment(auto_requeue=False)
     return None
 
 
 def check_launch(trainer: L.Trainer) -> None:
-    """Raise unless as many processes were launched as the recipe asks for; Lightning does not look, and each could train alone."""
+    """Raise unless as many processes were launched as the recipe asks for; Lightning does not look, and each
+    could train alone.
+    """
     if TorchElasticEnvironment.detect():
         launched = int(os.environ["WORLD_SIZE"])
     elif SLURMEnvironment.detect():
@@ -44,7 +50,8 @@ def check_launch(trainer: L.Trainer) -> None:
         return
     if launched != trainer.num_nodes * trainer.num_devices:
         raise LearngeneError(
-            f"{launched} processes were launched, but this run is to have {trainer.num_nodes} x {trainer.num_devices}: give the number "
+            f"{launched} processes were launched, but this run is to have {trainer.num_nodes} x "
+            f"{trainer.num_devices}: give the number "
             f"of machines with --num-nodes and of processes on each with --devices"
         )
 
@@ -56,7 +63,8 @@ def choose_strategy(recipe: Recipe) -> str | Strategy:
     for name in ("ema", "rifle"):
         if getattr(recipe, name):
             raise LearngeneError(
-                f"{name} {getattr(recipe, name)} does not work with sharded weights; use --strategy ddp, or {name} 0"
+                f"{name} {getattr(recipe, name)} does not work with sharded weights; use --strategy ddp, or "
+                f"{name} 0"
             )
     return Sharded()
 
@@ -64,9 +72,9 @@ def choose_strategy(recipe: Recipe) -> str | Strategy:
 class Sharded(ModelParallelStrategy):
     """FSDP2 around the whole module, with the checkpoints of any other strategy: whole tensors in one file.
 
-    Lightning's own ``fsdp`` (FSDP1) refuses CPUs and clipping by norm. Layers are not wrapped one by one: what layers of
-    a stage share would belong to several groups, which `fully_shard` refuses. Lightning's saving under FSDP2 numbers the
-    optimizer's state by name, where a tied parameter has several.
+    Lightning's own ``fsdp`` (FSDP1) refuses CPUs and clipping by norm. Layers are not wrapped one by one:
+    what layers of a stage share would belong to several groups, which `fully_shard` refuses. Lightning's
+    saving under FSDP2 numbers the optimizer's state by name, where a tied parameter has several.
     """
 
     def __init__(self) -> None:
@@ -130,7 +138,9 @@ def _split_like(value: Any, model: Any) -> Any:
 
 
 def shard(module: L.LightningModule) -> None:
-    """Shard all parameters of a module under `Sharded`; each tied one is sharded once. Otherwise nothing happens."""
+    """Shard all parameters of a module under `Sharded`; each tied one is sharded once. Otherwise nothing
+    happens.
+    """
     if module.device_mesh is None or isinstance(module, FSDPModule):
         return
     fully_shard(module, mesh=module.device_mesh["data_parallel"])

@@ -49,7 +49,9 @@ def evaluate_model(model: nn.Module, data: ImageData, *, device: str = "auto") -
 
 
 def score(logits: Tensor, targets: Tensor) -> dict[str, Tensor]:
-    """Cross-entropy, top-1 and top-5 accuracy (shares, not percent) of a batch of logits (B, K) and labels (B,)."""
+    """Cross-entropy, top-1 and top-5 accuracy (shares, not percent) of a batch of logits (B, K) and labels
+    (B,).
+    """
     classes = logits.shape[1]
     accuracy = {
         f"top{k}": multiclass_accuracy(logits, targets, classes, average="micro", top_k=min(k, classes))

@@ -1,4 +1,6 @@
-"""What goes wrong in a training, in one sentence with a way out; and what Lightning says that nobody asked for."""
+"""What goes wrong in a training, in one sentence with a way out; and what Lightning says that nobody asked
+for.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +22,8 @@ def explained(recipe: Recipe) -> Iterator[None]:
     """What goes wrong in a loop on any machine, as one sentence with a way out.
 
     Raises:
-        LearngeneError: a full disk, out of memory, layers that cannot be compiled, a reading process that died, a rank that was lost.
+        LearngeneError: a full disk, out of memory, layers that cannot be compiled, a reading process that
+            died, a rank that was lost.
     """
     try:
         yield
@@ -37,7 +40,8 @@ def _sentence(error: Exception, recipe: Recipe) -> str | None:
     if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT):
         return f"{text}; the last good checkpoint is kept: free some space, then --resume"
     if isinstance(error, (torch.OutOfMemoryError, MemoryError)) or "can't allocate memory" in text:
-        ways = f"--batch-size {max(1, recipe.batch_size // 2)} --accumulate {2 * recipe.accumulate} (the same step in half the memory)"
+        smaller = f"--batch-size {max(1, recipe.batch_size // 2)} --accumulate {2 * recipe.accumulate}"
+        ways = f"{smaller} (the same step in half the memory)"
         ways += "" if recipe.grad_checkpointing else ", or --grad-checkpointing true"
         return f"out of memory with batch_size {recipe.batch_size}; try {ways}"
     if type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):

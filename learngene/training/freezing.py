@@ -13,7 +13,8 @@ from learngene.families.records import data_config_of
 
 
 def freeze(model: nn.Module, layers: int) -> list[nn.Module]:
-    """Switch off gradients of the embeddings and the first ``layers`` layers (-1: all but the head); what was frozen.
+    """Switch off gradients of the embeddings and the first ``layers`` layers (-1: all but the head); what was
+    frozen.
 
     Raises:
         LearngeneError: more layers than there are.
@@ -32,7 +33,10 @@ def freeze(model: nn.Module, layers: int) -> list[nn.Module]:
         kept = [parameter for parameter in model.parameters() if parameter not in heads]
     else:
         first = list(model.get_submodule(blocks).children())[:layers]
-        kept = [*embeddings(model), *(parameter for layer in first for parameter in layer.parameters())]
+        kept = [
+            *entering_parameters(model),
+            *(parameter for layer in first for parameter in layer.parameters()),
+        ]
     for parameter in kept:
         parameter.requires_grad_(False)
     return [
@@ -42,11 +46,11 @@ def freeze(model: nn.Module, layers: int) -> list[nn.Module]:
     ]
 
 
-def embeddings(model: nn.Module) -> list[nn.Parameter]:
+def entering_parameters(model: nn.Module) -> list[nn.Parameter]:
     """The parameters that what enters the first layer depends on, found by a backward pass from there.
 
-    Patch and position embeddings, tokens and norms before the layers; not what is used behind them, whatever its name is (CaiT's
-    class token and class attention).
+    Patch and position embeddings, tokens and norms before the layers; not what is used behind them, whatever
+    its name is (CaiT's class token and class attention).
     """
     entering: list[Tensor] = []
 

@@ -42,14 +42,17 @@ def fit(
     callbacks: Sequence[Callback] = (),
     validate: bool = True,
 ) -> dict[str, Any]:
-    """Train in a run directory, from its last checkpoint if it has one; afterwards ``module.model`` is the result.
+    """Train in a run directory, from its last checkpoint if it has one; afterwards ``module.model`` is the
+    result.
 
     Args:
         callbacks: of Lightning's, beside those that every run has.
-        validate: off: neither validation nor checkpoints; for runs of a few steps that are looked at by a callback.
+        validate: off: neither validation nor checkpoints; for runs of a few steps that are looked at by a
+            callback.
 
     Returns:
-        Last metrics, optimizer steps, images seen and training seconds (validation included), and the rows by epoch.
+        Last metrics, optimizer steps, images seen and training seconds (validation included), and the rows by
+        epoch.
     """
     recipe = module.recipe
     metrics = MetricsFile(run.path / run.METRICS)
@@ -62,9 +65,8 @@ def fit(
         with run.logging(), quiet_lightning():
             _train(trainer, module, data, run.newest())
     for callback in trainer.callbacks:  # type: ignore[attr-defined]
-        if isinstance(
-            callback, WeightAveraging
-        ):  # Lightning leaves this out when there was nothing left to resume
+        # Lightning leaves this out when there was nothing left to resume
+        if isinstance(callback, WeightAveraging):
             callback._copy_average_to_current(module)
     last = metrics.rows[-1] if metrics.rows else {}
     gather(module)
@@ -110,13 +112,16 @@ def _say_how_threads_wait() -> None:
     """Once in a process, however many runs it has."""
     if waits_politely():
         log.info(
-            "other programs were at work when learngene was imported, so its threads wait asleep (OMP_WAIT_POLICY=PASSIVE)"
+            "other programs were at work when learngene was imported, so its threads wait asleep "
+            "(OMP_WAIT_POLICY=PASSIVE)"
         )
 
 
 @contextlib.contextmanager
 def _signals_given_back() -> Iterator[None]:
-    """Leave the process's answers to signals as they were, however training ends: Lightning's own would make it deaf to SIGTERM."""
+    """Leave the process's answers to signals as they were, however training ends: Lightning's own would make
+    it deaf to SIGTERM.
+    """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -130,7 +135,9 @@ def _signals_given_back() -> Iterator[None]:
 
 
 def _rehearse(module: TrainingModule, data: ImageData) -> None:
-    """Raise for words in the recipe that timm does not know, and images that cannot go where they should, before anything is written."""
+    """Raise for words in the recipe that timm does not know, and images that cannot go where they should,
+    before anything is written.
+    """
     data.pixels()
     attempts: dict[str, Callable[[], Any]] = {
         "auto_augment": lambda: train_transform(data.config, module.recipe),

@@ -1,4 +1,6 @@
-"""The LightningModule: model, objective, optimizer, schedule and metrics. The same one for every kind of training."""
+"""The LightningModule: model, objective, optimizer, schedule and metrics. The same one for every kind of
+training.
+"""
 
 from __future__ import annotations
 
@@ -35,8 +37,8 @@ SKIPS_IN_A_ROW = 20  # of steps that are not finite; more of them is no accident
 class TrainingModule(L.LightningModule):
     """Train ``model`` for ``objective`` by ``recipe``.
 
-    Every step's randomness (mixup, drop path) is seeded by (seed, epoch, batch, rank), so that a resumed run repeats
-    an uninterrupted one.
+    Every step's randomness (mixup, drop path) is seeded by (seed, epoch, batch, rank), so that a resumed run
+    repeats an uninterrupted one.
 
     Args:
         model: logits (B, K) from images (B, C, H, W).
@@ -72,7 +74,7 @@ class TrainingModule(L.LightningModule):
         """Lightning calls this when the processes know each other."""
         shard(self)
 
-    # training ---------------------------------------------------------------------------------------------------------
+    # --- training
 
     def on_fit_start(self) -> None:
         self.model.train()
@@ -98,11 +100,14 @@ class TrainingModule(L.LightningModule):
         return total
 
     def step_on_noise(self, noise: Callable[[int], Batch]) -> Callable[[int], None]:
-        """One forward and backward pass of a copy, on so many images (B) of noise: for timing, without a trace in this module.
+        """One forward and backward pass of a copy, on so many images (B) of noise: for timing, without a
+        trace in this module.
 
         Args:
             noise: a batch of so many images.
         """
+
+        copies: tuple[nn.Module, Supervised] | None = None
 
         def step(images: int) -> None:
             nonlocal copies
@@ -114,7 +119,6 @@ class TrainingModule(L.LightningModule):
                     [objective.weights[name] * value for name, value in losses.items()]
                 ).sum().backward()
 
-        copies: tuple[nn.Module, Supervised] | None = None
         return step
 
     def _count(self, losses: dict[str, Tensor]) -> None:
@@ -134,7 +138,9 @@ class TrainingModule(L.LightningModule):
         gradient_clip_val: float | None = None,
         gradient_clip_algorithm: str | None = None,
     ) -> None:
-        """Clip by norm, and look whether the gradients are finite. A scaler (fp16) leaves out such steps as a matter of course."""
+        """Clip by norm, and look whether the gradients are finite. A scaler (fp16) leaves out such steps as a
+        matter of course.
+        """
         gradients = [
             p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None
         ]
@@ -174,12 +180,15 @@ class TrainingModule(L.LightningModule):
             self.odd.forget()
         if self.skipped_in_a_row >= SKIPS_IN_A_ROW:
             raise LearngeneError(
-                f"{SKIPS_IN_A_ROW} steps in a row were not finite, up to step {self.global_step} of epoch {self.current_epoch + 1}; "
+                f"{SKIPS_IN_A_ROW} steps in a row were not finite, up to step {self.global_step} of epoch "
+                f"{self.current_epoch + 1}; "
                 f"the last good checkpoint is kept. {self._advice()}"
             )
 
     def check_finite(self) -> None:
-        """Raise when any loss or gradient so far was infinite or not a number; naming the first step, and which."""
+        """Raise when any loss or gradient so far was infinite or not a number; naming the first step, and
+        which.
+        """
         if self.recipe.skip_nonfinite:
             return
         step, names = self.odd.first()
@@ -191,7 +200,8 @@ class TrainingModule(L.LightningModule):
             else f"the loss is not finite (terms: {', '.join(names)})"
         )
         raise LearngeneError(
-            f"{what} at step {step} of epoch {self.current_epoch + 1}; the last good checkpoint is kept. {self._advice()}"
+            f"{what} at step {step} of epoch {self.current_epoch + 1}; the last good checkpoint is kept. "
+            f"{self._advice()}"
         )
 
     def _advice(self) -> str:
@@ -213,7 +223,7 @@ class TrainingModule(L.LightningModule):
         """Each term's mean over the epoch so far."""
         return {name: float(value) / max(1, int(self.loss_count)) for name, value in self.loss_sums.items()}
 
-    # validation -------------------------------------------------------------------------------------------------------
+    # --- validation
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         images = batch["image"]
@@ -225,7 +235,7 @@ class TrainingModule(L.LightningModule):
                 f"val_{name}", value, on_step=False, on_epoch=True, batch_size=len(images), sync_dist=True
             )
 
-    # optimizer --------------------------------------------------------------------------------------------------------
+    # --- optimizer
 
     def configure_optimizers(self) -> Any:
         recipe = self.recipe
@@ -263,7 +273,9 @@ class TrainingModule(L.LightningModule):
 
     @property
     def steps(self) -> int:
-        """Optimizer steps in the whole run. Lightning's own estimate would open the data before a resumed run knows where it is."""
+        """Optimizer steps in the whole run. Lightning's own estimate would open the data before a resumed run
+        knows where it is.
+        """
         recipe = self.recipe
         return recipe.steps or recipe.epochs * math.ceil(self._train_batches / recipe.accumulate)
 

@@ -24,7 +24,7 @@ Step = Callable[[int], None]  # one step on so many images
 
 
 def settle_precision(run: RunDirectory, recipe: Recipe, step: Step | None = None) -> str:
-    """`choose_precision`, once for a run: a resumed one keeps what it began with (``settled`` in run.json)."""
+    """`choose_precision`, once for a run: a resumed one keeps what it began with (``settled``)."""
     if "precision" not in run.settled or recipe.precision != "auto":
         run.settled["precision"] = choose_precision(recipe, step)
     return run.settled["precision"]
@@ -35,8 +35,8 @@ def choose_precision(recipe: Recipe, step: Step | None = None) -> str:
 
     Args:
         recipe: one that names a precision gets it.
-        step: one step on so many images; without it, and where several processes have to agree, the processor's
-            instructions decide alone.
+        step: one step on so many images; without it, and where several processes have to agree, the
+            processor's instructions decide alone.
     """
     if recipe.precision != "auto":
         return recipe.precision
@@ -50,14 +50,16 @@ def choose_precision(recipe: Recipe, step: Step | None = None) -> str:
     images, seconds = time_steps(step, recipe.batch_size)
     chosen = HALF if seconds[FULL] > GAIN * seconds[HALF] else FULL
     log.info(
-        "precision %s: a step on %d images takes %.0f ms in %s and %.0f ms in %s (--precision chooses another)",
+        "precision %s: a step on %d images takes %.0f ms in %s and %.0f ms in %s (--precision chooses "
+        "another)",
         chosen, images, 1e3 * seconds[FULL], FULL, 1e3 * seconds[HALF], HALF,
     )  # fmt: skip
     return chosen
 
 
 def time_steps(step: Step, most: int, rounds: int = 3) -> tuple[int, dict[str, float]]:
-    """Images of the timed step, and its least seconds in each precision. Draws nothing from torch's generator.
+    """Images of the timed step, and its least seconds in each precision. Draws nothing from torch's
+    generator.
 
     Args:
         most: images; fewer where a step on them takes longer than `MOMENT`.
@@ -81,13 +83,17 @@ def _seconds(step: Step, images: int, precision: str) -> float:
 
 
 def _has_half() -> bool:
-    """Whether oneDNN computes in bf16 on this processor at all (x86 with AVX512, ARM with bf16); elsewhere it is emulated."""
+    """Whether oneDNN computes in bf16 on this processor at all (x86 with AVX512, ARM with bf16); elsewhere it
+    is emulated.
+    """
     known = getattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", None)
     return bool(known and known())
 
 
 def _has_half_units() -> bool:
-    """Whether the processor has instructions for products in bf16: AMX or AVX512-BF16 on x86, whatever oneDNN accepts on ARM."""
+    """Whether the processor has instructions for products in bf16: AMX or AVX512-BF16 on x86, whatever oneDNN
+    accepts on ARM.
+    """
     units = ("_is_amx_tile_supported", "_is_avx512_bf16_supported")
     return platform.machine() in ("aarch64", "arm64") or any(
         getattr(torch.cpu, name, bool)() for name in units

@@ -1,4 +1,6 @@
-"""Progress as the surroundings have it: a rich bar on a terminal, tqdm's in a notebook, plain lines of the log elsewhere."""
+"""Progress as the surroundings have it: a rich bar on a terminal, tqdm's in a notebook, plain lines of the
+log elsewhere.
+"""
 
 from __future__ import annotations
 
@@ -38,7 +40,9 @@ def progress_bar() -> ProgressBar | None:
 
 
 def watched(batches: Iterable[T], what: str) -> Iterator[T]:
-    """The same batches, with a bar if it takes longer than two seconds; where there is none, a line of the log now and then."""
+    """The same batches, with a bar if it takes longer than two seconds; where there is none, a line of the
+    log now and then.
+    """
     if has_bar():
         yield from tqdm(batches, desc=what, leave=False, delay=2)
         return

@@ -1,4 +1,6 @@
-"""What makes a step fast or small without changing what it computes. `tools/throughput.py` measures what each of them pays."""
+"""What makes a step fast or small without changing what it computes. `tools/throughput.py` measures what each
+of them pays.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +20,8 @@ from learngene.recipe import Recipe
 
 @contextlib.contextmanager
 def at_speed(nets: Sequence[nn.Module], recipe: Recipe, device: torch.device) -> Iterator[None]:
-    """Train the first of some nets fast on this device while the block runs; the others are only run. Afterwards they are as they were.
+    """Train the first of some nets fast on this device while the block runs; the others are only run.
+    Afterwards they are as they were.
 
     Raises:
         LearngeneError: gradient checkpointing is asked for, and the model has none.
@@ -85,7 +88,8 @@ def _compiled(model: nn.Module) -> Iterator[None]:
 
 
 def compiled_parts(model: nn.Module) -> list[nn.Module]:
-    """What is compiled: each layer; its parts where layers differ in their rates of drop path, which are constants of a graph; or all.
+    """What is compiled: each layer; its parts where layers differ in their rates of drop path, which are
+    constants of a graph; or all.
 
     A part that several layers share is there once.
     """

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import lightning as L
-from lightning.pytorch.callbacks import Callback, WeightAveraging
+from lightning.pytorch.callbacks import Callback, ProgressBar, WeightAveraging
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from learngene.errors import LearngeneError
@@ -29,25 +29,20 @@ def make_trainer(
     further: Sequence[Callback],
     validate: bool,
 ) -> L.Trainer:
+    """Lightning's Trainer for a recipe.
+
+    Args:
+        further: callbacks beside those that every run has.
+        validate: off: neither validation nor checkpoints.
+
+    Raises:
+        LearngeneError: devices, precision or strategy that this machine does not have.
+    """
     check_devices(recipe)
-    bar = progress_bar()
-    callbacks: list[Callback] = [
-        metrics,
-        *further,
-        LogLines(recipe.log_every, logging.DEBUG if bar else logging.INFO),
-    ]
-    if recipe.steps is not None:
-        callbacks.append(StopAfter(recipe.steps))
-    if bar is not None:
-        callbacks.append(bar)
-    if recipe.ema:
-        callbacks.append(
-            WeightAveraging(multi_avg_fn=get_ema_multi_avg_fn(recipe.ema))
-        )  # all weights at once
-    if recipe.rifle > 1:
-        callbacks.append(Rifle(recipe.rifle, recipe.seed))
-    if validate:
-        callbacks.append(Checkpoints(run.path, recipe.checkpoint_minutes))
+    callbacks = [metrics, *further, *_usual_callbacks(recipe, run, validate)]
+    bar = any(isinstance(callback, ProgressBar) for callback in callbacks)
+    # Lightning resumes wrongly with max_steps, so a run of so many steps is stopped by a callback
+    max_epochs = recipe.epochs if recipe.steps is None else -1
     with quiet_lightning(), as_bad_input():
         trainer = L.Trainer(
             accelerator=recipe.accelerator,
@@ -55,9 +50,7 @@ def make_trainer(
             strategy=choose_strategy(recipe),
             num_nodes=recipe.num_nodes,
             precision=precision,  # type: ignore[arg-type]
-            max_epochs=recipe.epochs
-            if recipe.steps is None
-            else -1,  # not max_steps, with which Lightning resumes wrongly
+            max_epochs=max_epochs,
             gradient_clip_val=recipe.clip_grad,
             accumulate_grad_batches=recipe.accumulate,
             callbacks=callbacks,
@@ -67,13 +60,30 @@ def make_trainer(
             limit_val_batches=None if validate else 0,
             enable_checkpointing=validate,
             use_distributed_sampler=False,
-            enable_progress_bar=bar is not None,
+            enable_progress_bar=bar,
             enable_model_summary=False,
             default_root_dir=run.path,
             plugins=[AtomicCheckpointIO(), *filter(None, [launcher()])],
         )
         check_launch(trainer)
     return trainer
+
+
+def _usual_callbacks(recipe: Recipe, run: RunDirectory, validate: bool) -> list[Callback]:
+    """What every run has, in the order in which it is called."""
+    bar = progress_bar()
+    found: list[Callback] = [LogLines(recipe.log_every, logging.DEBUG if bar else logging.INFO)]
+    if recipe.steps is not None:
+        found.append(StopAfter(recipe.steps))
+    if bar is not None:
+        found.append(bar)
+    if recipe.ema:
+        found.append(WeightAveraging(multi_avg_fn=get_ema_multi_avg_fn(recipe.ema)))  # all weights at once
+    if recipe.rifle > 1:
+        found.append(Rifle(recipe.rifle, recipe.seed))
+    if validate:
+        found.append(Checkpoints(run.path, recipe.checkpoint_minutes))
+    return found
 
 
 def _logger(recipe: Recipe, run: RunDirectory) -> Any:

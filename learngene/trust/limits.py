@@ -1,7 +1,7 @@
 """How much of what a file says is believed: files come from others, and a forged one may promise anything.
 
-Nothing read here is ever executed, and nothing is allocated or repeated by a number before the number was checked.
-Standard library only.
+Nothing read here is ever executed, and nothing is allocated or repeated by a number before the number was
+checked. Standard library only.
 """
 
 from __future__ import annotations
@@ -16,19 +16,23 @@ from learngene.errors import LearngeneError
 MAX_JSON = 8 * 2**20
 # Bytes of a run's own record: a benchmark's holds a few kB for each of its trials.
 MAX_RECORD = 256 * 2**20
-# A YAML config: bytes, values once aliases are written out, and levels. Ours have hundreds of values in four levels.
-MAX_CONFIG, MAX_NODES, MAX_NESTING = 2**20, 20_000, 50
+# Bytes of a YAML config; ours have a few thousand. PyYAML itself limits how deep brackets may be nested.
+MAX_CONFIG = 2**20
 # Layers of one model: as many as the deepest transformer that was published (DeepNet, arXiv 2203.00555).
 MAX_LAYERS = 1_000
-# An architecture's argument, be it a width or a number of classes: timm makes lists of that length before it builds a layer.
+# An architecture's argument, be it a width or a number of classes: timm makes lists of that length before it
+# builds a layer.
 MAX_NUMBER = 2**22
 # Values in all of an architecture's arguments: the most in timm's own are dozens.
 MAX_VALUES = 10_000
-# Modules of one model: 1,000 layers of 25. Building so many without memory (on the meta device) takes seconds.
+# Modules of one model: 1,000 layers of 25. Building so many without memory (on the meta device) takes
+# seconds.
 MAX_MODULES = 25_000
-# Bytes of the tables a model computes for itself (positions, rotations) per byte of weights, and what is always allowed.
+# Bytes of the tables a model computes for itself (positions, rotations) per byte of weights, and what is
+# always allowed.
 TABLES_PER_WEIGHT, TABLES_FREE = 4, 64 * 2**20
-# Bytes of a model per byte of its weights file: weights may be stored in 8 bits and tables are not stored; and what is always allowed.
+# Bytes of a model per byte of its weights file: weights may be stored in 8 bits and tables are not stored;
+# and what is always allowed.
 MODEL_PER_FILE, MODEL_FREE = 8, 256 * 2**20
 
 
@@ -101,7 +105,9 @@ def _short(value: float) -> str:
 
 
 def printable(text: str, most: int = 2_000) -> str:
-    """One line that a terminal only shows: no line breaks, no control sequences from a file's or a folder's names."""
+    """One line that a terminal only shows: no line breaks, no control sequences from a file's or a folder's
+    names.
+    """
     line = " ".join(text.split())
     safe = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in line)
     return safe if len(safe) <= most else f"{safe[: most // 2]} ... {safe[-most // 2 :]}"

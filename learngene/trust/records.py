@@ -29,7 +29,8 @@ def check_data_config(config: Any, where: str) -> None:
         _numbers(size) and len(size) == 3 and all(isinstance(n, int) and 0 < n <= 2**16 for n in size)
     ):
         raise LearngeneError(
-            f"{where}: input_size {_shown(size)} must be channels, height and width, up to {2**16}; write it again"
+            f"{where}: input_size {_shown(size)} must be channels, height and width, up to {2**16}; write it "
+            "again"
         )
     crop = config.get("crop_pct")
     if crop is not None and not (_numbers([crop]) and 0 < crop <= 10):
@@ -53,15 +54,17 @@ def check_class_names(names: Any, where: str) -> None:
         raise LearngeneError(f"{where}: a class name is no Unicode text; rename that class") from None
     if sum(map(len, names)) > MAX_JSON // 2:
         raise LearngeneError(
-            f"{where}: class names of {sum(map(len, names))} letters in all, and {MAX_JSON // 2} are stored; shorten them"
+            f"{where}: class names of {sum(map(len, names))} letters in all, and {MAX_JSON // 2} are stored; "
+            "shorten them"
         )
 
 
 def _numbers(values: Any) -> bool:
     """Whether this is a list of finite numbers."""
+    # not a number compares as false
     return isinstance(values, (list, tuple)) and all(
         isinstance(v, (int, float)) and not isinstance(v, bool) and abs(v) <= MAX_NUMBER for v in values
-    )  # not a number compares as false
+    )
 
 
 def _kind(value: Any) -> str:

@@ -1,6 +1,8 @@
-"""Whatever breaks while a run is under way: it ends in one sentence, and `--resume` ends where an uninterrupted run does.
+"""Whatever breaks while a run is under way: one sentence, and `--resume` ends as an uninterrupted run does.
 
-    pytest --slow -n 0 -s tests/faults          # about a quarter of an hour on two cores; figures in docs/reliability.md
+    pytest --slow -n 0 -s tests/faults
+
+About a quarter of an hour on two cores; figures in docs/reliability.md.
 
 FAULTS_SEED chooses other moments, FAULTS_KILLS another number of kills.
 """
@@ -114,7 +116,7 @@ def wait_for(path, process, seconds=60):
 
 
 def kill_at_random(command, out, draw, counts):
-    """Start a run and stop it at some moment after its first checkpoint, or before it; whether it had ended before."""
+    """Start a run and stop it at some moment, also before its first checkpoint; whether it had ended."""
     number = draw.choice([signal.SIGKILL, signal.SIGKILL, signal.SIGTERM, signal.SIGUSR1, signal.SIGINT])
     (out / "run.lock").unlink(missing_ok=True)  # of a run that was killed
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
@@ -139,7 +141,7 @@ def kill_at_random(command, out, draw, counts):
 
 
 def test_kills_at_random_moments(folder, ancestor, tmp_path):
-    """Runs of three kinds are killed again and again, and each of them ends with the weights of an uninterrupted one."""
+    """Runs of three kinds are killed again and again; each ends with an uninterrupted one's weights."""
     draw = random.Random(SEED)
     makers = {
         "plain": lambda out, *words: finetune(folder, out, *words),
@@ -183,7 +185,7 @@ def small_disk(tmp_path):
 
 
 def test_full_disk(folder, tmp_path, small_disk):
-    """The disk fills up in the middle; the checkpoint before survives, and with space again the run goes on."""
+    """The disk fills up in the middle; the checkpoint before survives, and with space the run goes on."""
     assert finish(finetune(folder, tmp_path / "whole")).returncode == 0
     out = small_disk / "run"
     with subprocess.Popen(finetune(folder, out), stderr=subprocess.PIPE, text=True) as process:
@@ -268,7 +270,8 @@ def test_out_of_memory(folder, tmp_path):
     code = (
         "import resource, sys, torch, timm, lightning; from learngene.cli import main;"
         "pages = int(open('/proc/self/statm').read().split()[0]);"
-        f"limit = pages * {resource.getpagesize()} + 600 * 2**20; resource.setrlimit(resource.RLIMIT_AS, (limit, limit));"
+        f"limit = pages * {resource.getpagesize()} + 600 * 2**20;"
+        "resource.setrlimit(resource.RLIMIT_AS, (limit, limit));"
         "sys.exit(main(sys.argv[1:]))"
     )
     words = finetune(folder, tmp_path / "run")[3:]

@@ -1,11 +1,14 @@
-"""Digests of what short runs make: SHA-256 of weights in fp32 on CPU, one thread. Nothing of a move through the house may change one.
+"""Digests of what short runs make: SHA-256 of weights in fp32 on CPU, one thread.
+
+No move through the house may change one.
 
     python tests/golden/make.py OUT           # run everything, print the digests as JSON
     python tests/golden/make.py OUT --write   # and keep them in digests.json, under this version of torch
+    python tests/golden/make.py OUT --quick   # half a minute: without runs that are processes of their own
 
-They were first written by the commit before the house was rebuilt. Kernels differ between processors and between releases of
-torch: `run` is always a process of its own, with the plainest kernels there are, and `canary` says whether a machine computes at
-all what the machine computed that wrote the file.
+They were first written by the commit before the house was rebuilt. Kernels differ between processors and
+between releases of torch: this is always a process of its own, with the plainest kernels there are, and
+`canary` says whether a machine computes at all what the machine computed that wrote the file.
 """
 
 import hashlib
@@ -19,8 +22,8 @@ from pathlib import Path
 
 FILE = Path(__file__).parent / "digests.json"
 PLAIN = {
-    "OMP_NUM_THREADS": "1", "ATEN_CPU_CAPABILITY": "default", "ONEDNN_MAX_CPU_ISA": "SSE41", "MKL_CBWR": "COMPATIBLE",
-    "HF_HUB_OFFLINE": "1", "OMP_WAIT_POLICY": "PASSIVE",
+    "OMP_NUM_THREADS": "1", "ATEN_CPU_CAPABILITY": "default", "ONEDNN_MAX_CPU_ISA": "SSE41",
+    "MKL_CBWR": "COMPATIBLE", "HF_HUB_OFFLINE": "1", "OMP_WAIT_POLICY": "PASSIVE",
 }  # fmt: skip
 ARGS = {
     "img_size": 28,
@@ -66,8 +69,8 @@ def canary():
 
     torch.manual_seed(0)
     net = torch.nn.Sequential(
-        torch.nn.Conv2d(1, 16, 7, 7), torch.nn.Flatten(), torch.nn.LayerNorm(256), torch.nn.Linear(256, 64), torch.nn.GELU(),
-        torch.nn.Linear(64, 10),
+        torch.nn.Conv2d(1, 16, 7, 7), torch.nn.Flatten(), torch.nn.LayerNorm(256),
+        torch.nn.Linear(256, 64), torch.nn.GELU(), torch.nn.Linear(64, 10),
     )  # fmt: skip
     optimizer = torch.optim.AdamW(net.parameters(), lr=0.01, fused=True)
     images, queries = torch.randn(32, 1, 28, 28), torch.randn(2, 4, 16, 8)
@@ -79,7 +82,7 @@ def canary():
     return digest(net.state_dict())
 
 
-def run(out):
+def run(out, *, quick=False):
     """Everything, in a folder; the digests by name."""
     import learngene
     from learngene.assets import learngene_file
@@ -122,11 +125,12 @@ def run(out):
     )
     distilled("distill-cached", **own, **SHORT, **STRONG, cache=out / "cache")
     distilled("distill-on-device", **own, **{**SHORT, "on_device": True})
-    distilled("whole", **own, **LONG)
-    stop_and_resume(out / "resumed", ancestor, own)
-    found["resumed"] = digest(learngene.Learngene.load(out / "resumed" / "learngene.safetensors").state)
-    two_processes(out / "two", ancestor, own)
-    found["two-processes"] = digest(learngene.Learngene.load(out / "two" / "learngene.safetensors").state)
+    if not quick:
+        distilled("whole", **own, **LONG)
+        stop_and_resume(out / "resumed", ancestor, own)
+        found["resumed"] = digest(learngene.Learngene.load(out / "resumed" / "learngene.safetensors").state)
+        two_processes(out / "two", ancestor, own)
+        found["two-processes"] = digest(learngene.Learngene.load(out / "two" / "learngene.safetensors").state)
 
     small = str(out / "distill" / "learngene.safetensors")
     tuned("finetune", small, depth=4, layer_decay=0.7, freeze=1, drop_path=0.1, label_smoothing=0.1)
@@ -158,7 +162,10 @@ def run(out):
         found[f"spawn-other/{directory.name}"] = digest(read(directory / "model.safetensors"))
     result = learngene.benchmark(
         data, out=out / "benchmark", gene=small, depths=[3], seeds=[1], test=False, **{**SHORT, "epochs": 1},
-        starts=["learngene", "random", {"start": "weight-selection", "ancestor": ancestor}, {"start": "ds-init", "recipe": {"lr": 0.02}}],
+        starts=[
+            "learngene", "random", {"start": "weight-selection", "ancestor": ancestor},
+            {"start": "ds-init", "recipe": {"lr": 0.02}},
+        ],
     )  # fmt: skip
     curves = [
         [row["start"], [[p["val_top1"], p["val_loss"]] for p in row["curve"]], row["flops"]]
@@ -212,7 +219,7 @@ def main(words):
 
     torch.set_num_threads(1)
     out = Path(words[0])
-    found = {"canary": canary(), **run(out)}
+    found = {"canary": canary(), **run(out, quick="--quick" in words)}
     if "--write" in words:
         known = json.loads(FILE.read_text()) if FILE.exists() else {}
         FILE.write_text(json.dumps({**known, torch.__version__.partition("+")[0]: found}, indent=2) + "\n")

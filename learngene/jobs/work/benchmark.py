@@ -28,9 +28,9 @@ def run_benchmark(job: Benchmark) -> dict[str, Any]:
     # 1. what is compared
     part = parse_shard(job.shard)
     experiment = Experiment.parse(
-        job.starts, depths=job.depths, seeds=job.seeds, epochs=job.epochs, scratch_epochs=job.scratch_epochs, tflops=job.tflops,
-        gene=job.gene, distill=job.distill, prepare=job.prepare, datasets=job.datasets, recipes=job.recipes,
-        jobs={"distill": Distill, "finetune": Finetune},
+        job.starts, depths=job.depths, seeds=job.seeds, epochs=job.epochs, scratch_epochs=job.scratch_epochs,
+        tflops=job.tflops, gene=job.gene, distill=job.distill, prepare=job.prepare, datasets=job.datasets,
+        recipes=job.recipes, jobs={"distill": Distill, "finetune": Finetune},
     )  # fmt: skip
     check_devices(job)
     run = RunDirectory(

@@ -148,13 +148,16 @@ def _check_out(out: Path, *, resume: bool, overwrite: bool) -> None:
             check_free(out, hint="choose another --out")
     elif not (resume or overwrite):
         raise LearngeneError(
-            f"'{out}' holds a cache; pass --resume to go on with it, --overwrite to delete it, or choose another --out"
+            f"'{out}' holds a cache; pass --resume to go on with it, --overwrite to delete it, or choose "
+            "another --out"
         )
 
 
 @contextlib.contextmanager
 def _taken_back(out: Path) -> Iterator[None]:
-    """Leave nothing of a cache whose bad input shows in its first shard; the same command may then run again, without --overwrite."""
+    """Leave nothing of a cache whose bad input shows in its first shard; the same command may then run again,
+    without --overwrite.
+    """
     is_new = not (out / LogitCache.RECORD).exists()
     try:
         yield
@@ -200,7 +203,8 @@ def _fill(
         )
         log.info(
             "epoch %d, shard %d of %d: %d views, %.0f images/s, %d to go",
-            epoch + 1, shard + 1, cache.shards_per_epoch, len(seeds), len(seeds) / seconds, len(missing) - number,
+            epoch + 1, shard + 1, cache.shards_per_epoch, len(seeds), len(seeds) / seconds,
+            len(missing) - number,
         )  # fmt: skip
 
 

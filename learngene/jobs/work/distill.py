@@ -92,8 +92,8 @@ def distil(job: Distill) -> Learngene:
         if cache is not None:
             cache.check_epochs(recipe.epochs_of(images.train_batches))
         objective = Distillation(
-            ancestor, **asdict(job.part(DistillOptions)), label_smoothing=job.label_smoothing, student=nets.auxnet,
-            layers=job.stage_plan.last_layers,
+            ancestor, **asdict(job.part(DistillOptions)), label_smoothing=job.label_smoothing,
+            student=nets.auxnet, layers=job.stage_plan.last_layers,
         )  # fmt: skip
         classes: Any = nets.auxnet.num_classes
         module = TrainingModule(
@@ -118,7 +118,8 @@ def _check(job: Distill) -> None:
     check_devices(job)
     if job.layer_decay is not None or job.freeze:
         raise LearngeneError(
-            "layer_decay and freeze go by layer, but here layers share weights; use them in 'learngene finetune'"
+            "layer_decay and freeze go by layer, but here layers share weights; use them in 'learngene "
+            "finetune'"
         )
     check_start(job.start, job.start_args, given=("ancestor", "stage_plan"))
     if job.arch is not None:
@@ -134,7 +135,8 @@ def _open_nets(job: Distill, run: RunDirectory) -> Nets:
     torch.manual_seed(job.seed)
     if not getattr(ancestor, "num_classes", None) and (job.kl or job.hard):
         raise LearngeneError(
-            "the ancestor has no classes (num_classes), so its logits cannot be learned; finetune it first to give it a head, "
+            "the ancestor has no classes (num_classes), so its logits cannot be learned; finetune it first "
+            "to give it a head, "
             "or learn from its layers alone: --kl 0 --feature 1, with num_classes in --arch-args"
         )
     architecture = student_architecture(ancestor, job.arch, args)
@@ -165,7 +167,7 @@ def _open_images(job: Distill, nets: Nets, run: RunDirectory) -> tuple[Source, .
 def _extract(job: Distill, nets: Nets, train: Source, metrics: dict[str, Any]) -> Learngene:
     """The learngene of the trained net, and all that is known of it."""
     names = label_names_of(nets.ancestor) or (None if job.unlabeled else train.classes)
-    if names is not None and len(names) != nets.auxnet.num_classes:  # type: ignore[arg-type]
+    if names is not None and len(names) != nets.auxnet.num_classes:
         names = None  # a head that was taken off leaves its names behind
     return Learngene.extract(
         nets.auxnet.cpu(),
@@ -180,9 +182,10 @@ def _extract(job: Distill, nets: Nets, train: Source, metrics: dict[str, Any]) -
 
 def _say(job: Distill, nets: Nets, train: Source, val: Source) -> None:
     log.info(
-        "distilling %s (%.1f M parameters) into %s, plan %s: %d layers, %.2f M parameters stored; %d images, %d held out",
-        nets.record["name"], count_parameters(nets.ancestor) / 1e6, nets.architecture.name, job.stage_plan, job.stage_plan.depth,
-        count_parameters(nets.auxnet) / 1e6, len(train), len(val),
+        "distilling %s (%.1f M parameters) into %s, plan %s: %d layers, %.2f M parameters stored; %d images, "
+        "%d held out",
+        nets.record["name"], count_parameters(nets.ancestor) / 1e6, nets.architecture.name, job.stage_plan,
+        job.stage_plan.depth, count_parameters(nets.auxnet) / 1e6, len(train), len(val),
     )  # fmt: skip
 
 

@@ -31,7 +31,8 @@ def evaluate_single(job: Evaluate) -> dict[str, Any]:
     given = {"depth": job.depth, "plan": job.plan, "out": job.out}
     if extra := next((option for option, value in given.items() if value is not None), None):
         raise LearngeneError(
-            f"--{extra} is for the depths of a learngene file, and '{name}' is none; drop it, or name a learngene"
+            f"--{extra} is for the depths of a learngene file, and '{name}' is none; drop it, or name a "
+            "learngene"
         )
     check_device(job.device)
     trained = open_model(job.model)

@@ -89,7 +89,8 @@ def tune(job: Finetune) -> dict[str, Any]:
         module = TrainingModule(student, objective, recipe, num_classes=train.num_classes or 0)
         log.info(
             "training %s, %d layers, %.2f M parameters; %d images, %d held out",
-            architecture_name(student), len(get_blocks(student)), count_parameters(student) / 1e6, len(train), len(val),
+            architecture_name(student), len(get_blocks(student)), count_parameters(student) / 1e6,
+            len(train), len(val),
         )  # fmt: skip
         # 4. train, and write
         with run.held():
@@ -108,7 +109,8 @@ def _begun(job: Finetune, beginning: Beginning, train: Source) -> nn.Module:
         return student
     if not beginning.fresh:
         raise LearngeneError(
-            f"--start {job.start} begins an architecture from its name, and '{job.model}' brings weights; drop one"
+            f"--start {job.start} begins an architecture from its name, and '{job.model}' brings weights; "
+            "drop one"
         )
     return begin(student, job.start, class_names=train.classes, **dict(job.start_args or {}))
 
@@ -153,7 +155,8 @@ def _matched_to_both(
     found = matched(ancestor, name, "use an ancestor with these classes, or none", train, val)
     if beginning.keeps_head and found[0].classes != train.classes:
         raise LearngeneError(
-            f"the classes of {name} and of {beginning.name} differ in number or order; use an ancestor with the same, or none"
+            f"the classes of {name} and of {beginning.name} differ in number or order; use an ancestor with "
+            "the same, or none"
         )
     return found
 
@@ -163,7 +166,8 @@ class Beginning:
 
     Attributes:
         name: for messages.
-        skeleton: the model, perhaps on the meta device and with another head; tells its input before it is built.
+        skeleton: the model, perhaps on the meta device and with another head; tells its input before it is
+            built.
         build: from the training images.
         head: number and names of the trained head's classes; none for an architecture that begins afresh.
         keeps_head: whether that head is for the classes of the images, after `matched`.
@@ -213,7 +217,8 @@ def find_beginning(
     if path.is_dir() or ":" in str(model):
         if depth is not None:
             raise LearngeneError(
-                f"'{model}' has its own depth; spawn depth {depth} from the learngene instead, or drop --depth"
+                f"'{model}' has its own depth; spawn depth {depth} from the learngene instead, or drop "
+                "--depth"
             )
         trained = open_model(model, **changes)
         head = (int(trained.num_classes), label_names_of(trained))  # type: ignore[arg-type]
@@ -221,7 +226,8 @@ def find_beginning(
         return Beginning(str(model), trained, lambda train: _with_head(trained, train), license, head=head)
     if "/" in str(model) or path.suffix:
         raise LearngeneError(
-            f"there is no model at '{model}'; give a timm directory, a learngene file, or a timm architecture name"
+            f"there is no model at '{model}'; give a timm directory, a learngene file, or a timm "
+            "architecture name"
         )
     name = str(model)
     known = anatomy(name)

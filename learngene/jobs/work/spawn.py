@@ -28,7 +28,7 @@ def write_descendants(job: Spawn) -> list[Path]:
     check_device(job.device)
     gene = Learngene.load(job.gene)
     asked = {"num_classes": job.num_classes, "img_size": job.img_size, "in_chans": job.in_chans}
-    changes = {name: value for name, value in asked.items() if value is not None}
+    changes: dict[str, Any] = {name: value for name, value in asked.items() if value is not None}
     plans = _plans(job, gene, changes)
     # 2. nothing is written unless all can be
     targets = [Path(job.out) / f"depth-{plan.depth:02d}" for plan in plans]
