@@ -232,7 +232,7 @@ def _config(name: str) -> dict[Any, Any]:
     try:
         if Path(name).stat().st_size > MAX_CONFIG:
             raise LearngeneError(f"is larger than {MAX_CONFIG} bytes, the most that is read; shorten it")
-        said = load_yaml(Path(name).read_text())
+        said = load_yaml(Path(name).read_text(encoding="utf-8"))
     except OSError as error:
         raise LearngeneError(f"config '{name}' cannot be read ({error.strerror}); {WAY_OUT}") from None
     except UnicodeError:

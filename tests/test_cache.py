@@ -4,20 +4,25 @@ import csv
 import hashlib
 import json
 import math
+import subprocess
+import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
-from conftest import CLASSES, FAST, TINY_ARGS, write_folder
+from conftest import CLASSES, FAST, IMAGES_28, TINY_ARGS, write_folder
 from safetensors.numpy import load, save
 
 from learngene import LearngeneError, cache, distill
+from learngene.data import ImageData, open_training
 from learngene.data.teacher import LogitCache, spread
 from learngene.families.anatomy import count_parameters
 from learngene.families.architecture import Architecture
 from learngene.families.weights import digest_of
 from learngene.formats.timm_directory import save_timm_directory
 from learngene.objectives import Ancestor, Distillation, soft_kl
+from learngene.recipe import DataOptions, Recipe
 
 STRONG = {
     "mixup": 0.5,
@@ -117,6 +122,50 @@ def test_the_batch_has_what_the_ancestor_says_of_its_views(
     assert len(errors) == 2 * 6
     assert max(errors) < 1e-5
     assert validated == [False, False]
+
+
+LOOKING = """
+import os, sys
+from learngene.cli import main
+from learngene.objectives import Distillation
+forward = Distillation.forward
+def looking(self, model, batch):
+    own = self.ancestor(batch["image"]).log_softmax(-1)
+    with open(f"errors-{os.environ.get('LOCAL_RANK', 0)}", "a") as file:
+        print((batch["teacher"] - own).abs().max().item(), file=file)
+    return forward(self, model, batch)
+Distillation.forward = looking
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+def test_ranks_read_one_cache(folder, ancestor, tmp_path, small_shards):
+    """One process wrote it. A step of two ranks shows 16 views, of which a shard holds 24."""
+    options = {**LOOKS, "batch_size": 8}
+    cache(ancestor, str(folder), out=tmp_path / "cache", epochs=1, top_k=3, dtype="float32", **options)
+    (tmp_path / "looking.py").write_text(LOOKING)
+    words = ["distill", f"--ancestor={ancestor}", f"--data={folder}", f"--out={tmp_path / 'run'}"]
+    words += [f"--cache={tmp_path / 'cache'}", "--plan=2,1", "--epochs=1", "--batch-size=8", "--workers=0"]
+    words += ["--devices=2", "--accelerator=cpu", "--precision=32-true"]
+    command = [sys.executable, "looking.py", *words]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    for rank in (0, 1):
+        errors = [float(line) for line in (tmp_path / f"errors-{rank}").read_text().split()]
+        assert len(errors) == 3
+        assert max(errors) < 1e-5
+
+
+def test_mixed_images_are_for_one_rank(folder, ancestor, tmp_path):
+    cache(ancestor, str(folder), out=tmp_path / "cache", epochs=1, top_k=3, **LOOKS, mixup=0.5)
+    kept, loading = LogitCache(tmp_path / "cache"), DataOptions(workers=0)
+    train, val = open_training(str(folder), loading, "L")
+    recipe = Recipe(epochs=1, batch_size=16, mixup=0.5)
+    images = ImageData(train, val, IMAGES_28, recipe, loading, teacher=kept)
+    images.setup("fit")
+    images.trainer = SimpleNamespace(global_rank=0, world_size=2, fit_loop=None)
+    with pytest.raises(LearngeneError, match=r"is for 1, not 2; use --devices 1, or drop --cache"):
+        images.setup("fit")
 
 
 @pytest.mark.parametrize(

@@ -121,7 +121,7 @@ def begin(
         except (TypeError, ValueError, RuntimeError) as error:
             if isinstance(error, LearngeneError):
                 raise
-            shown = {k: v for k, v in chosen.items() if k != "class_names"}
+            shown = {k: v for k, v in chosen.items() if k in options}
             raise LearngeneError(
                 f"the start '{name}' cannot be applied with {shown}: {str(error).splitlines()[0]}"
             ) from error
