@@ -180,7 +180,7 @@ class Learngene:
 
     @typed
     def plan_for(
-        self, depth: int | None = None, plan: StagePlan | str | Sequence[int] | None = None
+        self, depth: int | None = None, plan: StagePlan | str | int | Sequence[int] | None = None
     ) -> StagePlan:
         """The plan of a descendant: balanced over the stages for a depth, or the one that is given.
 

@@ -624,6 +624,7 @@ def test_the_way_out_of_a_slip(words, message, capsys):
         (["distill", "--plan", "2", "2", "2"], [2, 2, 2]),
         (["distill", "--plan", "2"], 2),
         (["spawn", "--plan", "2,1,2", "g"], "2,1,2"),
+        (["spawn", "--plan", "2", "g"], "2"),
         (["spawn", "g", "--depth", "6", "9", "12"], [6, 9, 12]),
         (["spawn", "g", "--depth", "4-6"], "4-6"),
         (["info", "--depth", "4", "6-7", "G.st"], [4, "6-7"]),

@@ -10,8 +10,8 @@ import torch
 from safetensors.torch import save_file
 
 from learngene import LearngeneError
-from learngene.formats.timm_directory import save_timm_directory
 from learngene.files import atomic_directory, atomic_file, write_text
+from learngene.formats.timm_directory import save_timm_directory
 
 FULL = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 

@@ -85,7 +85,7 @@ class DeviceBatches:
         images: (N, C, H, W) uint8, from `stack`.
         targets: (N,) class indices, or none.
         sampler: of (index, view seed) pairs.
-        config: ``input_size`` (C, h, w), ``mean`` and ``std``.
+        data_config: ``input_size`` (C, h, w), ``mean`` and ``std``.
         device: where the images are to live.
     """
 
@@ -94,17 +94,17 @@ class DeviceBatches:
         images: Tensor,
         targets: np.ndarray | None,
         sampler: Any,
-        config: Mapping[str, Any],
+        data_config: Mapping[str, Any],
         recipe: Recipe,
         device: torch.device,
     ) -> None:
         self.sampler, self.recipe, self.device = sampler, recipe, device
-        self.size: tuple[int, int] = tuple(config["input_size"][-2:])
+        self.size: tuple[int, int] = tuple(data_config["input_size"][-2:])
         self.images = images.to(device)
         known = np.full(len(images), -1) if targets is None else targets
         self.targets = torch.as_tensor(known, dtype=torch.int64, device=device)
         self.mean, self.std = (
-            torch.tensor(config[key], device=device).view(1, -1, 1, 1) for key in ("mean", "std")
+            torch.tensor(data_config[key], device=device).view(1, -1, 1, 1) for key in ("mean", "std")
         )
 
     def __len__(self) -> int:

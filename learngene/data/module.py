@@ -35,7 +35,7 @@ class ImageData(L.LightningDataModule):
 
     Args:
         train: none for evaluating.
-        config: the model's data config (``input_size``, ``mean``, ``std``).
+        data_config: the model's (``input_size``, ``mean``, ``std``).
         device: where images are to live outside of training.
         teacher: the ancestor's logits of the very views that will be shown, which are put into the batches of
             training. They were written by one process; several may read them, but for mixup and CutMix.
@@ -45,7 +45,7 @@ class ImageData(L.LightningDataModule):
         self,
         train: Source | None,
         val: Source,
-        config: Mapping[str, Any],
+        data_config: Mapping[str, Any],
         recipe: Recipe,
         options: DataOptions,
         *,
@@ -58,7 +58,7 @@ class ImageData(L.LightningDataModule):
         hold = options.in_memory
         self.train = train.in_memory() if train is not None and hold else train
         self.val = val.in_memory() if hold else val
-        self.config, self.recipe, self.options = config, recipe, options
+        self.data_config, self.recipe, self.options = data_config, recipe, options
         limit = max(10, (len(train or ()) + len(val)) // 100)
         self._unreadable = Unreadable(limit if options.max_bad_images is None else options.max_bad_images)
         self._pixels: Tensor | None = None
@@ -95,7 +95,7 @@ class ImageData(L.LightningDataModule):
     def noise(self, images: int) -> Batch:
         """A batch of so many images (B) of noise, as training will have them."""
         classes = None if self.teacher is None else self.teacher.classes
-        return noise(images, self.config["input_size"], classes=classes)
+        return noise(images, self.data_config["input_size"], classes=classes)
 
     @property
     def train_batches(self) -> int:
@@ -146,8 +146,8 @@ class ImageData(L.LightningDataModule):
         pixels = self.pixels()
         if pixels is not None:
             sampler = self._sampler()
-            return DeviceBatches(pixels, source.targets, sampler, self.config, self.recipe, self._device)
-        transform = train_transform(self.config, self.recipe)
+            return DeviceBatches(pixels, source.targets, sampler, self.data_config, self.recipe, self._device)
+        transform = train_transform(self.data_config, self.recipe)
         if source.stream is not None:
             return self._stream(source, transform, fill=True)
         return self._loader(Views(source, transform), fill=True, sampler=self._sampler())
@@ -160,7 +160,7 @@ class ImageData(L.LightningDataModule):
         """
         if self._pixels is None and self._wants_pixels():
             try:
-                self._pixels = stack(self._train_source, self.recipe, self.config["input_size"])
+                self._pixels = stack(self._train_source, self.recipe, self.data_config["input_size"])
             except LearngeneError as error:
                 if self.options.on_device is True:
                     raise
@@ -174,7 +174,7 @@ class ImageData(L.LightningDataModule):
 
     def val_dataloader(self) -> DataLoader[Any]:
         """Batches of the validation images, each once over all ranks."""
-        transform = eval_transform(self.config)
+        transform = eval_transform(self.data_config)
         rank, world = self._world
         if self.val.stream is not None:
             loader = self._stream(self.val, transform, fill=False)
@@ -241,7 +241,7 @@ class ImageData(L.LightningDataModule):
     def _workers(self) -> int:
         if self.options.workers != "auto":
             return int(self.options.workers)
-        small = min(self.config["input_size"][-2:]) < 64
+        small = min(self.data_config["input_size"][-2:]) < 64
         if self.val.held and small:
             return 0
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

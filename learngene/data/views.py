@@ -109,11 +109,11 @@ def seed_view(seed: int) -> None:
     torch.default_generator.manual_seed(seed)
 
 
-def train_transform(config: Mapping[str, Any], recipe: Recipe) -> Callable[[Image.Image], Tensor]:
+def train_transform(data_config: Mapping[str, Any], recipe: Recipe) -> Callable[[Image.Image], Tensor]:
     """timm's training transform for a model's data config and a recipe's augmentation."""
-    grey = config["input_size"][0] == 1
+    grey = data_config["input_size"][0] == 1
     transform = create_transform(
-        tuple(config["input_size"]),
+        tuple(data_config["input_size"]),
         is_training=True,
         scale=(recipe.crop_scale, 1.0),
         ratio=(3 / 4, 4 / 3),
@@ -122,9 +122,9 @@ def train_transform(config: Mapping[str, Any], recipe: Recipe) -> Callable[[Imag
         auto_augment=recipe.auto_augment,
         re_prob=recipe.random_erasing,
         re_mode="pixel",
-        interpolation=config.get("interpolation", "bicubic"),
-        mean=config["mean"],
-        std=config["std"],
+        interpolation=data_config.get("interpolation", "bicubic"),
+        mean=data_config["mean"],
+        std=data_config["std"],
     )
     for step in transform.transforms:
         for op in [
@@ -141,14 +141,14 @@ def _posterize(image: Image.Image, bits_to_keep: int, **options: Any) -> Image.I
     return posterize(image, max(1, bits_to_keep), **options)
 
 
-def eval_transform(config: Mapping[str, Any]) -> Callable[[Image.Image], Tensor]:
+def eval_transform(data_config: Mapping[str, Any]) -> Callable[[Image.Image], Tensor]:
     """timm's evaluation transform for a model's data config."""
     return create_transform(
-        tuple(config["input_size"]),
+        tuple(data_config["input_size"]),
         is_training=False,
-        interpolation=config.get("interpolation", "bicubic"),
-        crop_pct=config.get("crop_pct"),
-        crop_mode=config.get("crop_mode"),
-        mean=config["mean"],
-        std=config["std"],
+        interpolation=data_config.get("interpolation", "bicubic"),
+        crop_pct=data_config.get("crop_pct"),
+        crop_mode=data_config.get("crop_mode"),
+        mean=data_config["mean"],
+        std=data_config["std"],
     )

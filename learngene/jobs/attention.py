@@ -63,10 +63,10 @@ class Attention(DataOptions, Job):
             LearngeneError: a model cannot be opened or shows no attention, no trained model to take the
                 architecture from, a layer below 1, or OUT is no PNG or exists.
         """
-        from learngene.studies.attention import attention_maps, batch, draw, open_named
+        from learngene.studies.attention import attention_maps, batch, draw, models_by_name
 
         check_new_file(self.out, overwrite=self.overwrite)
-        opened = open_named(self.models, seed=self.seed)
+        opened = models_by_name(self.models, seed=self.seed)
         maps = [
             (name, attention_maps(model, batch(model, self.data, self, self.split, self.images), self.layers))
             for name, model in opened

@@ -34,7 +34,7 @@ class Evaluate(DataOptions, Job):
     depth: int | str | Sequence[int | str] | None = None
     """numbers of layers of a learngene's descendants, e.g. 6 9 12 or 5-12; by default its own plan is
     evaluated."""
-    plan: int | str | Sequence[int] | StagePlan | None = None
+    plan: str | Sequence[int] | StagePlan | None = None
     """layers per stage, instead of a depth."""
     out: str | Path | None = None
     """directory to keep the rows of a learngene's depths in: evaluation.json, evaluation.md and

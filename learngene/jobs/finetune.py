@@ -35,7 +35,7 @@ class Finetune(Recipe, DataOptions, DistillOptions, AncestorOptions, Job):
     """run directory to write."""
     depth: int | None = None
     """number of layers, for a learngene or an architecture name."""
-    plan: int | str | Sequence[int] | StagePlan | None = None
+    plan: str | Sequence[int] | StagePlan | None = None
     """layers per stage, for a learngene; by default the depth spread evenly."""
     arch_args: Mapping[str, Any] | None = None
     """arguments of the architecture as JSON; for a directory or learngene, changes such as '{"img_size":

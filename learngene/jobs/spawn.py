@@ -27,7 +27,7 @@ class Spawn(Job):
     """directory to write the descendants into."""
     depth: int | str | Sequence[int | str] | None = None
     """numbers of layers, one or more, or ranges such as 4-12; each spread over the stages evenly."""
-    plan: int | str | Sequence[int] | StagePlan | None = None
+    plan: str | Sequence[int] | StagePlan | None = None
     """layers per stage, instead of a depth; a stage may have 0."""
     num_classes: int | None = None
     """size of the head; the learned head is kept when it is the learngene's own number."""

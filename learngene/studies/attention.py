@@ -28,7 +28,7 @@ from learngene.recipe import DataOptions
 from learngene.starts import begin, parse
 
 
-def open_named(names: Sequence[str], *, seed: int) -> list[tuple[str, nn.Module]]:
+def models_by_name(names: Sequence[str], *, seed: int) -> list[tuple[str, nn.Module]]:
     """Models by name: trained ones, and for names of starts untrained ones in the architecture of the first
     trained one.
 

@@ -64,7 +64,7 @@ def entering_parameters(model: nn.Module) -> list[nn.Parameter]:
 
     parameters = list(model.parameters())
     training = model.training
-    handle = get_blocks(model)[0].register_forward_pre_hook(look, with_kwargs=True)  # type: ignore[arg-type]
+    handle = get_blocks(model)[0].register_forward_pre_hook(look, with_kwargs=True)
     try:
         model.eval()(torch.zeros(1, *data_config_of(model)["input_size"], device=parameters[0].device))
     finally:

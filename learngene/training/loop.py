@@ -140,7 +140,7 @@ def _rehearse(module: TrainingModule, data: ImageData) -> None:
     """
     data.pixels()
     attempts: dict[str, Callable[[], Any]] = {
-        "auto_augment": lambda: train_transform(data.config, module.recipe),
+        "auto_augment": lambda: train_transform(data.data_config, module.recipe),
         "opt": lambda: get_optimizer_info(module.recipe.opt),
     }
     for name, attempt in attempts.items():

@@ -83,7 +83,7 @@ def _begun_or_resumed(
     out, views = Path(job.out), images.train_batches * job.batch_size
     if job.overwrite or not (out / LogitCache.RECORD).exists():
         _clear(out)
-        precision = choose_precision(job, _look_at_noise(ancestor, images.config["input_size"]))
+        precision = choose_precision(job, _look_at_noise(ancestor, images.data_config["input_size"]))
         classes: Any = ancestor.model.num_classes
         sizes: dict[str, Any] = {"views": views, "batch_size": job.batch_size, "precision": precision}
         return LogitCache.create(out, key, top_k=top_k, dtype=job.dtype, classes=classes, **sizes)

@@ -1,0 +1,1 @@
+"""All doubt about files from strangers: limits, records, models, tensors."""
