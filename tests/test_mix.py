@@ -150,3 +150,9 @@ def test_rows_and_steps_that_do_not_fit_are_refused(state, rows, steps, message)
 def test_a_layer_that_is_not_stored_is_refused(state, layer):
     with pytest.raises(LearngeneError, match=rf"layer {layer} was asked for, .* only 3 layers \(0 to 2\)"):
         pick(state, [0, layer], "blocks")
+
+
+def test_layers_of_different_parts_have_no_sum(state):
+    odd = {name: tensor for name, tensor in state.items() if name != "blocks.1.mlp.fc2.bias"}
+    with pytest.raises(LearngeneError, match=r"layers \[0, 1\] have different parts"):
+        mix(odd, [[0.5, 0.5, 0.0]], "blocks")

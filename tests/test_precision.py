@@ -41,7 +41,7 @@ def with_bf16(monkeypatch):
 
 @pytest.mark.parametrize(("slower", "chosen"), [(FULL, HALF), (HALF, FULL)])
 def test_the_faster_precision_is_taken_and_said(with_bf16, caplog, slower, chosen):
-    with caplog.at_level("INFO"):
+    with caplog.at_level("INFO", logger="learngene"):
         assert choose_precision(CPU, slow_in(slower)) == chosen
     assert f"precision {chosen}: a step on" in caplog.text
 

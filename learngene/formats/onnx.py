@@ -54,7 +54,7 @@ def export_onnx(model: nn.Module, path: str | Path, *, tolerance: float = 1e-4) 
             ) from error
         session = onnxruntime.InferenceSession(str(scratch), providers=["CPUExecutionProvider"])
         difference = max(_difference(session, model, batch) for batch in (images, images[:1]))
-        if difference > tolerance:
+        if not difference <= tolerance:  # also where it is no number
             raise LearngeneError(
                 f"the ONNX model differs from torch by {difference:.2g}, more than {tolerance:.2g}; it was "
                 "not written"
