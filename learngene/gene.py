@@ -246,7 +246,7 @@ class Learngene:
         return self._expand(target, inherit_head=inherited, num_classes=classes, **changed, **overrides)
 
     def _count_classes(self, num_classes: int | None, class_names: Sequence[str] | None) -> int:
-        """Of a descendant's head: the number that is asked for, by names or by itself, else the learngene's."""
+        """Of a descendant's head: what is asked for, by names or a number, else the learngene's own."""
         if class_names is not None:
             if num_classes not in (None, len(class_names)):
                 raise LearngeneError(

@@ -54,6 +54,11 @@ class Job(Checked):
         """Print a result on a terminal."""
 
     @classmethod
+    def upgraded(cls, said: Mapping[str, Any]) -> dict[str, Any]:
+        """Fields that an earlier version wrote, or that were written for it, in today's words."""
+        return dict(said)
+
+    @classmethod
     def check_some(cls, said: Mapping[str, Any]) -> None:
         """Raise unless these are fields that say what the job is, each of its type and within its limits.
 
@@ -147,6 +152,7 @@ def function_of(job: type[Job]) -> Callable[..., Any]:
     signature = inspect.Signature([*placed, *named], return_annotation=returned)
 
     def call(*args: Any, **kwargs: Any) -> Any:
+        kwargs = job.upgraded(kwargs)
         check_options(kwargs, job)
         return job(**signature.bind(*args, **kwargs).arguments).run()
 

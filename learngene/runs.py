@@ -7,7 +7,7 @@ import json
 import logging
 import shutil
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -76,6 +76,7 @@ class RunDirectory:
         config: the resolved arguments, plain values.
         resume: go on from ``last.ckpt`` if there is one; a finished run is left as it is.
         overwrite: delete an earlier run in this directory first. Only a run directory is ever deleted.
+        upgraded: puts the arguments that an earlier version wrote down into today's words.
 
     Raises:
         LearngeneError: the directory holds something else, a finished run, a run that was not to be resumed,
@@ -95,10 +96,17 @@ class RunDirectory:
     )
 
     def __init__(
-        self, path: str | Path, config: Mapping[str, Any], *, resume: bool = False, overwrite: bool = False
+        self,
+        path: str | Path,
+        config: Mapping[str, Any],
+        *,
+        resume: bool = False,
+        overwrite: bool = False,
+        upgraded: Callable[[Mapping[str, Any]], Mapping[str, Any]] = dict,
     ) -> None:
         self.path = Path(path)
         self.config = json.loads(json.dumps(dict(config), default=str))
+        self._upgraded = upgraded
         record = self._read()
         self._is_held = False
         self._images: dict[str, Any] = {}
@@ -162,7 +170,8 @@ class RunDirectory:
             )
             raise LearngeneError(f"'{self.path}' holds {state}; choose another --out, or {way}")
         # not: unused options of old versions
-        then_known = {k: v for k, v in record.get("config", {}).items() if v or k in self.config}
+        then_said = self._upgraded(record.get("config", {}))
+        then_known = {k: v for k, v in then_said.items() if v or k in self.config}
         old, new = _resolved(then_known), _resolved(self.config)
         name, then, now = first_change(old, new)
         # without a name, one has an argument that is none, the other does not know it

@@ -6,6 +6,7 @@ value of a config, into a value of such a type. Words are sorted here, as a list
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import fields
@@ -16,15 +17,21 @@ from typing import Any, get_args, get_origin
 import yaml
 from jsonargparse import get_loader
 
-from learngene.arguments import cached, check_filled, describe_type, field_types
+from learngene.arguments import cached, check_filled, describe_type, field_types, take
 from learngene.errors import LearngeneError
 from learngene.help import build_parser, members, spoken
 from learngene.job import Job, default_of, grouped_fields, is_required
 from learngene.jobs import jobs
 from learngene.trust.limits import MAX_CONFIG
 
-# others' names for options
-ALIASES = {"learning_rate": "lr", "optimizer": "opt", "num_workers": "workers", "output": "out"}
+# others' names for options, and one of ours from before
+ALIASES = {
+    "from_ancestor": "start",
+    "learning_rate": "lr",
+    "optimizer": "opt",
+    "num_workers": "workers",
+    "output": "out",
+}
 WAY_OUT = "give a YAML file of arguments, as --print-config prints it"
 
 
@@ -210,7 +217,7 @@ def _read_config(name: str, job: type[Job]) -> dict[str, Any]:
         LearngeneError: it cannot be read, or one of them is no option, or has a value of another type.
     """
     arguments = {}
-    for key, value in _config(name).items():
+    for key, value in job.upgraded(_config(name)).items():
         shown = f"the config's '{key}'"
         if key == "config":
             raise LearngeneError(f"config '{name}' names another, '{value}'; give each with --config")
@@ -218,8 +225,16 @@ def _read_config(name: str, job: type[Job]) -> dict[str, Any]:
             raise LearngeneError(f"{unknown_option(shown, job, str(key))}; {_see(job)}")
         option = job.__dataclass_fields__.get(key)
         if value is not None or option is None or not is_required(option):  # None: as printed, not yet said
-            arguments[key] = _typed(job, key, value, f"{shown} {value!r:.60}")
+            arguments[key] = _fitting(job, key, value, shown)
     return arguments
+
+
+def _fitting(job: type[Job], name: str, value: Any, shown: str) -> Any:
+    """A value of a config; a list that fits needs no reading, for which jsonargparse takes quadratic time."""
+    if isinstance(value, list):
+        with contextlib.suppress(LearngeneError):
+            return take(name, value, _kinds(job)[name])
+    return _typed(job, name, value, f"{shown} {value!r:.60}")
 
 
 def _config(name: str) -> dict[Any, Any]:

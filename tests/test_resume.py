@@ -11,9 +11,11 @@ import time
 
 import pytest
 import torch
+import yaml
 from conftest import FAST, TINY_ARGS
 
-from learngene import LearngeneError, finetune
+from learngene import LearngeneError, distill, finetune
+from learngene.cli import main
 from learngene.families.timm import open_model
 from learngene.families.weights import digest_of
 from learngene.runs import newest_checkpoint, previous_checkpoint
@@ -277,3 +279,24 @@ def test_overwriting_a_run_does_not_delete_what_is_read_however_deep_it_is_named
         LearngeneError, match=f"--overwrite would delete {next(iter(config))} .*choose another --out"
     ):
         RunDirectory(run.path, named, overwrite=True)
+
+
+@pytest.mark.parametrize("was", [True, False])
+def test_what_an_earlier_version_wrote_is_understood(folder, ancestor, tmp_path, was, capsys):
+    """`from_ancestor` was a flag, and is a start: in records that are resumed, in configs, from Python."""
+    start = {"start": "from-ancestor"} if was else {}
+    out, common = tmp_path / "run", {"plan": "1,1", **FAST, "accelerator": "cpu"}
+    distill(ancestor, str(folder), out=out, **start, **common)
+    record = json.loads((out / "run.json").read_text())
+    record["config"]["from_ancestor"] = was
+    record["config"]["start"] = None
+    (out / "run.json").write_text(json.dumps(record))
+    resumed = distill(ancestor, str(folder), out=out, resume=True, **start, **common)
+    again = distill(ancestor, str(folder), out=tmp_path / "again", from_ancestor=was, **common)
+    assert digest_of(again.state) == digest_of(resumed.state)
+    (tmp_path / "c.yaml").write_text(f"from_ancestor: {str(was).lower()}\n")
+    assert main(["distill", "--config", str(tmp_path / "c.yaml"), "--print-config"]) == 0
+    assert yaml.safe_load(capsys.readouterr().out)["start"] == start.get("start")
+    other = {} if was else {"start": "from-ancestor"}
+    with pytest.raises(LearngeneError, match="was begun with start"):
+        distill(ancestor, str(folder), out=out, resume=True, **other, **common)

@@ -200,7 +200,7 @@ BILLION = "a0: &a0 [x,x,x,x,x,x,x,x,x]\n" + "".join(
 
 
 @pytest.mark.parametrize(
-    "text", [BILLION, "plan: " + "[" * 100_000, "arch_args: &a {b: *a}\n", f"plan: [{'1,' * 2_000}1]"]
+    "text", [BILLION, "plan: " + "[" * 100_000, "arch_args: &a {b: *a}\n", f"plan: [{'1,' * 30_000}1]"]
 )
 def test_configs_that_would_grow(tmp_path, capsys, text):
     """Whoever refuses them, PyYAML or we: one sentence."""

@@ -26,7 +26,7 @@ def checkpoint(name: str) -> Path:
 
 
 def ancestor_directory() -> Path:
-    """The packaged ancestor: a timm directory, trained on 57,000 of Fashion-MNIST's 60,000 training images."""
+    """The packaged ancestor: a timm directory, trained on 57,000 of Fashion-MNIST's 60,000 images."""
     return checkpoint("ancestor")
 
 

@@ -55,6 +55,8 @@ class Preparation:
         if len(kinds) != 1:
             raise LearngeneError(f"prepare {name}: say how with either distill or finetune and its arguments")
         arguments = given.pop(kinds[0]) or {}
+        if isinstance(arguments, Mapping):
+            arguments = jobs[kinds[0]].upgraded(arguments)
         each, cost_of = given.pop("each", ()), given.pop("cost_of", None)
         if given:
             raise LearngeneError(

@@ -58,6 +58,12 @@ class Distill(Recipe, DataOptions, DistillOptions, AncestorOptions, Job):
         super().__post_init__()
         object.__setattr__(self, "plan", StagePlan.parse(self.plan))
 
+    @classmethod
+    def upgraded(cls, said: Mapping[str, Any]) -> dict[str, Any]:
+        """The flag ``from_ancestor`` has become a start."""
+        rest = {name: value for name, value in said.items() if name != "from_ancestor"}
+        return rest | ({"start": "from-ancestor"} if said.get("from_ancestor") is True else {})
+
     @property
     def stage_plan(self) -> StagePlan:
         """The plan as it is read."""

@@ -65,7 +65,8 @@ class Nets:
 @isolate_rng()  # the process has its own random numbers
 def distil(job: Distill) -> Learngene:
     """See `learngene.distill`."""
-    run = RunDirectory(job.out, job.record(), resume=job.resume, overwrite=job.overwrite)
+    how: dict[str, Any] = {"resume": job.resume, "overwrite": job.overwrite, "upgraded": job.upgraded}
+    run = RunDirectory(job.out, job.record(), **how)
     with left_as_it_was(job.ancestor):
         # 1. what can be said without opening anything
         _check(job)
