@@ -18,7 +18,7 @@ from learngene.errors import LearngeneError
 from learngene.job import Job
 from learngene.jobs import jobs
 from learngene.trust.limits import printable
-from learngene.words import parse
+from learngene.words import parse_words
 
 RECORDS = ("run.json", "cache.json")  # of run directories and caches, by which --resume goes on
 HELP = """learngene: one big ViT, many sizes of it.
@@ -88,7 +88,7 @@ def _discard_output() -> None:
 
 
 def _run(job: type[Job], words: list[str]) -> int:
-    said = parse(job, words)
+    said = parse_words(job, words)
     if said is None:  # help or a config was printed
         return 0
     as_json = said.pop("json", False)

@@ -27,7 +27,7 @@ def of_files(stamps: Iterable[Stamp]) -> dict[str, Any]:
     return {"files": count, **kinds, "newest": [newest.encode(errors="replace").decode(), last]}
 
 
-def difference(then: Any, now: Mapping[str, Any]) -> str | None:
+def what_differs(then: Any, now: Mapping[str, Any]) -> str | None:
     """What differs between two fingerprints, in words; none if they are of the same images.
 
     Args:

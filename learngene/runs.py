@@ -16,7 +16,7 @@ import yaml
 
 from learngene.errors import LearngeneError
 from learngene.files import alone, check_free, is_locked, write_text
-from learngene.fingerprints import difference, first_change, way_out
+from learngene.fingerprints import first_change, way_out, what_differs
 from learngene.log import only_from
 from learngene.processes import is_follower
 from learngene.provenance import commit, hardware, versions
@@ -385,7 +385,7 @@ def check_same_images(path: Path, then: Any, now: Mapping[str, Any]) -> None:
         then, now: fingerprints by role; a role that only one of them has is not compared.
     """
     for role in now if isinstance(then, Mapping) else ():
-        what = difference(then[role], now[role]) if role in then else None
+        what = what_differs(then[role], now[role]) if role in then else None
         if what:
             raise LearngeneError(
                 f"'{path}' was begun with other {role} images: {what}; bring the old ones back, or choose "

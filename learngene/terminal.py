@@ -6,11 +6,12 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import rich.table
 from rich.console import Console
 from rich.measure import Measurement
-from rich.table import Table
 from rich.text import Text
 
+from learngene.tables import Table, numbers
 from learngene.trust.limits import printable
 
 REDIRECTED = 160  # columns of a file or pipe: the widest tables fit
@@ -32,45 +33,47 @@ def say(text: str, *, indent: str = "", **style: Any) -> None:
     _console().print(indent + printable(text), highlight=False, markup=False, **style)
 
 
-def print_table(
-    title: str | None, rows: Sequence[Mapping[str, str]], *, name: str = "", less: Sequence[str]
-) -> None:
+def print_table(title: str | None, cells: Table, *, less: Sequence[str]) -> None:
     """A table that never cuts a number: what does not fit the terminal is left out, and said.
 
     Args:
-        rows: cells by column.
-        name: the column of texts, which may be folded.
-        less: columns that may go, the first one first.
+        cells: columns of words may be folded, columns of numbers never.
+        less: heads of columns that may go, the first one first.
     """
     console = _console()
-    left: list[str] = []
-    while True:
-        table = Table(title=title and Text(title))
-        for column in (column for column in rows[0] if column not in left):
-            if column == name:
-                table.add_column(column, justify="left", overflow="fold", min_width=NARROW_NAME)
-            else:
-                table.add_column(column, justify="right", no_wrap=True)
-        for row in rows:
-            table.add_row(*(Text(printable(cell)) for column, cell in row.items() if column not in left))
-        needed = _least_width(console, table, rows, name)
-        more = next((column for column in less if column in rows[0] and column not in left), None)
-        if needed <= console.width or more is None:
-            break
-        left.append(more)
+    may_go = [name for name in less if name in {column.name for column in cells.columns}]
+    gone: list[str] = []
+    table, needed = _laid_out(console, title, cells, gone)
+    while needed > console.width and may_go:
+        gone.append(may_go.pop(0))
+        table, needed = _laid_out(console, title, cells, gone)
     if needed > console.width:
         table.width = needed  # the terminal breaks the lines; rich would cut the numbers
     console.print(table, crop=False)
-    if left:
-        words = f"left out, as {console.width} columns are too few: {', '.join(left)}"
+    if gone:
+        words = f"left out, as {console.width} columns are too few: {', '.join(gone)}"
         console.print(f"{words}; a wider terminal or a file has them", highlight=False, markup=False)
 
 
-def _least_width(console: Console, table: Table, rows: Sequence[Mapping[str, str]], name: str) -> int:
-    """Columns that a table needs when its names are folded."""
+def _laid_out(
+    console: Console, title: str | None, cells: Table, gone: Sequence[str]
+) -> tuple[rich.table.Table, int]:
+    """Rich's table without the columns that are gone, and the columns it needs when its words are folded."""
+    kept = [place for place, column in enumerate(cells.columns) if column.name not in gone]
+    table = rich.table.Table(title=title and Text(title))
+    folded = 0
+    for place in kept:
+        column = cells.columns[place]
+        if column.right:
+            table.add_column(column.name, justify="right", no_wrap=True)
+        else:
+            table.add_column(column.name, overflow="fold", min_width=NARROW_NAME)
+            longest = max((len(row[place]) for row in cells.rows), default=0)
+            folded += max(0, longest - NARROW_NAME)
+    for row in cells.rows:
+        table.add_row(*(Text(printable(row[place])) for place in kept))
     whole = Measurement.get(console, console.options.update(width=10_000), table).maximum
-    longest = max((len(row[name]) for row in rows), default=0) if name else 0
-    return whole - max(0, longest - NARROW_NAME)
+    return table, whole - folded
 
 
 def print_markdown(text: str) -> None:
@@ -86,7 +89,7 @@ def print_lines(lines: Mapping[str, Any]) -> None:
         say(f"{name}: {value}", indent="  ")
 
 
-def stored(result: Mapping[str, Any]) -> dict[str, str]:
+def stored_lines(result: Mapping[str, Any]) -> dict[str, str]:
     """What a learngene stores, beside what ten models would."""
     times = f"{result['times_smaller_than_ten_models']:.1f} times as many"
     ten = f"{result['ten_models_parameters']:,} parameters: {times}"
@@ -114,8 +117,12 @@ def print_costs(rows: Sequence[Mapping[str, Any]], latency: Mapping[str, Any] | 
         "images": lambda row: f"{row['images']:,}",
     }
     shown = [column for column in columns if column in rows[0]]
-    cells = [{column: columns[column](row) for column in shown} for row in rows]
-    print_table(None, cells, less=("bytes", "top5", "loss", "images", "plan", "gflops", "latency_ms"))
+    cells = [[columns[column](row) for column in shown] for row in rows]
+    print_table(
+        None,
+        Table(numbers(*shown), cells),
+        less=("bytes", "top5", "loss", "images", "plan", "gflops", "latency_ms"),
+    )
     if latency is not None:
         from learngene.latency import condition_words
 

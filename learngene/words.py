@@ -35,7 +35,7 @@ ALIASES = {
 WAY_OUT = "give a YAML file of arguments, as --print-config prints it"
 
 
-def parse(job: type[Job], words: Sequence[str]) -> dict[str, Any] | None:
+def parse_words(job: type[Job], words: Sequence[str]) -> dict[str, Any] | None:
     """The fields that words and configs say; none when only the help or the config was asked for.
 
     Raises:

@@ -22,7 +22,7 @@ from learngene.families.weights import digest_of
 from learngene.job import is_required
 from learngene.jobs import jobs
 from learngene.plan import parse_depths
-from learngene.words import parse
+from learngene.words import parse_words
 
 COMMANDS = list(jobs())
 GROUPS = [
@@ -147,7 +147,9 @@ def test_every_command_runs_again_from_its_printed_config(command, tmp_path, cap
     config = yaml.safe_load(text)
     (tmp_path / "c.yaml").write_text(text)
     assert printed(capsys, command, "--config", tmp_path / "c.yaml") == text
-    said = [parse(job, words) for words in (["--config", str(tmp_path / "c.yaml")], typical(command)[1:])]
+    said = [
+        parse_words(job, words) for words in (["--config", str(tmp_path / "c.yaml")], typical(command)[1:])
+    ]
     jsons = [words.pop("json", False) for words in said]
     assert jsons == [False, False]
     first, again = (vars(job(**words)) for words in said)
@@ -354,7 +356,7 @@ def test_an_interrupt_before_the_command_begins(monkeypatch, capsys):
     def interrupted(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(cli, "parse", interrupted)
+    monkeypatch.setattr(cli, "parse_words", interrupted)
     assert main(["distill"]) == 130
     assert capsys.readouterr().err == "learngene distill: interrupted; nothing was begun\n"
 
@@ -506,7 +508,7 @@ def test_log_lines_when_redirected(folder, ancestor, tmp_path):
 
 def test_a_command_without_any_word(capsys):
     """The README's first command is one; the others miss something, and say what."""
-    assert parse(jobs()["demo"], []) == {}
+    assert parse_words(jobs()["demo"], []) == {}
     assert jobs()["demo"]().out == "learngene-demo"
     for command in set(COMMANDS) - {"demo", "archs"}:
         assert "is missing; see learngene" in fails(capsys, command)
@@ -546,7 +548,7 @@ def test_an_empty_word_is_no_path(words, message, tmp_path, monkeypatch, capsys)
 
 def test_arguments_of_timm_may_be_empty():
     words = ["--ancestor", "a", "--data", "d", "--out", "o", "--arch_args", '{"global_pool": ""}']
-    assert parse(jobs()["distill"], words)["arch_args"] == {"global_pool": ""}
+    assert parse_words(jobs()["distill"], words)["arch_args"] == {"global_pool": ""}
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,7 @@ from learngene.jobs import jobs
 from learngene.plan import StagePlan
 from learngene.recipe import Recipe
 from learngene.sharing import build_auxnet
-from learngene.words import parse
+from learngene.words import parse_words
 
 ROOT = Path(__file__).parent.parent
 CONFIGS = sorted((ROOT / "configs").glob("*.yaml"))
@@ -46,7 +46,7 @@ def test_config_is_parsed_by_its_own_command(path, capsys, monkeypatch):
 def test_config_makes_its_job_and_what_is_trained_before(path, monkeypatch):
     monkeypatch.chdir(ROOT)
     command, *words = head_command(path)
-    value = jobs()[command](**parse(jobs()[command], words))
+    value = jobs()[command](**parse_words(jobs()[command], words))
     trained = {name: jobs()[name] for name in ("distill", "finetune")}
     for name, entry in (getattr(value, "prepare", None) or {}).items():
         assert Preparation.parse(name, entry, trained).name == name

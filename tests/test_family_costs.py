@@ -6,6 +6,7 @@ Values by models built by hand.
 import io
 import json
 import shutil
+from pathlib import Path
 
 import pytest
 import timm
@@ -410,6 +411,7 @@ def test_overwriting_an_evaluation_does_not_delete_what_is_read(file, gene, fold
     assert sorted(tmp_path.rglob("*")) == before
 
 
+COMMITTED = Path(__file__).parents[1] / "docs/results/fashion-mnist/results.jsonl"
 COSTS = {"depth": 12, "plan": "3,2,3,2,2", "parameters": 10_955_674, "bytes": 43_822_696, "gflops": 1.234}
 RESULTS = {
     "latency_ms": 112.34,
@@ -443,24 +445,22 @@ def test_a_narrow_terminal_cuts_no_number(row, columns, monkeypatch):
 
 
 def test_a_narrow_terminal_folds_names_only(monkeypatch, capsys):
-    row = {
-        "start": "weight-selection-of-all",
-        "depth": 12,
-        "budget": "2 epochs",
-        "seeds": [0, 1],
-        "mean": 0.8,
-        "spread": 0.01,
-    }
-    row |= {"before": 0.1, "flops": 1.2e13, "seconds": 12345.6, "measure": "test"}
+    committed = COMMITTED.read_text().splitlines()
+    row = json.loads(committed[0]) | {"start": "weight-selection-of-all", "depth": 12, "test_top1": 0.8}
+    row |= {"flops": 1.2e13, "seconds": 12345.6}
     for columns in (40, 80):
         console = Console(width=columns)
         monkeypatch.setattr(terminal, "_console", lambda console=console: console)
-        Benchmark.show({"table": [row], "report": "r"})
+        Benchmark.show({"rows": [row, row | {"seed": 1, "test_top1": 0.82}], "report": "r"})
         text = capsys.readouterr().out
-        assert "80.00 ± 1.00" in text
+        assert "81.00 ± 1.41" in text
         assert "…" not in text
         assert "weight-selec" in text
-    assert "12345.6" in text
+        assert "left out" in text
+    console = Console(width=160)
+    monkeypatch.setattr(terminal, "_console", lambda: console)
+    Benchmark.show({"rows": [row], "report": "r"})
+    assert "12345.6" in capsys.readouterr().out
 
 
 def test_mistakes_of_evaluating_depths(file, folder, ancestor, tmp_path, capsys):

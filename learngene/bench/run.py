@@ -70,7 +70,7 @@ def find_family(
     return Architecture(own.name, {**own.args, **(first.get("arch_args") or {})})
 
 
-def open_images(
+def open_data_sets(
     data: str, loading: DataOptions, experiment: Experiment, family: Architecture, *, test: bool
 ) -> dict[str, Images]:
     """Images of each data set, by its name, grey or RGB as the family takes them."""

@@ -77,7 +77,7 @@ def hugging_face_shards(
 
 
 @dataclass(frozen=True)
-class Table:
+class OpenedTable:
     """A Hugging Face table.
 
     Attributes:
@@ -93,7 +93,7 @@ class Table:
     targets: np.ndarray | None = None
 
 
-def open_table(builder: Any, split: str, name: str, options: DataOptions) -> Table:
+def open_table(builder: Any, split: str, name: str, options: DataOptions) -> OpenedTable:
     """A table on disk, with all of its labels checked.
 
     Raises:
@@ -106,20 +106,22 @@ def open_table(builder: Any, split: str, name: str, options: DataOptions) -> Tab
         rows.select_columns([column for column in (columns.image, columns.label) if column]), columns.image
     )
     if columns.label is None:
-        return Table(rows, columns, None)
+        return OpenedTable(rows, columns, None)
     known = set(builder.info.splits or ())
     training = options.train_split if options.train_split.partition("[")[0] in known else split
     train = rows if training == split else builder.as_dataset(split=training)
     _check_names(builder, split, columns.label, name, local=True)  # those of a hub may be out of reach by now
     labels = labels_of(rows.features[columns.label], name, options, lambda: _column(train, columns.label))
-    return Table(rows, columns, labels, labels.indices(_column(rows, columns.label), "row {}".format))
+    return OpenedTable(rows, columns, labels, labels.indices(_column(rows, columns.label), "row {}".format))
 
 
 def _column(rows: Any, column: str | None) -> list[Any]:
     return rows.select_columns([column]).with_format("arrow")[:][column].to_pylist() if len(rows) else []
 
 
-def _pieces(table: Table, size: int = 1000) -> tuple[tuple[int, ...], Callable[[int, int], Iterator[Any]]]:
+def _pieces(
+    table: OpenedTable, size: int = 1000
+) -> tuple[tuple[int, ...], Callable[[int, int], Iterator[Any]]]:
     """A table with random access in pieces of equal size: their lengths, and how their rows are read."""
     total, columns = len(table.rows), table.columns
     lengths = tuple(min(size, total - front) for front in range(0, total, size))
@@ -134,7 +136,7 @@ def _pieces(table: Table, size: int = 1000) -> tuple[tuple[int, ...], Callable[[
 
 def _open_stream(
     builder: Any, split: str, name: str, options: DataOptions, total: int | None
-) -> tuple[Table, tuple[int, ...], Callable[[int, int], Iterator[Any]]]:
+) -> tuple[OpenedTable, tuple[int, ...], Callable[[int, int], Iterator[Any]]]:
     """Rows from front to back: the table, the lengths of its shards, and how their rows are read.
 
     Of parquet files, the ends say how many rows there are and between which numbers the labels lie.
@@ -165,7 +167,7 @@ def _open_stream(
                 yield f"row {number} of shard {shard}", image, label
                 number += 1
 
-    return Table(rows, columns, labels), lengths, read
+    return OpenedTable(rows, columns, labels), lengths, read
 
 
 def _features(rows: Any, builder: Any) -> Any:

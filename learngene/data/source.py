@@ -114,7 +114,7 @@ class Source:
     def fingerprint(self) -> dict[str, Any]:
         """What tells the images from others, as plain values; made once.
 
-        `learngene.fingerprints.difference` compares two.
+        `learngene.fingerprints.what_differs` compares two.
         Names, bytes and times of all files (a stat of each), labels, class names, and the pixels of some
         images, evenly spread; of all images, where they are in memory and have no files. Of a stream only its
         files are looked at, where they are on this machine.

@@ -24,7 +24,7 @@ from torch import Tensor
 from learngene.devices import to_device
 from learngene.errors import LearngeneError
 from learngene.files import atomic_file, write_text
-from learngene.fingerprints import difference, first_change, way_out
+from learngene.fingerprints import first_change, way_out, what_differs
 from learngene.trust.limits import MAX_NUMBER, MAX_RECORD, read_json
 
 FORMAT_VERSION = 1
@@ -102,7 +102,7 @@ class LogitCache:
 
     def _check_images(self, now: Mapping[str, Any]) -> None:
         then = self.key.get("data")
-        what = difference(then, now)
+        what = what_differs(then, now)
         if what:
             raise LearngeneError(
                 f"the cache '{self.path}' is of another data ({what}); {AGAIN}{way_out(then, now)}"

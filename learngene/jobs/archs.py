@@ -45,21 +45,23 @@ class Archs(Job):
     @staticmethod
     def show(result: Any) -> None:
         """A row per supported architecture; what is against the others, where they are few."""
+        from learngene.tables import Table, numbers, words
         from learngene.terminal import print_table, say
 
         supported, others = result["supported"], result["unsupported"]
-        cells = [
-            {
-                "name": row["name"],
-                "depth": f"{row['depth']}" if row["any_depth"] else f"{row['depth']} *",
-                "width": str(row["width"]),
-                "parameters": f"{row['parameters']:,}",
-            }
+        rows = [
+            (
+                row["name"],
+                f"{row['depth']}{'' if row['any_depth'] else ' *'}",
+                f"{row['width']}",
+                f"{row['parameters']:,}",
+            )
             for row in supported
         ]
+        columns = [*words("name"), *numbers("depth", "width", "parameters")]
         if supported:
             title = f"timm {result['timm']}, {result['pattern']}: can be distilled into"
-            print_table(title, cells, name="name", less=("width",))
+            print_table(title, Table(columns, rows), less=("width",))
         if not all(row["any_depth"] for row in supported):
             say("* timm fixes the depth: other depths in Python only")
         if others and (len(others) <= MOST_REASONS or not supported):

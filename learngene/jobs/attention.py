@@ -63,7 +63,7 @@ class Attention(DataOptions, Job):
             LearngeneError: a model cannot be opened or shows no attention, no trained model to take the
                 architecture from, a layer below 1, or OUT is no PNG or exists.
         """
-        from learngene.studies.attention import attention_maps, batch, draw, models_by_name
+        from learngene.studies.attention import attention_maps, batch, draw_maps, models_by_name
 
         check_new_file(self.out, overwrite=self.overwrite)
         opened = models_by_name(self.models, seed=self.seed)
@@ -71,7 +71,7 @@ class Attention(DataOptions, Job):
             (name, attention_maps(model, batch(model, self.data, self, self.split, self.images), self.layers))
             for name, model in opened
         ]
-        return draw(maps, Path(self.out))
+        return draw_maps(maps, Path(self.out))
 
     @staticmethod
     def show(result: Any) -> None:

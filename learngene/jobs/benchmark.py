@@ -96,21 +96,14 @@ class Benchmark(Recipe, DataOptions, Job):
     @staticmethod
     def show(result: Any) -> None:
         """Mean and spread per start, depth and budget, and which accuracy it is; one seed has no spread."""
+        from learngene.bench.summary import one_measure, summarize
+        from learngene.bench.tables import results_table
         from learngene.terminal import print_table, say
 
-        # runs of older versions do not say what they measured
-        measures = sorted({row["measure"] for row in result["table"] if "measure" in row})
-        several = any(row["spread"] is not None for row in result["table"])
+        summaries = summarize(result["rows"])
+        several = any(summary.spread is not None for summary in summaries)
         seeds = "mean ± standard deviation over seeds" if several else "one seed: no spread"
-        title = f"{' or '.join(measures)} top-1 accuracy, {seeds}"
-        cells = []
-        for row in result["table"]:
-            spread = "" if row["spread"] is None else f" ± {100 * row['spread']:.2f}"
-            cells.append({
-                "depth": str(row["depth"]), "start": row["start"], "budget": row["budget"],
-                "seeds": str(len(row["seeds"])), "top-1 %": f"{100 * row['mean']:.2f}{spread}",
-                "before %": f"{100 * row['before']:.1f}", "TFLOPs": f"{row['flops'] / 1e12:.2f}",
-                "seconds": f"{row['seconds']:.1f}",
-            })  # fmt: skip
-        print_table(title.lstrip(), cells, name="start", less=("before %", "seconds", "TFLOPs", "seeds"))
+        title = f"{one_measure(s.measure for s in summaries)} top-1 accuracy, {seeds}"
+        less = ("before training %", "seconds", "images", "parameters", "TFLOPs", "seeds")
+        print_table(title, results_table(summaries), less=less)
         say(result["report"])

@@ -59,7 +59,7 @@ class Info(Job):
     @staticmethod
     def show(result: Any) -> None:
         """The header in lines, then a row per depth."""
-        from learngene.terminal import print_costs, print_lines, say, stored
+        from learngene.terminal import print_costs, print_lines, say, stored_lines
 
         say(f"{result['kind']} {result['file']}  {result['bytes'] / 1e6:.2f} MB", style="bold")
         lines = {"architecture": result["architecture"], "classes": result["classes"]}
@@ -70,7 +70,7 @@ class Info(Job):
                 "ancestor": ancestor.get("name"),
                 "licence of the ancestor": ancestor.get("license"),
             }
-            lines |= stored(result)
+            lines |= stored_lines(result)
             lines |= {k: f"{v:.4f}" for k, v in result["metrics"].items() if isinstance(v, float)}
         print_lines(lines)
         print_costs(result["depths"], result.get("latency"))

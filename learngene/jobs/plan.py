@@ -88,7 +88,7 @@ class Plan(Job):
     @staticmethod
     def show(result: Any) -> None:
         """The learngene and the auxiliary net in lines, then a row per depth."""
-        from learngene.terminal import latency_words, print_costs, print_lines, say, stored
+        from learngene.terminal import latency_words, print_costs, print_lines, say, stored_lines
 
         head = f"learngene of {result['architecture']} by the plan {result['plan']}"
         say(f"{head}  {result['bytes'] / 1e6:.2f} MB", style="bold")
@@ -96,5 +96,5 @@ class Plan(Job):
         shape = f"{net['depth']} layers of {result['parameters']:,} parameters"
         speed = f", {latency_words(net)} ms" if "latency_ms" in net else ""
         costs = f"{shape}, {net['gflops']:.4g} GFLOPs an image{speed}"
-        print_lines({"classes": result["classes"], **stored(result), "auxiliary net": costs})
+        print_lines({"classes": result["classes"], **stored_lines(result), "auxiliary net": costs})
         print_costs(result["depths"], result.get("latency"))

@@ -102,7 +102,7 @@ def attention_maps(model: nn.Module, images: Tensor, layers: Sequence[int]) -> d
     return {layer: found[min(layer, len(found)) - 1].mean((0, 1)) for layer in layers}
 
 
-def draw(columns: Sequence[tuple[str, dict[int, Tensor]]], path: Path) -> Path:
+def draw_maps(columns: Sequence[tuple[str, dict[int, Tensor]]], path: Path) -> Path:
     """A column per model, a row per layer; each map has colours of its own, from its least value on."""
     layers = list(columns[0][1])
     figure = Figure(figsize=(2.4 * len(columns) + 0.4, 2.4 * len(layers) + 0.4), layout="constrained")

@@ -101,7 +101,7 @@ def write_depths(result: Mapping[str, Any], out: Path, *, overwrite: bool) -> No
     """
     with atomic_directory(out, overwrite=overwrite, own=FILES) as scratch:
         write_text(scratch / "evaluation.json", json.dumps(result, indent=2, default=str) + "\n")
-        draw(result, scratch / PICTURE)
+        draw_depths(result, scratch / PICTURE)
         write_text(scratch / "evaluation.md", describe_depths(result))
 
 
@@ -135,7 +135,7 @@ def _cells(row: Mapping[str, Any]) -> list[str]:
     ]
 
 
-def draw(result: Mapping[str, Any], path: Path) -> Path:
+def draw_depths(result: Mapping[str, Any], path: Path) -> Path:
     """Top-1 against parameters, and beside it against milliseconds with quartiles; each point is a depth."""
     rows = sorted(result["rows"], key=lambda row: row["depth"])
     top1 = [100 * row["top1"] for row in rows]

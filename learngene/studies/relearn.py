@@ -243,7 +243,7 @@ def views_of(path: str) -> int | None:
     return images if type(images) is int and images > 0 else None
 
 
-def conclude(
+def write_conclusion(
     rows: Sequence[Row],
     train: Source,
     val: Source,

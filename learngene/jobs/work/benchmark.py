@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from learngene.bench.experiment import Experiment
 from learngene.bench.prepare import defaults, outsides, prepare
-from learngene.bench.run import Bench, conclude, find_family, open_images, parse_shard, step_of
+from learngene.bench.run import Bench, conclude, find_family, open_data_sets, parse_shard, step_of
 from learngene.jobs.distill import Distill
 from learngene.jobs.finetune import Finetune
 from learngene.recipe import DataOptions, Recipe
@@ -45,7 +45,7 @@ def run_benchmark(job: Benchmark) -> dict[str, Any]:
     step = None if job.shard is not None else step_of(family, job.depths, recipe)  # shards would not agree
     recipe = replace(recipe, precision=settle_precision(run, recipe, step))
     bench = Bench(
-        experiment, family, open_images(job.data, loading, experiment, family, test=job.test), recipe
+        experiment, family, open_data_sets(job.data, loading, experiment, family, test=job.test), recipe
     )
     mine = experiment.trials()[part]
     sources = outsides(experiment, mine)

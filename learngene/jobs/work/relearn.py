@@ -8,7 +8,14 @@ from typing import TYPE_CHECKING, Any
 
 from learngene.recipe import DataOptions, Recipe
 from learngene.runs import RunDirectory
-from learngene.studies.relearn import all_cells, conclude, open_images, open_models, run_cells, views_of
+from learngene.studies.relearn import (
+    all_cells,
+    open_images,
+    open_models,
+    run_cells,
+    views_of,
+    write_conclusion,
+)
 from learngene.training.devices import check_devices
 from learngene.training.precision import settle_precision
 
@@ -39,7 +46,7 @@ def run_relearning(job: Relearn) -> dict[str, Any]:
         rows = run_cells(todo, trained, train, val, recipe, loading, **limits, out=run.path)
     # 3. the report
     given: list[int | None] = [*job.original_images] or [views_of(path) for path in job.models]
-    report = conclude(
+    report = write_conclusion(
         rows, train, val, recipe, dict(zip(trained, given, strict=True)), job.tolerance, run.path
     )
     return run.finish(rows=rows, report=str(report))
