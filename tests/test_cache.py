@@ -101,7 +101,7 @@ def test_the_batch_has_what_the_ancestor_says_of_its_views(
     errors, validated = [], []
 
     def trained(self, model, batch):
-        own = self.ancestor(batch["image"]).log_softmax(-1)
+        own = self.ancestor.to(batch["image"].device)(batch["image"]).log_softmax(-1)
         errors.append((batch["teacher"] - own).abs().max().item())
         assert own.std(0).max() > 1e-3  # the views differ in what the ancestor says of them
         return forward(self, model, batch)
@@ -130,7 +130,7 @@ from learngene.cli import main
 from learngene.objectives import Distillation
 forward = Distillation.forward
 def looking(self, model, batch):
-    own = self.ancestor(batch["image"]).log_softmax(-1)
+    own = self.ancestor.to(batch["image"].device)(batch["image"]).log_softmax(-1)
     with open(f"errors-{os.environ.get('LOCAL_RANK', 0)}", "a") as file:
         print((batch["teacher"] - own).abs().max().item(), file=file)
     return forward(self, model, batch)
