@@ -148,7 +148,3 @@ def _configure_logging(quiet: bool) -> None:
         handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", datefmt="%H:%M:%S"))
     handler.setLevel(level)
     logger.addHandler(handler)
-
-
-if __name__ == "__main__":
-    sys.exit(main())

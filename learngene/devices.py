@@ -10,7 +10,7 @@ from learngene.errors import LearngeneError
 
 
 def to_device(values: np.ndarray, device: torch.device | str) -> Tensor:
-    """A copy there; from pinned memory, so that nobody waits for it."""
+    """The same numbers there; for a GPU from pinned memory, so that nobody waits. On a CPU no copy."""
     tensor = torch.from_numpy(np.ascontiguousarray(values))
     return (
         tensor.pin_memory().to(device, non_blocking=True)

@@ -20,6 +20,11 @@ from filelock import FileLock, Timeout
 from learngene.errors import LearngeneError
 
 
+def local_path(name: str | Path) -> Path:
+    """Of a file or directory as it was named; timm's ``local-dir:`` may stand before it."""
+    return Path(str(name).removeprefix("local-dir:"))
+
+
 @contextlib.contextmanager
 def atomic_file(path: str | Path) -> Iterator[Path]:
     """A scratch path beside ``path`` to write to; on success it is flushed to disk and takes the name

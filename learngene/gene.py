@@ -156,11 +156,7 @@ class Learngene:
         """
         plan = StagePlan.parse(plan)
         auxnet = open_model(auxnet)
-        layers = len(get_blocks(auxnet))
-        if plan.depth != layers:
-            raise LearngeneError(
-                f"plan {plan} has {plan.depth} layers, but the model has {layers}; make the two agree"
-            )
+        plan.check_depth(len(get_blocks(auxnet)))
         return cls(
             architecture_of(auxnet),
             plan,

@@ -55,6 +55,10 @@ class Supervised(nn.Module):
     def forward(self, model: nn.Module, batch: Batch) -> Losses:
         return {"ce": self.cross_entropy(model(batch["image"]), batch["target"])}
 
+    def total(self, losses: Losses) -> Tensor:
+        """The weighted sum: what is minimised."""
+        return torch.stack([self.weights[name] * value for name, value in losses.items()]).sum()
+
     def compare(self, logits: Tensor, batch: Batch) -> dict[str, Tensor]:
         """What is measured in validation beside accuracy, from the model's logits (B, K)."""
         return {}
@@ -134,12 +138,12 @@ class Distillation(Supervised):
         losses: Losses = {}
         if "feature" in wanted:
             logits, features = forward_features(model, images, self.layers)
-            teacher, theirs = self.ancestor.to(images.device).features(images, self.ancestor_layers)
+            teacher, theirs = self.ancestor.features(images, self.ancestor_layers)
             losses["feature"] = self._feature_distance(features, theirs)
         else:
             logits = model(images)
             if teacher is None:
-                teacher = self.ancestor.to(images.device)(images) if self.compares_logits else logits
+                teacher = self.ancestor(images) if self.compares_logits else logits
         if "kl" in wanted:
             losses["kl"] = soft_kl(logits, teacher, self.temperature)
         if "hard" in wanted:
@@ -152,7 +156,7 @@ class Distillation(Supervised):
         """KL divergence from the ancestor, and the share of images of which both say the same."""
         if not self.compares_logits:
             return {}
-        teacher = self.ancestor.to(logits.device)(batch["image"])
+        teacher = self.ancestor(batch["image"])
         return {
             "kl": soft_kl(logits, teacher),
             "agreement": (logits.argmax(-1) == teacher.argmax(-1)).float().mean(),
@@ -222,7 +226,9 @@ class Ancestor(nn.Module):
         return forward_flops(self.model, self.input_size or self.student_size)
 
     def view(self, images: Tensor) -> Tensor:
-        """The student's images (B, C, H, W) as the ancestor wants them (B, C', H', W')."""
+        """The student's images (B, C, H, W) as the ancestor wants them (B, C', H', W'); it goes to them."""
+        if self.own_mean.device != images.device:  # once: to walk over all of its tensors takes long
+            self.to(images.device)
         channels = self.own_mean.shape[1]
         if not self.same_normalisation or images.shape[1] != channels:
             images = images * self.student_std + self.student_mean
@@ -285,6 +291,6 @@ def _projections(
     images = torch.zeros(1, *size, device=next(student.parameters()).device)
     with evaluating(student), torch.no_grad():
         _, ours = forward_features(student, images, layers)
-        _, wanted = ancestor.to(images.device).features(images, theirs)
+        _, wanted = ancestor.features(images, theirs)
     widths = [(a.shape[1], b.shape[1]) for a, b in zip(ours, wanted, strict=True)]
     return nn.ModuleList(nn.Identity() if a == b else nn.Linear(a, b) for a, b in widths)

@@ -49,6 +49,13 @@ class StagePlan:
         if sum(repeats) == 0:
             raise LearngeneError(f"plan '{self}' has no layer; give at least one stage a 1")
 
+    def check_depth(self, depth: int, name: str = "plan") -> None:
+        """Raise unless the plan has as many layers as a model."""
+        if self.depth != depth:
+            raise LearngeneError(
+                f"{name} {self} has {self.depth} layers, but the model has {depth}; make the two agree"
+            )
+
     @classmethod
     def parse(cls, plan: StagePlan | str | int | Sequence[int]) -> StagePlan:
         """A plan from ``"3,3,4,3,3"``, a sequence of whole numbers, or a plan; one number is one stage."""

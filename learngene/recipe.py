@@ -122,17 +122,17 @@ class Recipe(Checked):
         super().__post_init__()
         for name in ("epochs", "batch_size", "accumulate", "repeats", "num_nodes", "log_every"):
             _at_least(self, name, 1)
-        for name in ("min_lr", "warmup_epochs", "weight_decay", "mixup", "cutmix", "color_jitter", "seed"):
+        for name in ("min_lr", "warmup_epochs", "weight_decay", "mixup", "cutmix", "color_jitter"):
             _at_least(self, name, 0)
-        _between(self, "seed", 0, 2**32, below=True)
+        check_between(self, "seed", 0, 2**32, below=True)
         for name in ("label_smoothing", "drop_path", "ema"):
-            _between(self, name, 0, 1, below=True)
+            check_between(self, name, 0, 1, below=True)
         for name in ("random_erasing", "hflip"):
-            _between(self, name, 0, 1)
+            check_between(self, name, 0, 1)
         _above(self, "lr", 0)
         _above(self, "crop_scale", 0)
         _at_least(self, "checkpoint_minutes", 0)
-        _between(self, "crop_scale", 0, 1)
+        check_between(self, "crop_scale", 0, 1)
         _at_least(self, "freeze", -1)
         _at_least(self, "rifle", 0)
         if self.steps is not None:
@@ -141,7 +141,7 @@ class Recipe(Checked):
             _above(self, "clip_grad", 0)
         if self.layer_decay is not None:
             _above(self, "layer_decay", 0)
-            _between(self, "layer_decay", 0, 1)
+            check_between(self, "layer_decay", 0, 1)
         if (self.mixup or self.cutmix) and self.batch_size % 2:
             raise LearngeneError(
                 f"batch_size {self.batch_size}: mixup and cutmix pair images, so it must be even; use "
@@ -214,14 +214,14 @@ class DataOptions(Checked):
     def __post_init__(self) -> None:
         super().__post_init__()
         _above(self, "val_fraction", 0)
-        _between(self, "val_fraction", 0, 1, below=True)
+        check_between(self, "val_fraction", 0, 1, below=True)
         _above(self, "train_fraction", 0)
-        _between(self, "train_fraction", 0, 1)
+        check_between(self, "train_fraction", 0, 1)
         if self.num_classes is not None:
             _at_least(self, "num_classes", 1)
         if self.crop_pct is not None:
             _above(self, "crop_pct", 0)
-            _between(self, "crop_pct", 0, 1)
+            check_between(self, "crop_pct", 0, 1)
         if self.workers != "auto":
             _at_least(self, "workers", 0)
 
@@ -330,7 +330,7 @@ def _above(options: object, name: str, limit: float) -> None:
         raise LearngeneError(f"{name} {getattr(options, name)}: it must be above {limit}")
 
 
-def _between(options: object, name: str, low: float, high: float, *, below: bool = False) -> None:
+def check_between(options: object, name: str, low: float, high: float, *, below: bool = False) -> None:
     value = getattr(options, name)
     if not (low <= value < high if below else low <= value <= high):
         raise LearngeneError(f"{name} {value}: it must be from {low} to {'below ' if below else ''}{high}")

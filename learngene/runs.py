@@ -15,7 +15,7 @@ import torch
 import yaml
 
 from learngene.errors import LearngeneError
-from learngene.files import alone, check_free, is_locked, write_text
+from learngene.files import alone, check_free, is_locked, local_path, write_text
 from learngene.fingerprints import first_change, way_out, what_differs
 from learngene.log import only_from
 from learngene.processes import is_follower
@@ -64,6 +64,28 @@ def _is_whole(path: Path) -> bool:
     return True
 
 
+def read_record(folder: Path) -> dict[str, Any] | None:
+    """The ``run.json`` of a run's directory; none where there is none.
+
+    Raises:
+        LearngeneError: unreadable, or of something else.
+    """
+    file = folder / RunDirectory.RUN
+    if not file.is_file():
+        return None
+    record = read_json(file, MAX_RECORD)
+    if not isinstance(record, dict) or not all(
+        isinstance(record.get(k, {}), dict) for k in ("config", "results", "settled")
+    ):
+        raise LearngeneError(f"'{file}' is no record of a run; choose another --out")
+    return record
+
+
+def is_finished(folder: Path) -> bool:
+    """Whether a run in this directory has been finished."""
+    return (read_record(folder) or {}).get("status") == "finished"
+
+
 class RunDirectory:
     """A directory for one training run, with a fixed layout.
 
@@ -86,14 +108,8 @@ class RunDirectory:
     results: dict[str, Any]
     settled: dict[str, Any]  # what was decided when the run began, and holds when it is resumed
     TRACKERS = ("tensorboard", "wandb")
-    CONFIG, RUN, METRICS, LOG, CHECKPOINT, LOCK = (
-        "config.yaml",
-        "run.json",
-        "metrics.csv",
-        "log.txt",
-        "last.ckpt",
-        "run.lock",
-    )
+    CONFIG, RUN, METRICS = "config.yaml", "run.json", "metrics.csv"
+    LOG, CHECKPOINT, LOCK = "log.txt", "last.ckpt", "run.lock"
 
     def __init__(
         self,
@@ -107,7 +123,7 @@ class RunDirectory:
         self.path = Path(path)
         self.config = json.loads(json.dumps(dict(config), default=str))
         self._upgraded = upgraded
-        record = self._read()
+        record = read_record(self.path)
         self._is_held = False
         self._images: dict[str, Any] = {}
         self._was_there = self.path.is_dir()
@@ -133,17 +149,6 @@ class RunDirectory:
                 self.path, hint="choose another --out (only an earlier run can be overwritten or resumed)"
             )
 
-    def _read(self) -> dict[str, Any] | None:
-        file = self.path / self.RUN
-        if not file.is_file():
-            return None
-        record = read_json(file, MAX_RECORD)
-        if not isinstance(record, dict) or not all(
-            isinstance(record.get(k, {}), dict) for k in ("config", "results", "settled")
-        ):
-            raise LearngeneError(f"'{file}' is no record of a run; choose another --out")
-        return record
-
     def _is_bare(self) -> bool:
         """Whether an earlier run was killed before it wrote anything but its lock."""
         return self.path.is_dir() and {path.name for path in self.path.iterdir()} <= {self.LOCK}
@@ -153,7 +158,7 @@ class RunDirectory:
         home = self.path.resolve()
         for name, value in _texts(self.config):
             with contextlib.suppress(OSError):  # a text that is too long for a name
-                used = Path(value.removeprefix("local-dir:"))
+                used = local_path(value)
                 if value and used.exists() and (used.resolve() == home or home in used.resolve().parents):
                     raise LearngeneError(
                         f"--overwrite would delete {name} '{value}', which lies in '{self.path}'; choose "
@@ -212,7 +217,7 @@ class RunDirectory:
         """`check_images` of images whose fingerprints, by role, are known."""
         self._images = dict(now)
         # versions before 0.2 kept no such record
-        old = None if self._discard else (self._read() or {}).get("images")
+        old = None if self._discard else (read_record(self.path) or {}).get("images")
         check_same_images(self.path, old, self._images)
 
     @property
@@ -282,7 +287,7 @@ class RunDirectory:
 
     def _check_unfinished(self) -> None:
         """Raise if another run has finished here since this one looked."""
-        if not self._discard and not self.finished and (self._read() or {}).get("status") == "finished":
+        if not self._discard and not self.finished and is_finished(self.path):
             raise LearngeneError(f"another run has just finished in '{self.path}'; choose another --out")
 
     @contextlib.contextmanager
@@ -313,7 +318,7 @@ class RunDirectory:
         logs += [path for path in files if set(self.TRACKERS) & set(path.relative_to(self.path).parts)]
         return bool(
             set(files) - {*records, *locks, *logs, self.path / self.LOCK}
-            or any(read_json(path, MAX_RECORD).get("status") == "finished" for path in records)
+            or any(is_finished(path.parent) for path in records)
             or any(map(is_locked, locks))
         )
 

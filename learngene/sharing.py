@@ -12,7 +12,6 @@ import torch
 from timm.layers import DropPath
 from torch import Tensor, nn
 
-from learngene.errors import LearngeneError
 from learngene.families.anatomy import get_blocks
 from learngene.families.architecture import Architecture
 from learngene.mix import State, mix, one_hot, pick, split_layers
@@ -43,10 +42,7 @@ def tie(model: nn.Module, plan: StagePlan, *, share_norms: bool = True) -> nn.Mo
     """
     plan = StagePlan.parse(plan)
     blocks = get_blocks(model)
-    if plan.depth != len(blocks):
-        raise LearngeneError(
-            f"plan {plan} has {plan.depth} layers, but the model has {len(blocks)}; make the two agree"
-        )
+    plan.check_depth(len(blocks))
     first_layers = plan.first_layers
     for layer, stage in enumerate(plan.stage_of_layer):
         if layer != first_layers[stage]:

@@ -11,9 +11,14 @@ import yaml
 from conftest import FAST, TINY_ARGS
 
 from learngene import LearngeneError, benchmark, report
-from learngene.bench import Experiment, Preparation, StartSpec, plots, summarize, write_report
+from learngene.bench import plots
 from learngene.bench.comparisons import at_equal_accuracy, comparable
+from learngene.bench.experiment import Experiment
 from learngene.bench.lines import break_even_point, compare, equal_accuracy, lines, t_quantile
+from learngene.bench.preparation import Preparation
+from learngene.bench.report import write_report
+from learngene.bench.specs import StartSpec
+from learngene.bench.summary import summarize
 from learngene.bench.tables import cost_table, difference_table, equal_table, results_table
 from learngene.bench.words import in_words
 from learngene.cli import main
@@ -391,6 +396,11 @@ def test_bad_experiments():
             ["random"],
             {"prepare": {"g": {"distill": {"ancestor": "a"}, "cost_of": "g"}}},
             "cost_of sets the steps of finetune",
+        ),
+        (
+            ["random"],
+            {"prepare": {"g": {"finetune": {"model": "runs/a/model"}, "cost_of": "h"}}},
+            "cost_of counts the steps of an architecture; 'runs/a/model' is not the name",
         ),
         (["random"], {"datasets": {"torch/x": {}}}, "part of a folder's"),
         (["random", "random"], {}, "two starts are called 'random'"),

@@ -196,13 +196,14 @@ def test_what_is_left_is_shared_evenly():
 
 def test_bytes_of_a_view(tmp_path):
     sizes = {"views": 128, "batch_size": 64}
-    wide = LogitCache.create(tmp_path / "a", {}, top_k=10, dtype="float16", classes=1000, **sizes)
-    assert wide.bytes_per_view == 4 + 10 * (2 + 2) == 44
-    small = LogitCache.create(tmp_path / "b", {}, top_k=5, dtype="float32", classes=10, **sizes)
-    assert small.bytes_per_view == 4 + 5 * (1 + 4)
-    small.write(0, 0, np.arange(128), torch.randn(128, 10), {"images": 128})
-    assert small.bytes == pytest.approx(128 * small.bytes_per_view, abs=400)  # and a header
-    assert small.epochs == 1
+    for name, classes, each, seed_and_pairs in (
+        ("wide", 1000, {"top_k": 10, "dtype": "float16"}, 4 + 10 * (2 + 2)),
+        ("small", 10, {"top_k": 5, "dtype": "float32"}, 4 + 5 * (1 + 4)),
+    ):
+        made = LogitCache.create(tmp_path / name, {}, classes=classes, **each, **sizes)
+        made.write(0, 0, np.arange(128), torch.randn(128, classes), {"images": 128})
+        assert made.bytes == pytest.approx(128 * seed_and_pairs, abs=400)  # and a header
+        assert made.epochs == 1
 
 
 def test_an_interrupted_cache_goes_on(folder, ancestor, tmp_path, small_shards, monkeypatch):

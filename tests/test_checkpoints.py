@@ -7,7 +7,7 @@ import pytest
 
 from learngene import Learngene, evaluate
 from learngene.assets import ancestor_directory, learngene_file
-from learngene.bench import Preparation
+from learngene.bench.preparation import Preparation
 from learngene.data.embedded import load_embedded
 from learngene.families.anatomy import count_parameters
 from learngene.families.records import label_names_of

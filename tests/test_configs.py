@@ -1,13 +1,12 @@
 """Every shipped config is parsed by the command of its head comment, and its job and models can be made."""
 
-from dataclasses import fields
 from pathlib import Path
 
 import pytest
 import torch
 import yaml
 
-from learngene.bench import Preparation
+from learngene.bench.preparation import Preparation
 from learngene.cli import main
 from learngene.families.anatomy import count_parameters, get_blocks
 from learngene.families.architecture import Architecture
@@ -89,9 +88,3 @@ def test_relearning_states_its_learning_rate():
     ]
     assert tour
     assert all("--lr " in line for line in tour)
-
-
-def test_parser_knows_every_field_of_every_job():
-    for job in jobs().values():
-        known = {action.dest for action in build_parser(job)._actions}
-        assert {option.name for option in fields(job)} <= known

@@ -24,5 +24,5 @@ def test_weights_are_those_of_before(tmp_path, quick):
     found = json.loads(done.stdout)
     if found["canary"] != known["canary"]:
         pytest.skip("this machine computes otherwise than the one that wrote the digests")
-    assert {name for name in found if found[name] != known[name]} == set()
+    assert {name for name in found if found[name] != known.get(name)} == set()
     assert quick or found.keys() == known.keys()

@@ -31,18 +31,6 @@ def test_the_recipe_classes_are_there(name):
     assert getattr(learngene, name)().__class__.__name__ == name
 
 
-def test_nothing_heavy_is_imported_until_a_job_runs():
-    """Numpy takes a tenth of a second, torch and what needs it several."""
-    code = """
-import sys, learngene, learngene.jobs
-from learngene.cli import main
-learngene.finetune.__doc__, dir(learngene), learngene.jobs.functions(), main(["distill", "--help"])
-heavy = {"torch", "timm", "lightning", "torchvision", "matplotlib", "torchmetrics", "numpy"}
-assert not heavy & set(sys.modules)
-"""
-    subprocess.run([sys.executable, "-c", code], capture_output=True, check=True)
-
-
 SCRIPT = """
 import sys{configure}
 import learngene

@@ -1,6 +1,7 @@
-"""Imports point up the list of rooms only (shared/design.md), and light rooms stay light."""
+"""Imports point up the list of rooms only (CONTRIBUTING.md), and light rooms stay light."""
 
 import ast
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -16,17 +17,14 @@ HEAVY = {"torch", "timm", "lightning", "torchvision", "matplotlib", "torchmetric
 
 
 def imported_rooms(path: Path) -> set[str]:
-    nodes = ast.walk(ast.parse(path.read_text()))
-    names = {node.module for node in nodes if isinstance(node, ast.ImportFrom) and node.module}
-    rooms = {name.split(".")[1] for name in names if name.startswith("learngene.")}
-    tree = ast.walk(ast.parse(path.read_text()))
-    direct = {
-        alias.name
-        for node in tree
-        if isinstance(node, ast.ImportFrom) and node.module == "learngene"
-        for alias in node.names
-    }
-    return rooms | (direct & set(ROOMS))
+    names = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: a relative import"
+            names |= {f"{node.module}.{alias.name}" for alias in node.names}
+    return {name.split(".")[1] for name in names if name.startswith("learngene.")} & set(ROOMS)
 
 
 def room_of(path: Path) -> str:
@@ -45,10 +43,18 @@ def test_imports_point_up():
     assert not wrong
 
 
+def test_contributing_shows_the_rooms_in_their_order():
+    table = (PACKAGE.parent / "CONTRIBUTING.md").read_text().partition("| room |")[2].partition("\n\n")[0]
+    rows = [line.split("|")[1] for line in table.splitlines() if line.startswith("| `")]
+    shown = [name for row in rows for name in re.findall(r"`(\w+)/?`", row)]
+    assert shown == ROOMS
+
+
 def test_help_and_light_rooms_import_nothing_heavy():
     code = (
         "import sys; from learngene.cli import main; main(['--help']); main(['distill', '--help']);"
         "import learngene, learngene.jobs; from learngene import StagePlan; learngene.distill;"
+        "learngene.finetune.__doc__, dir(learngene), learngene.jobs.functions();"
         f"heavy = sorted(set(sys.modules) & {HEAVY!r}); assert not heavy, heavy"
     )
     subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, timeout=60)

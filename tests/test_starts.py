@@ -22,8 +22,6 @@ from learngene.starts.learngene import arrange
 from learngene.starts.mimetic import split
 from learngene.starts.selection import choose_layers, selected_indices
 
-SQUARE = {**TINY_ARGS, "embed_dim": 32, "num_heads": 1}
-
 
 def build(depth=3, **args):
     torch.manual_seed(0)

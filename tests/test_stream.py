@@ -248,7 +248,7 @@ def test_shards_of_unknown_length_are_one(tmp_path, monkeypatch):
 
 
 def test_files_that_do_not_say_how_many_rows_they_have(tmp_path, monkeypatch):
-    monkeypatch.setattr("learngene.data.hugging_face._parquet_lengths", lambda *args: ())
+    monkeypatch.setattr("learngene.data.hugging_face._ends", lambda files: {})
     data = write_parquet(tmp_path)
     with pytest.raises(
         LearngeneError,
@@ -339,13 +339,19 @@ def test_hidden_files_in_shards_are_left_out(tmp_path, caplog):
     assert "set-validation-0000.tar': 3 hidden images and folders, or a system's own" in caplog.text
 
 
-def test_broken_images_of_a_stream_are_replaced(tmp_path):
-    pytest.importorskip("webdataset")
-    data = write_webdataset(tmp_path)
-    with tarfile.open(tmp_path / "set-train-0001.tar", "w") as tar:
+def write_broken_image(folder):
+    """`write_webdataset`, with one image of its second shard broken."""
+    data = write_webdataset(folder)
+    with tarfile.open(folder / "set-train-0001.tar", "w") as tar:
         for number in range(17, 22):
             add(tar, f"{number:04d}.png", b"broken" if number == 19 else encoded(number))
             add(tar, f"{number:04d}.cls", str(number).encode())
+    return data
+
+
+def test_broken_images_of_a_stream_are_replaced(tmp_path):
+    pytest.importorskip("webdataset")
+    data = write_broken_image(tmp_path)
     choice = options(data, tmp_path)
     train, val = open_training(data, choice, "L")
     batches = list(ImageData(train, val, CONFIG, Recipe(batch_size=BATCH), choice).train_dataloader())
@@ -357,11 +363,7 @@ def test_broken_images_of_a_stream_are_replaced(tmp_path):
 def test_batches_of_a_stream_are_numbered_and_its_broken_image_counts_once(tmp_path, caplog, workers):
     """In whatever order an epoch shows the shards, and from wherever it goes on."""
     pytest.importorskip("webdataset")
-    data = write_webdataset(tmp_path)
-    with tarfile.open(tmp_path / "set-train-0001.tar", "w") as tar:
-        for number in range(17, 22):
-            add(tar, f"{number:04d}.png", b"broken" if number == 19 else encoded(number))
-            add(tar, f"{number:04d}.cls", str(number).encode())
+    data = write_broken_image(tmp_path)
     choice = replace(options(data, tmp_path), max_bad_images=1, workers=workers)
     images = ImageData(*open_training(data, choice, "L"), CONFIG, Recipe(batch_size=BATCH), choice)
     loader = images.train_dataloader()

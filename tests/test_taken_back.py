@@ -144,7 +144,7 @@ def test_the_demo_goes_on_where_it_was_interrupted(tmp_path, monkeypatch, capsys
         monkeypatch.setattr(own, name, value)
     command = ["demo", "--out", str(tmp_path / "demo")]
 
-    def interrupt(*_):
+    def interrupt(*_, **__):
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:

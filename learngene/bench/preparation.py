@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 from learngene.bench.specs import check_name
 from learngene.errors import LearngeneError
+from learngene.families.building import check_known
 from learngene.job import Job, default_of
 from learngene.plan import StagePlan
 from learngene.starts import SOURCES
@@ -21,15 +22,13 @@ class Preparation:
 
     Attributes:
         name: what starts call it.
-        kind: ``distill`` or ``finetune``.
-        job: the job of that name.
+        job: ``distill`` or ``finetune``.
         arguments: some of its fields; where it is made, the benchmark says.
         each: train one for each ``depth`` and/or each ``seed`` of the trials; else one for all.
         cost_of: another preparation: train for as many FLOPs as that one took.
     """
 
     name: str
-    kind: str
     job: type[Job]
     arguments: Mapping[str, Any]
     each: tuple[str, ...] = ()
@@ -65,8 +64,13 @@ class Preparation:
             )
         _check_arguments(name, kinds[0], jobs[kinds[0]], arguments)
         _check_each(name, each)
-        _check_cost_of(name, kinds[0], cost_of)
-        return cls(name, kinds[0], jobs[kinds[0]], dict(arguments), tuple(each), cost_of)
+        _check_cost_of(name, kinds[0], arguments, cost_of)
+        return cls(name, jobs[kinds[0]], dict(arguments), tuple(each), cost_of)
+
+    @property
+    def kind(self) -> str:
+        """The command of its job."""
+        return self.job.COMMAND
 
     @property
     def stages(self) -> int:
@@ -109,12 +113,20 @@ def _check_each(name: str, each: Any) -> None:
         raise LearngeneError(f"prepare {name}: each {list(each)}: use depth and seed")
 
 
-def _check_cost_of(name: str, kind: str, cost_of: Any) -> None:
+def _check_cost_of(name: str, kind: str, arguments: Mapping[str, Any], cost_of: Any) -> None:
     """Raise unless it is a name, and of a preparation whose steps it may set."""
     if cost_of is not None and kind == "distill":
         raise LearngeneError(f"prepare {name}: cost_of sets the steps of finetune; give distill its epochs")
     if not isinstance(cost_of, (str, type(None))):
         raise LearngeneError(f"prepare {name}: cost_of {cost_of!r:.60} must be the name of a preparation")
+    model = arguments.get("model")
+    if cost_of is not None and model is not None:
+        try:
+            check_known(model)
+        except LearngeneError as error:
+            raise LearngeneError(
+                f"prepare {name}: cost_of counts the steps of an architecture; {error}"
+            ) from None
 
 
 class Need(NamedTuple):

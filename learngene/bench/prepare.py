@@ -17,15 +17,16 @@ from learngene.bench.specs import Trial
 from learngene.costs import forward_flops
 from learngene.errors import LearngeneError
 from learngene.families.anatomy import count_parameters
+from learngene.families.ancestors import open_ancestor
 from learngene.families.architecture import Architecture
 from learngene.families.records import data_config_of
 from learngene.families.timm import open_model
-from learngene.files import locked
+from learngene.files import local_path, locked
 from learngene.gene import Learngene
 from learngene.objectives import Ancestor
 from learngene.recipe import DataOptions, Recipe
+from learngene.runs import read_record
 from learngene.starts import SOURCES
-from learngene.trust.limits import read_json
 
 log = logging.getLogger("learngene")
 # options that hold for other images than the benchmark's too
@@ -178,12 +179,11 @@ def steps_for(budget: float, job: Any, depth: int) -> int:
     Args:
         job: it trains an architecture, as deep as it says, else of ``depth`` layers.
     """
-    opened = open_model(job.ancestor) if job.ancestor else None
+    args = job.arch_args or {}
+    opened = open_ancestor(job.ancestor, job, job.model, args) if job.ancestor else None
     classes = {} if opened is None else {"num_classes": opened.num_classes}
     with torch.device("meta"):
-        student = Architecture(job.model, job.arch_args or {}).build(
-            depth if job.depth is None else job.depth, **classes
-        )
+        student = Architecture(job.model, args).build(depth if job.depth is None else job.depth, **classes)
     config = data_config_of(student)
     image = 3 * forward_flops(student, config["input_size"])
     if opened is not None:
@@ -193,7 +193,7 @@ def steps_for(budget: float, job: Any, depth: int) -> int:
 
 def _read(need: Need, directory: Path) -> Prepared:
     preparation = need.preparation
-    record = read_json(directory / "run.json")["results"]
+    record = (read_record(directory) or {})["results"]
     distilled = preparation.kind == "distill"
     path = directory / ("learngene.safetensors" if distilled else "model")
     stored = record["stored_parameters" if distilled else "parameters"]
@@ -221,15 +221,15 @@ def outside(source: str, option: str, template: str) -> Prepared:
         option: of the start that named it: ``gene``, ``ancestor`` or ``source``.
         template: what it was called before depth and seed were filled in.
     """
-    path = Path(source.removeprefix("local-dir:"))
+    path = local_path(source)
     each = tuple(word for word in EACH if f"{{{word}" in template)
     if path.is_file():
         gene = Learngene.load(path)
         return Prepared(path, _cost(gene.metrics.get("cost") or {}), gene.parameters, template, each)
     record: dict[str, Any] = {}
     if option != "ancestor":
-        with contextlib.suppress(OSError, ValueError, KeyError):
-            record = read_json(path.parent / "run.json")["results"]
+        with contextlib.suppress(LearngeneError):  # of another program
+            record = (read_record(path.parent) or {}).get("results", {})
     return Prepared(path, _cost(record), count_parameters(open_model(source)), template, each)
 
 

@@ -22,7 +22,7 @@ from learngene.bench.comparisons import (
     worth_storing,
 )
 from learngene.bench.lines import Line, lines
-from learngene.bench.summary import Row, Summary, summarize
+from learngene.bench.summary import Row, Summary, spread_words, summarize
 from learngene.bench.words import in_words
 from learngene.errors import LearngeneError
 from learngene.files import write_text
@@ -95,7 +95,7 @@ def rerun(folder: Path) -> str:
 def describe_run(rows: Sequence[Row], command: str | None) -> dict[str, str]:
     """The lines at the head of a report, by name."""
     about = {
-        "accuracy": f"top-1, {_measured(rows)}; {_spread(rows)}",
+        "accuracy": f"top-1, {_measured(rows)}; {spread_words(summarize(rows))}",
         "trials": f"{len(rows)}, seeds {_distinct(sorted(row['seed'] for row in rows))}",
         "family": _distinct(row["architecture"] for row in rows),
         "command": command or "",
@@ -120,11 +120,6 @@ def _measured(rows: Sequence[Row]) -> str:
         return measure
     untested = f"{len(rows) - len(tested)} of {len(rows)} trials, which had no test split"
     return f"{measure}, but validation in {untested}"
-
-
-def _spread(rows: Sequence[Row]) -> str:
-    several = any(len(s.seeds) > 1 for s in summarize(rows))
-    return "mean ± standard deviation over seeds" if several else "one seed: no spread"
 
 
 def _distinct(values: Iterable[Any]) -> str:

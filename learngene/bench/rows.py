@@ -7,7 +7,8 @@ from typing import Any
 
 from learngene.bench.summary import budget_order
 from learngene.errors import LearngeneError
-from learngene.trust.limits import parse_json, read_json
+from learngene.runs import read_record
+from learngene.trust.limits import MAX_RECORD, parse_json
 
 FILE = "results.jsonl"
 NUMBER = (int, float)
@@ -37,7 +38,6 @@ OF_EACH = {
     "prepared": ("images", "seconds", "flops", "stored_parameters"),
     "curve": ("epoch", "val_top1"),
 }
-MAX_RESULTS = 256 * 2**20  # bytes of a results.jsonl: a row has a few kB
 
 
 def find_rows(place: Path) -> list[dict[str, Any]]:
@@ -65,7 +65,9 @@ def gather_rows(folder: Path) -> list[dict[str, Any]]:
 
 
 def _finished(folder: Path) -> dict[Path, Any]:
-    records = {path: read_json(path) for path in sorted((folder / "trials").glob("*/run.json"))}
+    records = {
+        path: read_record(path.parent) or {} for path in sorted((folder / "trials").glob("*/run.json"))
+    }
     return {
         path: record.get("results") for path, record in records.items() if record.get("status") == "finished"
     }
@@ -73,9 +75,9 @@ def _finished(folder: Path) -> dict[Path, Any]:
 
 def read_rows(file: Path) -> list[dict[str, Any]]:
     """Those in a file, one JSON object a line."""
-    if file.stat().st_size > MAX_RESULTS:
+    if file.stat().st_size > MAX_RECORD:
         raise LearngeneError(
-            f"'{file}' is larger than {MAX_RESULTS} bytes, the most that is read; "
+            f"'{file}' is larger than {MAX_RECORD} bytes, the most that is read; "
             "give the results of one benchmark"
         )
     lines = file.read_text(encoding="utf-8", errors="replace").splitlines()

@@ -31,10 +31,9 @@ from learngene.files import locked, write_text
 from learngene.gene import Learngene
 from learngene.objectives import Supervised
 from learngene.recipe import DataOptions, Recipe
-from learngene.runs import check_same_images
+from learngene.runs import check_same_images, is_finished, read_record
 from learngene.training import RunDirectory, TrainingModule
 from learngene.training.precision import Step
-from learngene.trust.limits import read_json
 
 log = logging.getLogger("learngene")
 
@@ -118,10 +117,10 @@ class Bench:
             LearngeneError: a start that does not fit; a trial that is finished already, on other images than
                 those of today.
         """
-        for trial in filter(lambda trial: _is_finished(out / trial.key), self.experiment.trials()):
+        for trial in filter(lambda trial: is_finished(out / trial.key), self.experiment.trials()):
             folder = out / trial.key
             check_same_images(
-                folder, read_json(folder / "run.json").get("images"), self.images[trial.data].fingerprints
+                folder, (read_record(folder) or {}).get("images"), self.images[trial.data].fingerprints
             )
         seen = set()
         for trial in trials:
@@ -143,7 +142,7 @@ class Bench:
         """Run the trials in order; one that another process is running is left to it."""
         for number, trial in enumerate(trials, start=1):
             folder = out / trial.key
-            if _is_finished(folder):
+            if is_finished(folder):
                 continue
             log.info("trial %d/%d: %s", number, len(trials), trial.key)
             with locked(out / f"{trial.key}.lock", wait=False) as mine:
@@ -156,13 +155,6 @@ class Bench:
         spec = self.experiment.spec(trial.start)
         own = {option: sources[key] for option, key in self.experiment.sources(trial).items()}
         run_trial(trial, spec, self.family, self.images[trial.data], self.recipe_of(trial), own, folder)
-
-
-def _is_finished(trial: Path) -> bool:
-    try:
-        return read_json(trial / "run.json").get("status") == "finished"
-    except LearngeneError:
-        return False
 
 
 def conclude(run: RunDirectory, trials: int) -> dict[str, Any]:

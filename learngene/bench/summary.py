@@ -86,6 +86,12 @@ def percent(shares: Sequence[float]) -> str:
     return f"{100 * statistics.fmean(shares):.2f}{spread}"
 
 
+def spread_words(summaries: Iterable[Summary]) -> str:
+    """What stands behind the means."""
+    several = any(len(summary.seeds) > 1 for summary in summaries)
+    return "mean ± standard deviation over seeds" if several else "one seed: no spread"
+
+
 def budget_name(epochs: int | None, tflops: float | None) -> str:
     """``2 epochs`` or ``1.5 TFLOPs``."""
     return f"{tflops:g} TFLOPs" if tflops is not None else f"{epochs} epoch{'' if epochs == 1 else 's'}"

@@ -26,6 +26,7 @@ from learngene.provenance import commit, hardware, versions
 from learngene.recipe import DataOptions, Recipe
 from learngene.starts import SOURCES, begin
 from learngene.training import RunDirectory, TrainingModule, evaluate_model, fit
+from learngene.training.devices import training_device
 
 
 @dataclass(frozen=True)
@@ -110,7 +111,8 @@ def run_trial(
     run.check_fingerprints(images.fingerprints)
     # 2. validate, train, and test once
     data = ImageData(images.train, images.val, config, recipe, images.loading)
-    before = evaluate_model(model, data)
+    device = str(training_device(recipe))
+    before = evaluate_model(model, data, device=device)
     classes = images.train.num_classes or 0
     objective = Supervised(recipe.label_smoothing)
     result = fit(TrainingModule(model, objective, recipe, num_classes=classes), data, run)
@@ -158,7 +160,8 @@ def _test(model: nn.Module, images: Images, config: dict[str, Any], recipe: Reci
     """Accuracy on test images and how many they are, where there are any."""
     if images.test is None:
         return {"top1": None, "images": None}
-    return evaluate_model(model, ImageData(None, images.test, config, recipe, images.loading))
+    data = ImageData(None, images.test, config, recipe, images.loading)
+    return evaluate_model(model, data, device=str(training_device(recipe)))
 
 
 def _conditions(trial: Trial, spec: StartSpec, family: Architecture, images: Images) -> dict[str, Any]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -110,7 +110,9 @@ def open_table(builder: Any, split: str, name: str, options: DataOptions) -> Ope
     known = set(builder.info.splits or ())
     training = options.train_split if options.train_split.partition("[")[0] in known else split
     train = rows if training == split else builder.as_dataset(split=training)
-    _check_names(builder, split, columns.label, name, local=True)  # those of a hub may be out of reach by now
+    files = [*_first_file(builder, split), *_parquet_files(builder, split)]
+    here = [file for file in files if Path(file).is_file()]  # those of a hub may be out of reach by now
+    _check_names(_ends(here), columns.label, name)
     labels = labels_of(rows.features[columns.label], name, options, lambda: _column(train, columns.label))
     return OpenedTable(rows, columns, labels, labels.indices(_column(rows, columns.label), "row {}".format))
 
@@ -143,7 +145,8 @@ def _open_stream(
     """
     rows = builder.as_streaming_dataset(split=split).decode(False)
     columns = find_columns(_features(rows, builder), options, name)
-    lengths = _parquet_lengths(builder, split)
+    ends = _ends(_parquet_files(builder, split))
+    lengths = tuple(end.num_rows for end in ends.values())
     if len(lengths) != rows.num_shards:  # other files do not say
         known = (builder.info.splits or {}).get(split)
         lengths = (total or getattr(known, "num_examples", 0) or 0,)
@@ -152,8 +155,8 @@ def _open_stream(
         training = _parquet_files(builder, options.train_split) or _parquet_files(builder, split)
         text = partial(_parquet_column, training, columns.label) if training else None
         labels = _stream_labels(_features(rows, builder)[columns.label], name, options, text)
-        _check_names(builder, split, columns.label, name)
-        _check_parquet(_parquet_files(builder, split), columns.label, labels)
+        _check_names({**_ends(_first_file(builder, split)), **ends}, columns.label, name)
+        _check_parquet(ends, columns.label, labels)
 
     def read(shard: int, first: int) -> Iterator[Any]:
         count = rows.num_shards
@@ -194,16 +197,21 @@ def _parquet_files(builder: Any, split: str) -> list[str]:
     return files if all(Path(file).suffix == ".parquet" for file in files) else []
 
 
-def _parquet_lengths(builder: Any, split: str) -> tuple[int, ...]:
-    """From the ends of the files; nothing for files of another kind."""
+def _first_file(builder: Any, split: str) -> list[str]:
+    """The first parquet file of the first split, whose class names ``datasets`` believes for all."""
+    return _parquet_files(builder, next(iter(builder.config.data_files or ()), split))[:1]
+
+
+def _ends(files: Sequence[str]) -> dict[str, Any]:
+    """What the ends of parquet files say of them: pyarrow's ``FileMetaData``."""
     import fsspec
     import pyarrow.parquet
 
-    lengths = []
-    for file in _parquet_files(builder, split):
+    found = {}
+    for file in files:
         with fsspec.open(file) as opened:
-            lengths.append(pyarrow.parquet.ParquetFile(opened).metadata.num_rows)
-    return tuple(lengths)
+            found[file] = pyarrow.parquet.read_metadata(opened)
+    return found
 
 
 def _parquet_column(files: Sequence[str], column: str) -> list[Any]:
@@ -218,53 +226,38 @@ def _parquet_column(files: Sequence[str], column: str) -> list[Any]:
     return values
 
 
-def _check_names(builder: Any, split: str, column: str, name: str, *, local: bool = False) -> None:
-    """Raise if a parquet file names its classes in another order than the first split's first file.
-
-    ``datasets`` believes that one for all.
-
-    Args:
-        local: look at files on this machine only.
-    """
-    first = next(iter(builder.config.data_files or ()), split)
-    files = [*_parquet_files(builder, first)[:1], *_parquet_files(builder, split)]
+def _check_names(ends: Mapping[str, Any], column: str, name: str) -> None:
+    """Raise if a parquet file names its classes in another order than the first one that names any."""
     believed: list[str] = []
-    for file in files:
-        own = _names_within(file, column) if not local or Path(file).is_file() else []
-        believed = believed or own
+    whose = ""
+    for file, end in ends.items():
+        own = _names_within(end, column)
+        if not believed:
+            believed, whose = own, file
         if any(one != other for one, other in zip(own, believed, strict=False)):
             raise LearngeneError(
-                f"{name}: '{file}' has the classes {first_names(own)} in column '{column}', and '{files[0]}' "
+                f"{name}: '{file}' has the classes {first_names(own)} in column '{column}', and '{whose}' "
                 f"has {first_names(believed)}, so that a number means two classes; write them with the same "
                 f"names in the same order"
             )
 
 
-def _names_within(file: str, column: str) -> list[str]:
+def _names_within(end: Any, column: str) -> list[str]:
     """Class names that ``datasets`` has left in a parquet file; nothing where there are none."""
-    import fsspec
-    import pyarrow.parquet
-
-    with fsspec.open(file) as opened:
-        known = (pyarrow.parquet.read_schema(opened).metadata or {}).get(b"huggingface", b"")
+    known = (end.metadata or {}).get(b"huggingface", b"")
     try:
         return list(map(str, json.loads(known)["info"]["features"][column]["names"]))
     except (ValueError, LookupError, TypeError):
         return []
 
 
-def _check_parquet(files: Sequence[str], column: str, labels: Labels) -> None:
+def _check_parquet(ends: Mapping[str, Any], column: str, labels: Labels) -> None:
     """Raise if a label is out of range.
 
     Where the end of a file says between which numbers they lie, the column is not read.
     """
-    import fsspec
-    import pyarrow.parquet
-
-    for file in files:
-        with fsspec.open(file) as opened:
-            within = _lie_within(pyarrow.parquet.ParquetFile(opened).metadata, column, labels)
-        if not within:
+    for file, end in ends.items():
+        if not _lie_within(end, column, labels):
             labels.indices(_parquet_column([file], column), partial("row {1} of {0}".format, file))
 
 

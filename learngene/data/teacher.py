@@ -117,12 +117,6 @@ class LogitCache:
             )
 
     @property
-    def bytes_per_view(self) -> int:
-        """Seed, class indices and values."""
-        index, value = np.dtype(_index_type(self.classes)), np.dtype(DTYPES[self.dtype])
-        return 4 + self.top_k * (index.itemsize + value.itemsize)
-
-    @property
     def bytes(self) -> int:
         """Of all shards on disk."""
         return sum((self.path / name).stat().st_size for name in self.shards)
@@ -154,8 +148,8 @@ class LogitCache:
             scratch.write_bytes(content)
         self.shards[name] = hashlib.sha256(content).hexdigest()
         self.cost = {k: self.cost.get(k, 0) + v for k, v in cost.items()}
-        seen = 1 + max(int(name.split("-")[1]) for name in self.shards)
-        self.epochs = min((epoch for epoch, _ in self.missing(seen)), default=seen)
+        while all(shard_name(self.epochs, place) in self.shards for place in range(self.shards_per_epoch)):
+            self.epochs += 1
         sizes = ("top_k", "dtype", "classes", "views", "shard", "precision")
         names = ("key", *sizes, "epochs", "cost", "shards")
         _write_record(self.path, {name: getattr(self, name) for name in names})

@@ -42,11 +42,10 @@ class ViewSampler(Sampler[tuple[int, int]]):
         rank: int = 0,
         world: int = 1,
         epoch: int = 0,
-        first_batch: int = 0,
     ) -> None:
         self.length, self.batch_size, self.seed, self.repeats = length, batch_size, seed, repeats
         self.rank, self.world = rank, world
-        self.epoch, self.first_batch = epoch, first_batch
+        self.epoch, self.first_batch = epoch, 0
 
     @property
     def batches(self) -> int:

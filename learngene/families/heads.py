@@ -15,6 +15,12 @@ def classifier_names(model: nn.Module) -> tuple[str, ...]:
     return (names,) if isinstance(names, str) else tuple(names)
 
 
+def classifiers(model: nn.Module) -> tuple[nn.Module, ...]:
+    """A timm model's classifier layers."""
+    head = model.get_classifier()  # type: ignore[operator]
+    return head if isinstance(head, tuple) else (head,)
+
+
 def head_keys(model: nn.Module) -> set[str]:
     """Names of the classifier's tensors in a model's state."""
     heads = classifier_names(model)

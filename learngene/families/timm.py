@@ -15,6 +15,7 @@ from learngene.errors import LearngeneError, first_line
 from learngene.families.building import check_known, quiet_timm
 from learngene.families.variants import check_no_variant
 from learngene.families.weights import misfit, shapes_of
+from learngene.files import local_path
 from learngene.trust.models import bounded, check_timm_directory, most_bytes, rehearse
 from learngene.trust.tensors import what_file
 
@@ -30,7 +31,7 @@ def open_model(source: str | Path | nn.Module, **kwargs: Any) -> nn.Module:
         return getattr(source, "_orig_mod", source)  # of torch.compile
     name = str(source)
     check_no_variant(kwargs, f"'{name}'")
-    directory = Path(name.removeprefix("local-dir:"))
+    directory = local_path(name)
     if name.startswith("local-dir:") or directory.is_dir():
         check_known(check_timm_directory(directory))
         name = f"local-dir:{directory}"

@@ -10,7 +10,7 @@ from typing import Any
 from learngene.errors import LearngeneError
 from learngene.files import check_new_file
 from learngene.job import UNRECORDED, Job
-from learngene.recipe import DataOptions
+from learngene.recipe import DataOptions, check_between
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,6 +52,7 @@ class Attention(DataOptions, Job):
             raise LearngeneError(
                 f"'{self.out}': attention maps are written as PNG; name a file that ends in .png"
             )
+        check_between(self, "seed", 0, 2**32, below=True)
 
     def run(self) -> Path:
         """Do it.

@@ -96,14 +96,12 @@ class Benchmark(Recipe, DataOptions, Job):
     @staticmethod
     def show(result: Any) -> None:
         """Mean and spread per start, depth and budget, and which accuracy it is; one seed has no spread."""
-        from learngene.bench.summary import one_measure, summarize
+        from learngene.bench.summary import one_measure, spread_words, summarize
         from learngene.bench.tables import results_table
         from learngene.terminal import print_table, say
 
         summaries = summarize(result["rows"])
-        several = any(summary.spread is not None for summary in summaries)
-        seeds = "mean ± standard deviation over seeds" if several else "one seed: no spread"
-        title = f"{one_measure(s.measure for s in summaries)} top-1 accuracy, {seeds}"
+        title = f"{one_measure(s.measure for s in summaries)} top-1 accuracy, {spread_words(summaries)}"
         less = ("before training %", "seconds", "images", "parameters", "TFLOPs", "seeds")
         print_table(title, results_table(summaries), less=less)
         say(result["report"])

@@ -47,7 +47,7 @@ class Demo(Job):
         """Do it.
 
         Returns:
-            As benchmark: rows, table, distillation, report.
+            As benchmark: rows, table and report.
 
         Raises:
             LearngeneError: the output directory is in use.

@@ -43,9 +43,10 @@ class Info(Job):
                 directory.
         """
         from learngene.devices import check_device
+        from learngene.files import local_path
         from learngene.jobs.work.info import of_directory, of_gene
 
-        path = Path(str(self.source).removeprefix("local-dir:"))
+        path = local_path(self.source)
         if self.depth is not None and path.is_dir():
             raise LearngeneError(
                 f"--depth is for the depths of a learngene file, and '{self.source}' is none; drop it, or "

@@ -57,6 +57,14 @@ class Relearn(Recipe, DataOptions, Job):
         super().__post_init__()
         if not 0 <= self.tolerance < 1:
             raise LearngeneError(f"tolerance {self.tolerance}: it must be from 0 to below 1")
+        modes = set(self.modes)
+        if not self.models or not self.shares or not self.seeds or not modes or modes - {"frozen", "free"}:
+            raise LearngeneError(
+                "relearn needs a model, a share, a seed, and modes among frozen and free, not "
+                f"{list(self.modes)}"
+            )
+        if not all(0 < share <= 1 for share in self.shares):
+            raise LearngeneError(f"shares {list(self.shares)} must be above 0 and at most 1")
         if self.original_images and len(self.original_images) != len(self.models):
             raise LearngeneError(
                 f"{len(self.original_images)} original_images for {len(self.models)} models; give one "

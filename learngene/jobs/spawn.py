@@ -10,6 +10,7 @@ from typing import Any
 from learngene.errors import LearngeneError
 from learngene.job import UNRECORDED, Job
 from learngene.plan import StagePlan
+from learngene.recipe import check_between
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,8 +57,7 @@ class Spawn(Job):
                 "say what to spawn in one way: --depth 6 9 12, or --plan 2,1,2,1,1, or a budget such as "
                 "--max-params 5e6"
             )
-        if not 0 <= self.seed < 2**32:
-            raise LearngeneError(f"seed {self.seed}: it must be from 0 to below {2**32}")
+        check_between(self, "seed", 0, 2**32, below=True)
 
     @property
     def budgets(self) -> dict[str, float]:

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 
 from torch import nn
 
-from learngene.errors import LearngeneError
 from learngene.families.anatomy import get_blocks
 from learngene.families.records import data_config_of, label_names_of
 from learngene.families.timm import open_model
@@ -37,10 +36,7 @@ def from_ancestor(
     trained = open_model(ancestor)
     blocks, depth = same_family(model, trained, "from-ancestor"), len(get_blocks(model))
     plan = StagePlan((1,) * depth) if stage_plan is None else StagePlan.parse(stage_plan)
-    if plan.depth != depth:
-        raise LearngeneError(
-            f"stage_plan {plan} has {plan.depth} layers, but the model has {depth}; make the two agree"
-        )
+    plan.check_depth(depth, "stage_plan")
     sources = match_layers(plan.middle_layers, depth, len(get_blocks(trained)))
     state = pick(trained.state_dict(), [sources[stage] for stage in plan.stage_of_layer], blocks)
     return load_weights(

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from learngene.errors import LearngeneError
 from learngene.families.anatomy import get_blocks
+from learngene.families.modes import evaluating
 from learngene.starts.parts import embeddings, matrices, zero_biases
 
 
@@ -65,11 +66,10 @@ def branch_variances(model: nn.Module, images: Tensor) -> list[tuple[float, floa
         found.append((float((output - inputs[0]).var()), float(output.var())))
 
     hooks = [block.register_forward_hook(watch) for block in get_blocks(model)]
-    training = model.training
     try:
-        model.eval()(images)
+        with evaluating(model):
+            model(images)
     finally:
-        model.train(training)
         for hook in hooks:
             hook.remove()
     return found

@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from lightning.pytorch.utilities.seed import isolate_rng
 from torch import nn
 
@@ -24,15 +23,16 @@ from learngene.errors import LearngeneError
 from learngene.families.anatomy import get_blocks
 from learngene.families.records import data_config_of, image_mode
 from learngene.families.timm import open_model
-from learngene.files import write_text
+from learngene.files import local_path, write_text
 from learngene.objectives import Supervised
 from learngene.provenance import commit, hardware, versions
 from learngene.recipe import DataOptions, Recipe
+from learngene.runs import read_record
 from learngene.studies.cells import Cell, cells
 from learngene.studies.recovery import RecoveryWatch, freeze_all_but, reset_layers
 from learngene.studies.relearn_report import write_relearn_report
 from learngene.training import RunDirectory, TrainingModule, evaluate_model, fit
-from learngene.trust.limits import read_json
+from learngene.training.precision import autocast
 
 log = logging.getLogger("learngene")
 
@@ -129,7 +129,7 @@ def _damaged(cell: Cell, trained: nn.Module, train: Source, recipe: Recipe) -> T
 def accuracy(model: nn.Module, data: ImageData) -> float:
     """Validation top-1 (a share), in the precision of training."""
     device = next(model.parameters()).device
-    with torch.autocast(device.type, torch.bfloat16, enabled=data.recipe.precision.startswith("bf16")):
+    with autocast(device, data.recipe.precision):
         return evaluate_model(model, data, device=str(device))["top1"]
 
 
@@ -141,14 +141,11 @@ def open_models(paths: Sequence[str]) -> dict[str, nn.Module]:
 
 
 def _name(path: str, paths: Sequence[str]) -> str:
-    parts = Path(path.removeprefix("local-dir:")).parts
+    parts = local_path(path).parts
     for count in range(1, len(parts) + 1):
-        tail = "-".join(parts[-count:])
-        if (
-            sum("-".join(Path(m.removeprefix("local-dir:")).parts[-count:]) == tail for m in paths) == 1
-            and tail != "model"
-        ):
-            return tail.replace("/", "")
+        tail = parts[-count:]
+        if tail != ("model",) and [local_path(other).parts[-count:] for other in paths].count(tail) == 1:
+            return "-".join(tail).replace("/", "")
     return path.replace("/", "-")
 
 
@@ -160,17 +157,7 @@ def all_cells(
     controls: Sequence[str],
     seeds: Sequence[int],
 ) -> list[Cell]:
-    """The `cells` of all models; each layer in turn unless some are named.
-
-    Raises:
-        LearngeneError: shares, modes or seeds that make no sense.
-    """
-    if not trained or not shares or not seeds or not modes or set(modes) - {"frozen", "free"}:
-        raise LearngeneError(
-            f"relearn needs a model, a share, a seed, and modes among frozen and free, not {list(modes)}"
-        )
-    if not all(0 < share <= 1 for share in shares):
-        raise LearngeneError(f"shares {list(shares)} must be above 0 and at most 1")
+    """The `cells` of all models; each layer in turn unless some are named."""
     found = []
     for name, model in trained.items():
         depth = len(get_blocks(model))
@@ -237,9 +224,10 @@ def run_cells(
 def views_of(path: str) -> int | None:
     """Views that a model was trained on, from the run.json of the run that made it."""
     try:
-        images = read_json(Path(path.removeprefix("local-dir:")).parent / "run.json")["results"]["images"]
-    except (LearngeneError, KeyError, TypeError):
+        record = read_record(local_path(path).parent) or {}
+    except LearngeneError:  # of another program
         return None
+    images = record.get("results", {}).get("images")
     return images if type(images) is int and images > 0 else None
 
 

@@ -16,6 +16,7 @@ import torch
 from lightning.pytorch.callbacks import Callback
 from torch import nn
 
+from learngene.families.heads import classifiers
 from learngene.files import write_text
 from learngene.provenance import joules
 from learngene.training.progress import epoch_words
@@ -177,8 +178,7 @@ class Rifle(Callback):
         """Truncated normal 0.02 and zero bias, as timm begins it; drawn by (seed, step), so that a resumed
         run does the same.
         """
-        head = model.get_classifier()
-        for part in head if isinstance(head, tuple) else (head,):
+        for part in classifiers(model):
             if isinstance(part, nn.Linear):
                 generator = torch.Generator(part.weight.device).manual_seed(self.seed * 1_000_003 + step)
                 nn.init.trunc_normal_(part.weight, std=0.02, generator=generator)

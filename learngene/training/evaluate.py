@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torchmetrics.functional.classification import multiclass_accuracy
 
 from learngene.data.module import ImageData
+from learngene.devices import chosen_device
 from learngene.errors import LearngeneError
 from learngene.families.modes import evaluating
 from learngene.training.progress import watched
@@ -30,12 +31,10 @@ def evaluate_model(model: nn.Module, data: ImageData, *, device: str = "auto") -
 
     Accuracies are exact over all images that can be read, in fp32.
     """
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
     totals: dict[str, float] = {}
     images = 0
     start = time.perf_counter()
-    for logits, targets in predict_batches(model, data, torch.device(device)):
+    for logits, targets in predict_batches(model, data, chosen_device(device)):
         for name, value in score(logits, targets).items():
             totals[name] = totals.get(name, 0.0) + float(value) * len(targets)
         images += len(targets)

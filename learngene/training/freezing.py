@@ -9,6 +9,8 @@ from torch import Tensor, nn
 
 from learngene.errors import LearngeneError
 from learngene.families.anatomy import find_blocks, get_blocks
+from learngene.families.heads import classifiers
+from learngene.families.modes import evaluating
 from learngene.families.records import data_config_of
 
 
@@ -28,8 +30,7 @@ def freeze(model: nn.Module, layers: int) -> list[nn.Module]:
             f"freeze {layers}: the model has {count} layers; use at most that, or -1 for all but the head"
         )
     if layers == -1:
-        head = model.get_classifier()  # type: ignore[operator]
-        heads = {p for part in (head if isinstance(head, tuple) else (head,)) for p in part.parameters()}
+        heads = {parameter for part in classifiers(model) for parameter in part.parameters()}
         kept = [parameter for parameter in model.parameters() if parameter not in heads]
     else:
         first = list(model.get_submodule(blocks).children())[:layers]
@@ -63,13 +64,12 @@ def entering_parameters(model: nn.Module) -> list[nn.Parameter]:
             )
 
     parameters = list(model.parameters())
-    training = model.training
     handle = get_blocks(model)[0].register_forward_pre_hook(look, with_kwargs=True)
     try:
-        model.eval()(torch.zeros(1, *data_config_of(model)["input_size"], device=parameters[0].device))
+        with evaluating(model):
+            model(torch.zeros(1, *data_config_of(model)["input_size"], device=parameters[0].device))
     finally:
         handle.remove()
-        model.train(training)
     if not entering:
         return []
     gradients = torch.autograd.grad(torch.stack(entering).sum(), parameters, allow_unused=True)

@@ -93,7 +93,7 @@ class TrainingModule(L.LightningModule):
             images, targets = self.mixup(batch["image"], targets)
             batch = {**batch, "image": images, "target": targets}
         losses = self.objective(self.model, batch)
-        total = torch.stack([self.objective.weights[name] * value for name, value in losses.items()]).sum()
+        total = self.objective.total(losses)
         self._count({"total": total, **losses})
         if self.device.type == "cpu" or (batch_idx + 1) % self.recipe.log_every == 0:
             self.check_finite()
@@ -111,13 +111,11 @@ class TrainingModule(L.LightningModule):
 
         def step(images: int) -> None:
             nonlocal copies
-            copies = copies or copy.deepcopy((self.model.train(), self.objective))
+            copies = copies or copy.deepcopy((self.model, self.objective))
             model, objective = copies
+            model.train()
             with plain_attention(model):
-                losses = objective(model, noise(images))
-                torch.stack(
-                    [objective.weights[name] * value for name, value in losses.items()]
-                ).sum().backward()
+                objective.total(objective(model, noise(images))).backward()
 
         return step
 
@@ -127,9 +125,9 @@ class TrainingModule(L.LightningModule):
         for name, value in losses.items():
             value = value.detach()
             self.odd.look(name, value, self.global_step)
-            self.loss_sums[name] = self.loss_sums.get(name, value.new_zeros(())).to(value) + torch.where(
-                finite, value, 0.0
-            )
+            value = torch.where(finite, value, 0.0)
+            known = self.loss_sums.get(name)
+            self.loss_sums[name] = value if known is None else known.to(value) + value
         self.loss_count = self.loss_count.to(finite.device) + finite
 
     def configure_gradient_clipping(

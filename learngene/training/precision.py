@@ -30,6 +30,12 @@ def settle_precision(run: RunDirectory, recipe: Recipe, step: Step | None = None
     return run.settled["precision"]
 
 
+def autocast(device: torch.device, precision: str) -> torch.autocast:
+    """Of what runs outside Lightning, in a mixed precision by Lightning's name; others change nothing."""
+    half = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}.get(precision)
+    return torch.autocast(device.type, half, enabled=half is not None)
+
+
 def choose_precision(recipe: Recipe, step: Step | None = None) -> str:
     """Lightning's name of the precision to train in.
 

@@ -34,6 +34,7 @@ ARGS = {
     "class_token": False,
     "global_pool": "avg",
 }
+DATA_SET = "fashion-mnist"
 DATA = {
     "train_fraction": 0.02,
     "val_fraction": 0.02,
@@ -82,86 +83,88 @@ def canary():
     return digest(net.state_dict())
 
 
+OWN = {"arch": "vit_tiny_patch16_224", "arch_args": ARGS, "plan": "2,1,2"}
+
+
 def run(out, *, quick=False):
     """Everything, in a folder; the digests by name."""
     import learngene
-    from learngene.assets import learngene_file
-    from learngene.starts import STARTS
 
-    ancestor, gene = str(out / "ancestor" / "model"), str(learngene_file())
-    middles = {"start": "from-ancestor"} if "from-ancestor" in STARTS else {"from_ancestor": True}
-    own = {"arch": "vit_tiny_patch16_224", "arch_args": ARGS, "plan": "2,1,2"}
-    data = "fashion-mnist"
     found = {}
 
     def distilled(name, **options):
-        made = learngene.distill(ancestor, data, out=out / name, **options)
+        made = learngene.distill(str(out / "ancestor" / "model"), DATA_SET, out=out / name, **options)
         found[name] = digest(made.state)
-        return made
 
     def tuned(name, model, **options):
-        learngene.finetune(model, data, out=out / name, **{**SHORT, **options})
+        learngene.finetune(model, DATA_SET, out=out / name, **{**SHORT, **options})
         found[name] = digest(read(out / name / "model" / "model.safetensors"))
 
-    tuned("ancestor", own["arch"], depth=4, arch_args={**ARGS, "embed_dim": 32, "num_heads": 4})
-    distilled("distill", **own, **SHORT, **STRONG, ce=0.5, hard=0.25, temperature=2.0, label_smoothing=0.1)
-    distilled(
-        "distill-feature",
-        **own,
-        **SHORT,
-        feature=1.0,
-        feature_loss="cosine",
-        share_norms=False,
-        accumulate=2,
-        opt="lamb",
-    )
-    distilled(
-        "distill-ema", **own, **SHORT, **STRONG, ema=0.9, start="mimetic", start_args={"position": True}
-    )
-    distilled("distill-unlabeled", **own, **SHORT, unlabeled=True, steps=7)
-    distilled("distill-from-ancestor", plan="2,1,2", **middles, **{**SHORT, "epochs": 1}, share_norms=False)
-    learngene.cache(
-        ancestor, data, out=out / "cache", arch=own["arch"], arch_args=ARGS, top_k=4, **SHORT, **STRONG
-    )
-    distilled("distill-cached", **own, **SHORT, **STRONG, cache=out / "cache")
-    distilled("distill-on-device", **own, **{**SHORT, "on_device": True})
+    tuned("ancestor", OWN["arch"], depth=4, arch_args={**ARGS, "embed_dim": 32, "num_heads": 4})
+    distillations(distilled, out)
     if not quick:
-        distilled("whole", **own, **LONG)
-        stop_and_resume(out / "resumed", ancestor, own)
-        found["resumed"] = digest(learngene.Learngene.load(out / "resumed" / "learngene.safetensors").state)
-        two_processes(out / "two", ancestor, own)
-        found["two-processes"] = digest(learngene.Learngene.load(out / "two" / "learngene.safetensors").state)
+        distilled("whole", **OWN, **LONG)
+        for name, process in (("resumed", stop_and_resume), ("two-processes", two_processes)):
+            process(out / name, str(out / "ancestor" / "model"), OWN)
+            found[name] = digest(read(out / name / "learngene.safetensors"))
+    tunings(tuned, out)
+    return {**found, **spawned(out), "benchmark": benchmarked(out)}
 
-    small = str(out / "distill" / "learngene.safetensors")
+
+def distillations(distilled, out):
+    """One of each kind, from the ancestor."""
+    import learngene
+
+    soft = {"ce": 0.5, "hard": 0.25, "temperature": 2.0, "label_smoothing": 0.1}
+    distilled("distill", **OWN, **SHORT, **STRONG, **soft)
+    features = {"feature": 1.0, "feature_loss": "cosine", "share_norms": False}
+    distilled("distill-feature", **OWN, **SHORT, **features, accumulate=2, opt="lamb")
+    mimetic = {"start": "mimetic", "start_args": {"position": True}}
+    distilled("distill-ema", **OWN, **SHORT, **STRONG, ema=0.9, **mimetic)
+    distilled("distill-unlabeled", **OWN, **SHORT, unlabeled=True, steps=7)
+    one = {**SHORT, "epochs": 1}
+    distilled("distill-from-ancestor", plan="2,1,2", start="from-ancestor", **one, share_norms=False)
+    shape = {"arch": OWN["arch"], "arch_args": ARGS}
+    ancestor = str(out / "ancestor" / "model")
+    learngene.cache(ancestor, DATA_SET, out=out / "cache", **shape, top_k=4, **SHORT, **STRONG)
+    distilled("distill-cached", **OWN, **SHORT, **STRONG, cache=out / "cache")
+    distilled("distill-on-device", **OWN, **{**SHORT, "on_device": True})
+
+
+def tunings(tuned, out):
+    """From a learngene, and from two starts."""
+    small, ancestor = str(out / "distill" / "learngene.safetensors"), str(out / "ancestor" / "model")
     tuned("finetune", small, depth=4, layer_decay=0.7, freeze=1, drop_path=0.1, label_smoothing=0.1)
-    tuned(
-        "finetune-rifle",
-        own["arch"],
-        depth=3,
-        arch_args=ARGS,
-        rifle=2,
-        start="trunc-normal+mimetic",
-        random_erasing=0.2,
-    )
-    tuned(
-        "finetune-ancestor", small, plan="1,0,2", ancestor=ancestor, kl=1.0, ce=0.3, clip_grad=None, opt="sgd"
-    )
-    tuned(
-        "finetune-selected",
-        own["arch"],
-        depth=3,
-        arch_args=ARGS,
-        start="weight-selection+sinusoidal-position",
-        start_args={"ancestor": ancestor},
-    )
-    for directory in learngene.spawn(gene, out=out / "spawn", depth="5 8 12", seed=3):
-        found[f"spawn/{directory.name}"] = digest(read(directory / "model.safetensors"))
-    for directory in learngene.spawn(
-        gene, out=out / "spawn-other", plan="2,0,1,1,1", num_classes=7, img_size=56, in_chans=3
-    ):
-        found[f"spawn-other/{directory.name}"] = digest(read(directory / "model.safetensors"))
+    shape = {"depth": 3, "arch_args": ARGS}
+    mimetic = {"start": "trunc-normal+mimetic", "random_erasing": 0.2}
+    tuned("finetune-rifle", OWN["arch"], **shape, rifle=2, **mimetic)
+    soft = {"ancestor": ancestor, "kl": 1.0, "ce": 0.3}
+    tuned("finetune-ancestor", small, plan="1,0,2", **soft, clip_grad=None, opt="sgd")
+    selected = {"start": "weight-selection+sinusoidal-position", "start_args": {"ancestor": ancestor}}
+    tuned("finetune-selected", OWN["arch"], **shape, **selected)
+
+
+def spawned(out):
+    """Descendants of the packaged learngene."""
+    import learngene
+    from learngene.assets import learngene_file
+
+    other = {"plan": "2,0,1,1,1", "num_classes": 7, "img_size": 56, "in_chans": 3}
+    found = {}
+    for name, options in (("spawn", {"depth": "5 8 12", "seed": 3}), ("spawn-other", other)):
+        for directory in learngene.spawn(str(learngene_file()), out=out / name, **options):
+            found[f"{name}/{directory.name}"] = digest(read(directory / "model.safetensors"))
+    return found
+
+
+def benchmarked(out):
+    """The curves of a few starts."""
+    import learngene
+
+    small, ancestor = str(out / "distill" / "learngene.safetensors"), str(out / "ancestor" / "model")
     result = learngene.benchmark(
-        data, out=out / "benchmark", gene=small, depths=[3], seeds=[1], test=False, **{**SHORT, "epochs": 1},
+        DATA_SET, out=out / "benchmark", gene=small, depths=[3], seeds=[1], test=False,
+        **{**SHORT, "epochs": 1},
         starts=[
             "learngene", "random", {"start": "weight-selection", "ancestor": ancestor},
             {"start": "ds-init", "recipe": {"lr": 0.02}},
@@ -171,8 +174,7 @@ def run(out, *, quick=False):
         [row["start"], [[p["val_top1"], p["val_loss"]] for p in row["curve"]], row["flops"]]
         for row in result["rows"]
     ]
-    found["benchmark"] = hashlib.sha256(json.dumps(curves).encode()).hexdigest()
-    return found
+    return hashlib.sha256(json.dumps(curves).encode()).hexdigest()
 
 
 def read(file):
@@ -183,7 +185,7 @@ def read(file):
 
 def words(ancestor, own, options):
     """The command line of a distillation."""
-    said = {"ancestor": ancestor, "data": "fashion-mnist", **own, **options}
+    said = {"ancestor": ancestor, "data": DATA_SET, **own, **options}
     texts = {name: json.dumps(value) if not isinstance(value, str) else value for name, value in said.items()}
     return [
         sys.executable,

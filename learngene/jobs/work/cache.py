@@ -27,7 +27,7 @@ from learngene.files import alone, check_free
 from learngene.objectives import Ancestor
 from learngene.recipe import DataOptions, DistillOptions, Recipe, view_fields
 from learngene.training.devices import check_devices, training_device
-from learngene.training.precision import Step, choose_precision
+from learngene.training.precision import Step, autocast, choose_precision
 from learngene.training.randomness import mixing, seed_step
 
 if TYPE_CHECKING:
@@ -213,9 +213,8 @@ def _look(
 ) -> tuple[np.ndarray, torch.Tensor]:
     """Seeds (N,) and logits (N, K) of some batches, mixed as training will mix them."""
     mix = mixing(recipe, getattr(ancestor.model, "num_classes", 0))
-    half = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}.get(precision)
     seeds, logits = [], []
-    with torch.no_grad(), torch.autocast(device.type, half, enabled=half is not None):
+    with torch.no_grad(), autocast(device, precision):
         for batch in batches:
             seed_step(recipe.seed, batch["epoch"], batch["number"], 0)
             pictures = batch["image"].to(device)

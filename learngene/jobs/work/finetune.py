@@ -32,6 +32,7 @@ from learngene.families.records import (
 )
 from learngene.families.timm import open_model
 from learngene.families.weights import digest_of
+from learngene.files import local_path
 from learngene.formats.timm_directory import save_timm_directory
 from learngene.gene import Learngene
 from learngene.objectives import Ancestor, Distillation, Supervised
@@ -207,7 +208,7 @@ def find_beginning(
     model: str | Path, depth: int | None, plan: StagePlan | None, changes: Mapping[str, Any]
 ) -> Beginning:
     """Decide what MODEL is, and check it, before any image is read."""
-    path = Path(str(model).removeprefix("local-dir:"))
+    path = local_path(model)
     if path.is_file():
         return _from_gene(Learngene.load(path), depth, plan, changes)
     if plan is not None:

@@ -29,14 +29,14 @@ def run_relearning(job: Relearn) -> dict[str, Any]:
     """See `learngene.relearn`."""
     # 1. which questions, of which models, on which images
     check_devices(job)
-    recipe, loading = job.part(Recipe), job.part(DataOptions)
-    trained = open_models(job.models)
-    todo = all_cells(trained, job.layers, job.shares, job.modes, job.controls, job.seeds)
-    train, val = open_images(trained, job.data, loading)
     run = RunDirectory(job.out, job.record(), resume=job.resume, overwrite=job.overwrite)
     if run.finished:
         log.info("%s is finished; nothing to do", job.out)
         return run.results
+    recipe, loading = job.part(Recipe), job.part(DataOptions)
+    trained = open_models(job.models)
+    todo = all_cells(trained, job.layers, job.shares, job.modes, job.controls, job.seeds)
+    train, val = open_images(trained, job.data, loading)
     # 2. reset, and train on
     precision = settle_precision(run, recipe)
     run.begin()
