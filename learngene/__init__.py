@@ -3,10 +3,10 @@
     from learngene import Learngene
     model = Learngene.load("learngene.safetensors").spawn(depth=9, num_classes=37)
 
-Every CLI command is also a function here: `distill`, `cache`, `spawn`, `finetune`, `evaluate`, `benchmark`,
-`report`, `relearn`, `attention`, `info`, `plan_costs` (the command `learngene plan`; `learngene.plan` is the
-module of stage plans), `archs`, `export`, `demo`. Importing this package imports nothing heavy; its names are
-loaded when they are used.
+Every CLI command is also a function here: `distill`, `calibrate`, `cache`, `spawn`, `finetune`, `evaluate`,
+`benchmark`, `report`, `relearn`, `attention`, `info`, `plan_costs` (the command `learngene plan`;
+`learngene.plan` is the module of stage plans), `archs`, `export`, `demo`. Importing this package imports
+nothing heavy; its names are loaded when they are used.
 """
 
 from importlib import import_module

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -17,18 +17,20 @@ from timm.models import get_model_input_config
 from torch import Tensor, nn
 
 from learngene.arguments import typed
+from learngene.elastic import Elastic
 from learngene.errors import LearngeneError
+from learngene.expansion import Expansion, parse_exponents, read_expansions, usual_expansion
 from learngene.families.anatomy import anatomy, attention_heads, find_blocks, get_blocks
 from learngene.families.architecture import Architecture, architecture_of, check_storable
+from learngene.families.branches import ends_of
 from learngene.families.heads import head_keys, same_classes
 from learngene.families.records import UNTRAINED, image_config, set_pretrained_cfg
 from learngene.families.timm import open_model
 from learngene.families.weights import adapt_state, build_filled, load_strict
-from learngene.gene_file import read, write
+from learngene.gene_file import check_tensors, read, write
 from learngene.mix import State
 from learngene.plan import StagePlan
 from learngene.sharing import STAGES, expand, extract, tie
-from learngene.trust.limits import TABLES_FREE, TABLES_PER_WEIGHT
 from learngene.trust.models import check_loading
 from learngene.trust.records import check_class_names, check_data_config
 
@@ -43,6 +45,8 @@ class Learngene:
         architecture: the timm model name and arguments that all descendants share.
         plan: the auxiliary net's plan, e.g. ``StagePlan((3, 3, 4, 3, 3))``.
         sharing: how layers are made of the stored ones; ``stages``: each is that of its stage.
+        elastic: the depths that were drawn in distilling, and the exponent of their steps.
+        expansions: what `learngene.calibrate` chose, by depth.
         state: tensors of a timm model with one layer per stage.
         class_names: names of the head's outputs, in order, when known.
         data_config: mean, std, input size (C, H, W) and interpolation the weights were trained with.
@@ -60,6 +64,9 @@ class Learngene:
     metrics: Mapping[str, Any] = field(default_factory=dict)
     versions: Mapping[str, str] = field(default_factory=dict)
     sharing: str = STAGES
+    elastic: Elastic | None = None
+    expansions: Mapping[int, Expansion] = field(default_factory=dict)
+    ends: frozenset[str] = field(init=False, default=frozenset())  # of a layer's branches
 
     def __repr__(self) -> str:
         """A few lines; the tensors are in `state`."""
@@ -93,42 +100,11 @@ class Learngene:
             )
         with torch.device("meta"):
             skeleton = self.architecture.build(self.plan.stages)
-        self._check_tensors(skeleton)
+        check_tensors(self.architecture.name, skeleton, self.state)
         self._check_record()
-
-    def _check_tensors(self, skeleton: nn.Module) -> None:
-        """Raise unless the tensors are those of the model that the header describes."""
-        expected = {name: tuple(t.shape) for name, t in skeleton.state_dict().items()}
-        found = {name: tuple(t.shape) for name, t in self.state.items()}
-        for name in sorted(expected.keys() | found.keys()):
-            if expected.get(name) != found.get(name):
-                raise LearngeneError(
-                    f"the tensors do not fit the header: {self.architecture.name} with {self.plan.stages} "
-                    "layers has "
-                    f"'{name}' of shape {expected.get(name, 'none')}, the learngene has "
-                    f"{found.get(name, 'none')}"
-                )
-        weights = sum(t.nbytes for t in self.state.values())
-        tables = sum(t.nbytes for name, t in skeleton.named_buffers() if name not in self.state)
-        if tables > TABLES_FREE + TABLES_PER_WEIGHT * weights:
-            raise LearngeneError(
-                f"{self.architecture.name} would compute tables of {tables / 1e6:,.0f} MB for "
-                f"{weights / 1e6:,.1f} MB of weights; "
-                f"use a smaller img_size"
-            )
-        odd = next(
-            (
-                k
-                for k, t in skeleton.state_dict().items()
-                if t.is_floating_point() != self.state[k].is_floating_point()
-            ),
-            None,
-        )
-        if odd is not None:
-            raise LearngeneError(
-                f"'{odd}' holds {self.state[odd].dtype}, which {self.architecture.name} cannot use; store it "
-                "as float"
-            )
+        self._check_expansions()
+        layers = skeleton.get_submodule(anatomy(self.architecture.name).blocks)
+        object.__setattr__(self, "ends", ends_of(layers[0]))  # type: ignore[index]
 
     def _check_record(self) -> None:
         """Raise unless all else in the header is what it should be."""
@@ -142,6 +118,14 @@ class Learngene:
             raise LearngeneError(
                 f"{len(self.class_names)} class names for a head of {self.num_classes} classes; give one each"
             )
+
+    def _check_expansions(self) -> None:
+        """Raise unless what was chosen for a depth has this depth and these stages."""
+        for depth, way in self.expansions.items():
+            if way.plan.depth != depth or way.plan.stages != self.plan.stages:
+                raise LearngeneError(
+                    f"the expansion {way} is not one of {self.plan.stages} stages to {depth}"
+                )
 
     @classmethod
     def extract(
@@ -174,16 +158,56 @@ class Learngene:
         """Number of stored values."""
         return sum(tensor.numel() for tensor in self.state.values())
 
+    @property
+    def scalable(self) -> bool:
+        """Whether a layer's step can be scaled; if not, layers are repeated as they are."""
+        return bool(self.ends)
+
+    @typed
+    def expansion_for(
+        self,
+        depth: int | None = None,
+        plan: StagePlan | str | int | Sequence[int] | None = None,
+        step: float | str | Sequence[float] | None = None,
+    ) -> Expansion:
+        """How a descendant is made: what was chosen for the depth, where neither plan nor step is given.
+
+        Args:
+            plan: by default what was chosen for the depth, else (or with a step) balanced over the stages.
+            step: exponents, one or one per stage; by default those chosen with this plan, else by rule.
+
+        Raises:
+            LearngeneError: neither depth nor plan, or contradictory ones; other stages; fewer layers than
+                stages without a plan; a step that layers of this family cannot make.
+        """
+        target = self._plan_for(depth, plan)
+        chosen = self.expansions.get(target.depth)
+        if plan is None and step is None and chosen is not None:
+            target = chosen.plan
+        if step is not None:
+            way = Expansion(target, parse_exponents(step, target.stages))
+            if any(way.exponents) and not self.scalable:
+                raise LearngeneError(
+                    f"step {way.words}: what a layer of {self.architecture.name} adds cannot be scaled; use "
+                    "step 0, or none"
+                )
+            return way
+        if not self.scalable:
+            kl = chosen.kl if chosen is not None and chosen.plan == target else None
+            return Expansion(target, (0.0,) * target.stages, kl)
+        if chosen is not None and chosen.plan == target:
+            return chosen
+        usual = usual_expansion(self.plan, target)
+        return usual if self.elastic is None else Expansion(target, (self.elastic.step,) * target.stages)
+
     @typed
     def plan_for(
         self, depth: int | None = None, plan: StagePlan | str | int | Sequence[int] | None = None
     ) -> StagePlan:
-        """The plan of a descendant: balanced over the stages for a depth, or the one that is given.
+        """The plan of `expansion_for`."""
+        return self.expansion_for(depth, plan).plan
 
-        Raises:
-            LearngeneError: neither or contradictory; another number of stages; fewer layers than stages
-                without a plan.
-        """
+    def _plan_for(self, depth: int | None, plan: StagePlan | str | int | Sequence[int] | None) -> StagePlan:
         if plan is None:
             if depth is None:
                 raise LearngeneError(f"say how deep: a depth of {self.plan.stages} or more, or a plan")
@@ -202,7 +226,7 @@ class Learngene:
 
     def auxnet(self, **overrides: Any) -> nn.Module:
         """The auxiliary net again, tied, with the learned weights."""
-        return tie(self._expand(self.plan, **overrides), self.plan)
+        return tie(self._expand(Expansion(self.plan, (0.0,) * self.plan.stages), **overrides), self.plan)
 
     @typed
     def spawn(
@@ -210,6 +234,7 @@ class Learngene:
         depth: int | None = None,
         *,
         plan: StagePlan | str | Sequence[int] | None = None,
+        step: float | str | Sequence[float] | None = None,
         num_classes: int | None = None,
         class_names: Sequence[str] | None = None,
         img_size: int | Sequence[int] | None = None,
@@ -219,8 +244,9 @@ class Learngene:
         """A descendant: a plain, untied timm model of any depth with the learned weights.
 
         Args:
-            depth: number of layers; spread over the stages by `StagePlan.balanced`.
+            depth: number of layers; how they are spread over the stages, `expansion_for` says.
             plan: layers per stage, instead of a depth; a stage may have 0.
+            step: exponent of the layers' step size, see `expansion_for`.
             num_classes: size of the head. The learned head is inherited when the classes are the same, else
                 fresh.
             class_names: names of the new classes; other names than the learngene's mean a fresh head.
@@ -231,7 +257,7 @@ class Learngene:
         Raises:
             LearngeneError: a plan or a size that does not fit.
         """
-        target = self.plan_for(depth, plan)
+        target = self.expansion_for(depth, plan, step)
         if "pretrained" in overrides:
             raise LearngeneError("pretrained: a descendant's weights are those of the learngene; drop it")
         check_loading(overrides)
@@ -254,16 +280,16 @@ class Learngene:
             raise LearngeneError(f"num_classes {classes}: a head needs at least 1 class")
         return classes
 
-    def _say_head(self, plan: StagePlan, classes: int, *, inherited: bool) -> None:
+    def _say_head(self, way: Expansion, classes: int, *, inherited: bool) -> None:
         if inherited or not self.num_classes:
             which = "inherited" if inherited else "fresh"
-            log.info("depth %d (%s): head %s (%d classes)", plan.depth, plan, which, classes)
+            log.info("depth %d (%s): head %s (%d classes)", way.plan.depth, way, which, classes)
             return
         dropped = (
             "depth %d (%s): the trained head of %d classes is dropped, as the %d asked for are others; "
             "a fresh one begins"
         )
-        log.warning(dropped, plan.depth, plan, self.num_classes, classes)
+        log.warning(dropped, way.plan.depth, way, self.num_classes, classes)
 
     def has_classes(self, num_classes: int, class_names: Sequence[str] | None = None) -> bool:
         """Whether the stored head is for these classes: the same names where both are known, else the same
@@ -271,17 +297,25 @@ class Learngene:
         """
         return same_classes(num_classes, class_names, self.num_classes, self.class_names)
 
-    def _expand(self, plan: StagePlan, *, inherit_head: bool = True, **overrides: Any) -> nn.Module:
+    def expanded(self, way: Expansion) -> dict[str, Tensor]:
+        """The state of the descendant, in the learngene's own shapes and with its head.
+
+        At the auxiliary net's own plan all steps are 1, and these are the very tensors.
+        """
+        blocks = anatomy(self.architecture.name).blocks
+        return expand(self.state, way.plan, blocks, steps=way.steps(self.plan), ends=self.ends)
+
+    def _expand(self, way: Expansion, *, inherit_head: bool = True, **overrides: Any) -> nn.Module:
+        plan, whole = way.plan, self.expanded(way)
         resize = {k: overrides.pop(k) for k in ("img_size", "in_chans") if k in overrides}
         if inherit_head and not resize:
-            whole = expand(self.state, plan, anatomy(self.architecture.name).blocks)
             model = build_filled(self.architecture, plan.depth, whole, **overrides)
             self._check_heads(model, overrides)
             set_pretrained_cfg(model, self._pretrained_cfg(model, inherit_head))
             return model
         model = self.architecture.build(plan.depth, **overrides, **resize)
         self._check_heads(model, overrides)
-        state: State = expand(self.state, plan, find_blocks(model))
+        state: State = whole
         if resize:
             state = adapt_state(self.architecture, state, model, self._input_size())
         fresh = set() if inherit_head else head_keys(model)
@@ -323,6 +357,8 @@ class Learngene:
             "architecture": {"name": self.architecture.name, "args": dict(self.architecture.args)},
             "plan": list(self.plan.repeats),
             "sharing": self.sharing,
+            "elastic": None if self.elastic is None else asdict(self.elastic),
+            "expansions": {str(depth): way.plain() for depth, way in self.expansions.items()},
             "class_names": list(self.class_names) if self.class_names else None,
             "data_config": dict(self.data_config),
             "ancestor": dict(self.ancestor),
@@ -352,9 +388,11 @@ class Learngene:
                 StagePlan.parse(header["plan"]),
                 state,
                 class_names=tuple(names) if names else None,
+                elastic=None if header.get("elastic") is None else Elastic(**header["elastic"]),
+                expansions=read_expansions(header.get("expansions")),
                 **known,
             )
-        except (LearngeneError, KeyError, TypeError, AttributeError) as error:
+        except (LearngeneError, KeyError, TypeError, AttributeError, ValueError) as error:
             reason = (
                 str(error) if isinstance(error, LearngeneError) else f"its header lacks or garbles {error}"
             )

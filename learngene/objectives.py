@@ -1,7 +1,8 @@
 """What a model is trained for: ``objective(model, batch) -> losses by name``. One loop serves all of them.
 
 A batch is a mapping: ``image`` (B, C, H, W); ``target`` (B,) class indices or (B, K) class probabilities; and
-where the ancestor's logits were kept, ``teacher`` (B, K), of these very views.
+where the ancestor's logits were kept, ``teacher`` (B, K), of these very views. Where nets of several depths
+are trained, also ``layers``: the last layer of each stage of this one.
 """
 
 from __future__ import annotations
@@ -137,7 +138,7 @@ class Distillation(Supervised):
         images, teacher, wanted = batch["image"], batch.get("teacher"), self.weights
         losses: Losses = {}
         if "feature" in wanted:
-            logits, features = forward_features(model, images, self.layers)
+            logits, features = forward_features(model, images, batch.get("layers", self.layers))
             teacher, theirs = self.ancestor.features(images, self.ancestor_layers)
             losses["feature"] = self._feature_distance(features, theirs)
         else:

@@ -6,6 +6,7 @@ section 3.1).
 
 from __future__ import annotations
 
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import torch
@@ -46,11 +47,11 @@ def tie(model: nn.Module, plan: StagePlan, *, share_norms: bool = True) -> nn.Mo
     first_layers = plan.first_layers
     for layer, stage in enumerate(plan.stage_of_layer):
         if layer != first_layers[stage]:
-            _use_weights(blocks[first_layers[stage]], blocks[layer], share_norms)
+            use_weights(blocks[first_layers[stage]], blocks[layer], share_norms=share_norms)
     return model
 
 
-def _use_weights(first: nn.Module, mate: nn.Module, share_norms: bool) -> None:
+def use_weights(first: nn.Module, mate: nn.Module, *, share_norms: bool = True) -> None:
     """Give ``mate`` the submodules and own tensors of ``first``; parts that drop paths stay its own."""
     for name, parameter in first.named_parameters(recurse=False):
         setattr(mate, name, parameter)
@@ -60,7 +61,7 @@ def _use_weights(first: nn.Module, mate: nn.Module, share_norms: bool) -> None:
         if not share_norms and is_norm(child):
             continue
         if any(isinstance(m, DropPath) for m in [*child.modules(), *mate.get_submodule(name).modules()]):
-            _use_weights(child, mate.get_submodule(name), share_norms)
+            use_weights(child, mate.get_submodule(name), share_norms=share_norms)
         elif any(True for _ in child.state_dict()) or any(True for _ in child.buffers()):
             setattr(mate, name, child)
 
@@ -81,9 +82,17 @@ def extract(state: State, plan: StagePlan, blocks: str) -> dict[str, Tensor]:
     return new
 
 
-def expand(state: State, plan: StagePlan, blocks: str) -> dict[str, Tensor]:
-    """The state of a ViT with as many layers as the plan, each that of its stage: the very tensors."""
-    return mix(state, one_hot(plan.stage_of_layer, plan.stages), blocks)
+def expand(
+    state: State, plan: StagePlan, blocks: str, *, steps: Sequence[float] = (), ends: Collection[str] = ()
+) -> dict[str, Tensor]:
+    """The state of a ViT with as many layers as the plan, each that of its stage: the very tensors, but for
+    steps that are not 1.
+
+    Args:
+        steps: a step size for each layer (`Expansion.steps`).
+        ends: names of the tensors that end a branch of a layer (`learngene.families.branches`).
+    """
+    return mix(state, one_hot(plan.stage_of_layer, plan.stages), blocks, steps=steps, ends=ends)
 
 
 def is_norm(module: nn.Module) -> bool:

@@ -107,6 +107,8 @@ def print_costs(rows: Sequence[Mapping[str, Any]], latency: Mapping[str, Any] | 
     columns: dict[str, Callable[[Mapping[str, Any]], str]] = {
         "depth": lambda row: str(row["depth"]),
         "plan": lambda row: row["plan"],
+        "step": lambda row: row["step"],
+        "kl": lambda row: "" if row["kl"] is None else f"{row['kl']:.4f}",
         "parameters": lambda row: f"{row['parameters']:,}",
         "bytes": lambda row: f"{row['bytes']:,}",
         "gflops": lambda row: f"{row['gflops']:.4g}",
@@ -121,7 +123,7 @@ def print_costs(rows: Sequence[Mapping[str, Any]], latency: Mapping[str, Any] | 
     print_table(
         None,
         Table(numbers(*shown), cells),
-        less=("bytes", "top5", "loss", "images", "plan", "gflops", "latency_ms"),
+        less=("bytes", "top5", "loss", "images", "kl", "step", "plan", "gflops", "latency_ms"),
     )
     if latency is not None:
         from learngene.latency import condition_words

@@ -121,6 +121,15 @@ def test_two_processes_take_the_same_step_as_one(ancestor, alone, tmp_path, stra
     assert two.metrics["val_kl"] == pytest.approx(alone.metrics["val_kl"], rel=1e-4)
 
 
+def test_two_processes_draw_the_same_depths_as_one(ancestor, tmp_path):
+    common = [*SGD, "--steps", "3", "--elastic", "2:5"]
+    learngene(*words(ancestor, tmp_path / "one", *common, "--batch-size", "32"))
+    learngene(*words(ancestor, tmp_path / "two", *common, *TWO, "--strategy", "ddp"))
+    one, two = load(tmp_path / "one"), load(tmp_path / "two")
+    assert distance(one, two) < 1e-6
+    assert one.metrics["cost"]["flops"] == two.metrics["cost"]["flops"]
+
+
 @pytest.mark.slow
 def test_a_sharded_run_resumes_to_what_ddp_trains(folder, ancestor, tmp_path):
     """Its checkpoint is an ordinary one: whole tensors in one file, those that DDP writes."""

@@ -10,9 +10,10 @@ import warnings
 import pytest
 import timm
 import torch
+from test_branches import check_ends
 
 from learngene.errors import LearngeneError
-from learngene.families.anatomy import anatomy, find_blocks
+from learngene.families.anatomy import anatomy, find_blocks, get_blocks
 from learngene.families.architecture import Architecture
 from learngene.files import write_text
 from learngene.mix import pick
@@ -40,6 +41,7 @@ def round_trip(name: str) -> None:
     with torch.device("meta"):
         auxnet = tie(architecture.build(plan.depth), plan)
         blocks = find_blocks(auxnet)
+        check_ends(name, get_blocks(auxnet)[0])
         state = pick(auxnet.state_dict(), plan.first_layers, blocks)
         descendant = architecture.build(target.depth)
         descendant.load_state_dict(pick(state, target.stage_of_layer, blocks), strict=True)

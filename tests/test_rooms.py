@@ -8,10 +8,11 @@ from pathlib import Path
 
 PACKAGE = Path(__file__).parent.parent / "learngene"
 ROOMS = [
-    "errors", "openmp", "log", "processes", "trust", "arguments", "plan", "files", "fingerprints",
-    "provenance", "recipe", "job", "mix", "devices", "families", "latency", "costs", "sharing", "gene_file",
-    "gene", "starts", "formats", "objectives", "assets", "data", "runs", "training", "tables", "bench",
-    "studies", "terminal", "jobs", "help", "words", "cli",
+    "errors", "openmp", "log", "processes", "trust", "arguments", "plan", "expansion", "elastic", "files",
+    "fingerprints", "provenance", "recipe", "job", "mix", "devices", "families", "latency", "costs",
+    "sharing", "elastic_nets", "gene_file", "gene", "starts", "formats", "objectives", "calibration",
+    "assets", "data", "runs", "training", "tables", "bench", "studies", "terminal", "jobs", "help",
+    "words", "cli",
 ]  # fmt: skip
 HEAVY = {"torch", "timm", "lightning", "torchvision", "matplotlib", "torchmetrics", "numpy"}
 

@@ -152,6 +152,15 @@ class ImageData(L.LightningDataModule):
             return self._stream(source, transform, fill=True)
         return self._loader(Views(source, transform), fill=True, sampler=self._sampler())
 
+    def sample(self, views: int) -> Tensor:
+        """So many training views (N, C, H, W), those of an epoch's beginning; fewer where there are fewer."""
+        kept: list[Tensor] = []
+        for batch in self.train_dataloader():
+            kept.append(batch["image"].cpu())
+            if sum(map(len, kept)) >= views:
+                break
+        return torch.cat(kept)[:views]
+
     def pixels(self) -> Tensor | None:
         """The training images (N, C, H, W) uint8, if they are to live on the device.
 

@@ -5,12 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from learngene.arguments import ModelSource
+from learngene.elastic import Elastic
+from learngene.errors import LearngeneError
+from learngene.expansion import MAX_EXPONENT
 from learngene.job import UNRECORDED, Job
 from learngene.plan import StagePlan
-from learngene.recipe import AncestorOptions, DataOptions, DistillOptions, Recipe
+from learngene.recipe import AncestorOptions, DataOptions, DistillOptions, Recipe, check_between
 
 if TYPE_CHECKING:
     from learngene.gene import Learngene
@@ -23,7 +26,7 @@ class Distill(Recipe, DataOptions, DistillOptions, AncestorOptions, Job):
     COMMAND, ORDER = "distill", 10
     SUMMARY = "distil an ancestor once into a learngene"
     BY_PLACE = ("ancestor", "data")
-    MAIN = ("ancestor", "data", "out", "arch", "plan", "start", "epochs", "batch_size", "lr", "resume")
+    MAIN = ("ancestor", "data", "out", "arch", "plan", "elastic", "epochs", "batch_size", "lr", "resume")
 
     ancestor: ModelSource
     """the big trained model: a timm name, hf-hub:ID, local-dir:DIR, a timm directory, or in Python any
@@ -39,9 +42,20 @@ class Distill(Recipe, DataOptions, DistillOptions, AncestorOptions, Job):
     """arguments of the architecture as JSON, e.g. '{"img_size": 28, "patch_size": 4}'."""
     plan: int | str | Sequence[int] | StagePlan = "3,3,4,3,3"
     """layers per stage of the auxiliary net."""
-    start: str | None = None
-    """how the auxiliary net's weights begin: from-ancestor (each stage with the ancestor's layer at its
-    middle, where the shapes fit), mimetic, weight-selection, ... (learngene.starts); by default at random."""
+    elastic: str | None = None
+    """train nets of all depths from MIN:MAX, another at each step, so that descendants of these depths are
+    good untuned; all are the auxiliary net's weights."""
+    elastic_step: float = 1.0
+    """exponent of the step size that repeated layers make in elastic training (see spawn --step)."""
+    elastic_draw: Literal["uniform", "ends", "split"] = "uniform"
+    """which depths: uniform, one a step; ends, MIN and MAX more often; split, half of each batch at the full
+    depth."""
+    calibration: int | Literal["auto"] = "auto"
+    """training views on which plan and step size of each depth are chosen at the end (see calibrate); 0 is
+    off, auto at most 256, in at most a tenth of the training's FLOPs."""
+    start: str = "auto"
+    """how the auxiliary net's weights begin: auto (the ancestor's layers where shapes fit, rows and columns
+    of them where it is wider, else at random), random (the paper's way), mimetic, ... (learngene.starts)."""
     start_args: Mapping[str, Any] | None = None
     """options of that start, e.g. '{"position": true}'; its ancestor is the one that is distilled unless
     another is named."""
@@ -57,17 +71,45 @@ class Distill(Recipe, DataOptions, DistillOptions, AncestorOptions, Job):
     def __post_init__(self) -> None:
         super().__post_init__()
         object.__setattr__(self, "plan", StagePlan.parse(self.plan))
+        check_between(self, "elastic_step", 0, MAX_EXPONENT)
+        if self.calibration != "auto":
+            check_between(self, "calibration", 0, 10_000)
+        if self.depths_drawn is not None:
+            self._check_elastic(self.depths_drawn)
+
+    def _check_elastic(self, elastic: Elastic) -> None:
+        """Raise for what elastic training cannot be combined with."""
+        elastic.check(self.stage_plan)
+        if not self.share_norms:
+            raise LearngeneError(
+                "elastic trains nets of other depths, which have no norms of their own; share norms"
+            )
+        if elastic.draw == "split" and self.batch_size < 2:
+            raise LearngeneError("elastic_draw split halves batches; use a batch_size of 2 or more")
+        if self.strategy.startswith("fsdp"):
+            raise LearngeneError(
+                f"strategy {self.strategy} shards one net, and elastic trains several on its weights; use ddp"
+            )
 
     @classmethod
     def upgraded(cls, said: Mapping[str, Any]) -> dict[str, Any]:
-        """The flag ``from_ancestor`` has become a start."""
+        """The flag ``from_ancestor`` has become a start, and no start at all was a random one."""
         rest = {name: value for name, value in said.items() if name != "from_ancestor"}
-        return rest | ({"start": "from-ancestor"} if said.get("from_ancestor") is True else {})
+        if said.get("from_ancestor") is True:
+            return rest | {"start": "from-ancestor"}
+        return rest | ({"start": "random"} if "start" in said and said["start"] is None else {})
 
     @property
     def stage_plan(self) -> StagePlan:
         """The plan as it is read."""
         return StagePlan.parse(self.plan)
+
+    @property
+    def depths_drawn(self) -> Elastic | None:
+        """Of elastic training."""
+        if self.elastic is None:
+            return None
+        return Elastic.parse(self.elastic, step=self.elastic_step, draw=self.elastic_draw)
 
     def run(self) -> Learngene:
         """Do it.

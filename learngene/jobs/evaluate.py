@@ -36,6 +36,9 @@ class Evaluate(DataOptions, Job):
     evaluated."""
     plan: str | Sequence[int] | StagePlan | None = None
     """layers per stage, instead of a depth."""
+    step: float | str | Sequence[float] | None = None
+    """exponent of the step size, (trained / spawned repeats) ** step on what each layer adds; one, or one per
+    stage. By default what the learngene says; 0, with a balanced plan, is the paper's plain repetition."""
     out: str | Path | None = None
     """directory to keep the rows of a learngene's depths in: evaluation.json, evaluation.md and
     accuracy-by-size.png."""

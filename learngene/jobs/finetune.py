@@ -36,7 +36,10 @@ class Finetune(Recipe, DataOptions, DistillOptions, AncestorOptions, Job):
     depth: int | None = None
     """number of layers, for a learngene or an architecture name."""
     plan: str | Sequence[int] | StagePlan | None = None
-    """layers per stage, for a learngene; by default the depth spread evenly."""
+    """layers per stage, for a learngene; by default what it says for the depth."""
+    step: float | str | Sequence[float] | None = None
+    """exponent of the step size, (trained / spawned repeats) ** step on what each layer adds; one, or one per
+    stage. By default what the learngene says; 0, with a balanced plan, is the paper's plain repetition."""
     arch_args: Mapping[str, Any] | None = None
     """arguments of the architecture as JSON; for a directory or learngene, changes such as '{"img_size":
     384}'."""

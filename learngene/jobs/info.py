@@ -34,9 +34,11 @@ class Info(Job):
         """Do it.
 
         Returns:
-            Plain values: the header, and a row per depth with ``plan``, ``parameters``, ``bytes``, ``gflops``
-            and, measured, ``latency_ms`` (median) and ``latency_quartiles_ms``; how that was measured under
-            ``latency``; for a learngene also how many times smaller it is than ten models of depth 6 to 15.
+            Plain values: the header, and a row per depth with ``plan``, ``step`` (its exponents) and ``kl``
+            (from the auxiliary net, where `learngene.calibrate` measured it), ``parameters``, ``bytes``,
+            ``gflops`` and, measured, ``latency_ms`` (median) and ``latency_quartiles_ms``; how that was
+            measured under ``latency``; for a learngene also how many times smaller it is than ten models of
+            depth 6 to 15.
 
         Raises:
             LearngeneError: the file is missing or damaged, or a depth does not fit, or is given for a timm
@@ -68,6 +70,7 @@ class Info(Job):
             ancestor = result["ancestor"]
             lines |= {
                 "plan": result["plan"],
+                **_step_lines(result),
                 "ancestor": ancestor.get("name"),
                 "licence of the ancestor": ancestor.get("license"),
             }
@@ -75,3 +78,17 @@ class Info(Job):
             lines |= {k: f"{v:.4f}" for k, v in result["metrics"].items() if isinstance(v, float)}
         print_lines(lines)
         print_costs(result["depths"], result.get("latency"))
+
+
+def _step_lines(result: Any) -> dict[str, str]:
+    """How descendants of other depths are made."""
+    elastic, measured = result["elastic"], any(row["kl"] is not None for row in result["depths"])
+    lines = {}
+    if elastic is not None:
+        drawn = f"{elastic['shallowest']} to {elastic['deepest']} layers"
+        lines["elastic"] = f"distilled at depths of {drawn}, step {elastic['step']:g}, {elastic['draw']}"
+    if not result["scalable"]:
+        lines["step"] = "0: what a layer of this architecture adds cannot be scaled"
+    elif not measured:
+        lines["step"] = "by rule; 'learngene calibrate' chooses it, and the plan, for each depth"
+    return lines

@@ -27,9 +27,12 @@ class Spawn(Job):
     out: str | Path
     """directory to write the descendants into."""
     depth: int | str | Sequence[int | str] | None = None
-    """numbers of layers, one or more, or ranges such as 4-12; each spread over the stages evenly."""
+    """numbers of layers, one or more, or ranges such as 4-12; each by the plan that the learngene says."""
     plan: str | Sequence[int] | StagePlan | None = None
     """layers per stage, instead of a depth; a stage may have 0."""
+    step: float | str | Sequence[float] | None = None
+    """exponent of the step size, (trained / spawned repeats) ** step on what each layer adds; one, or one per
+    stage. By default what the learngene says; 0, with a balanced plan, is the paper's plain repetition."""
     num_classes: int | None = None
     """size of the head; the learned head is kept when it is the learngene's own number."""
     img_size: int | None = None

@@ -13,6 +13,7 @@ from typing import Any
 from torch import nn
 
 from learngene.errors import LearngeneError
+from learngene.starts.auto import auto
 from learngene.starts.depth_scaled import ds_init, ds_init_code
 from learngene.starts.from_ancestor import from_ancestor
 from learngene.starts.learngene import learngene
@@ -35,6 +36,7 @@ STARTS: dict[str, Start] = {
     "weight-selection": weight_selection,
     "depth-selection": depth_selection,
     "from-ancestor": from_ancestor,
+    "auto": auto,
     "pretrained": pretrained,
     "learngene": learngene,
 }

@@ -12,7 +12,7 @@ from torch import nn
 from learngene.errors import LearngeneError
 from learngene.families.anatomy import find_blocks, get_blocks
 from learngene.gene import Learngene
-from learngene.mix import pick
+from learngene.mix import mix, one_hot
 from learngene.starts.loading import load_weights
 
 Order = Literal["stages", "shuffled", "random"]
@@ -24,6 +24,7 @@ def learngene(
     gene: str | Path | Learngene,
     order: Order = "stages",
     plan: str | Sequence[int] | None = None,
+    step: float | str | Sequence[float] | None = None,
     class_names: Sequence[str] | None = None,
 ) -> nn.Module:
     """Repeat each stage's layer over the model's layers; with ``order`` stages this is `Learngene.spawn`.
@@ -33,7 +34,9 @@ def learngene(
         order: ``stages`` in order; ``shuffled``: the same repeats, whole stages in random order; ``random``:
             the same repeats, every layer anywhere (the paper's random-assigned expansion). Drawn from torch's
             generator.
-        plan: layers per stage; by default the model's depth spread evenly, extras to the earliest stages.
+        plan: layers per stage; by default what the learngene says for the model's depth.
+        step: exponent of the layers' step size, see `Learngene.expansion_for`; a stage keeps its own in any
+            order.
         class_names: the classes to be learned, where known.
 
     Raises:
@@ -41,8 +44,11 @@ def learngene(
     """
     learned = gene if isinstance(gene, Learngene) else Learngene.load(gene)
     blocks = find_blocks(model)
-    stages = learned.plan_for(len(get_blocks(model)), plan).stage_of_layer
-    state = pick(learned.state, arrange(stages, order), blocks)
+    way = learned.expansion_for(len(get_blocks(model)), plan, step)
+    sizes = dict(zip(way.plan.stage_of_layer, way.steps(learned.plan), strict=True))
+    stages = arrange(way.plan.stage_of_layer, order)
+    rows = one_hot(stages, learned.plan.stages)
+    state = mix(learned.state, rows, blocks, steps=[sizes[stage] for stage in stages], ends=learned.ends)
     return load_weights(
         model, state, data_config=learned.data_config, names=learned.class_names, class_names=class_names
     )

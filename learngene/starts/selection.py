@@ -15,6 +15,7 @@ from learngene.families.records import architecture_name, data_config_of, label_
 from learngene.families.timm import open_model
 from learngene.families.weights import load_strict
 from learngene.mix import pick
+from learngene.plan import StagePlan
 from learngene.starts.loading import Trained, inherit_images, load_weights
 
 Layers = Literal["first", "last", "even"]
@@ -47,19 +48,34 @@ def depth_selection(
     )
 
 
-def weight_selection(model: nn.Module, *, ancestor: Trained, layers: Layers = "first") -> nn.Module:
+def weight_selection(
+    model: nn.Module,
+    *,
+    ancestor: Trained,
+    layers: Layers | None = None,
+    stage_plan: str | Sequence[int] | StagePlan | None = None,
+) -> nn.Module:
     """Some rows and columns of every tensor of a larger ancestor (Xu et al. 2024, arXiv 2311.18823).
 
     The released code's rule: of the layers the first N; of every dimension of t elements, s are taken by
     `selected_indices`; the head is left out. That wants an ancestor at least as deep and wide; ``even`` goes
     beyond the paper and spaces or repeats the ancestor's layers.
 
+    Args:
+        ancestor: a timm model, as `learngene.distill` takes it.
+        layers: which of the ancestor's; by default ``first``, or with a plan one for each stage.
+        stage_plan: layers per stage; that of the distillation, which needs one layer for each stage.
+
     Raises:
         LearngeneError: another family, or a smaller ancestor.
     """
     trained = open_model(ancestor)
     blocks = same_family(model, trained, "weight-selection")
-    chosen = choose_layers(len(get_blocks(trained)), len(get_blocks(model)), layers)
+    available, wanted = len(get_blocks(trained)), len(get_blocks(model))
+    if layers is None and stage_plan is not None:
+        chosen = stage_sources(available, StagePlan.parse(stage_plan))
+    else:
+        chosen = choose_layers(available, wanted, layers or "first")
     larger = pick(trained.state_dict(), chosen, blocks)
     own = model.state_dict()
     fresh = head_keys(model)
@@ -115,6 +131,16 @@ def choose_layers(available: int, wanted: int, layers: Layers) -> list[int]:
             "ancestor, or layers: even"
         )
     return list(range(wanted)) if layers == "first" else list(range(available - wanted, available))
+
+
+def stage_sources(available: int, plan: StagePlan) -> list[int]:
+    """The ancestor's layer that each layer of a plan begins from: one a stage, evenly spaced, both ends kept.
+
+    >>> stage_sources(8, StagePlan((2, 2, 2, 2, 2)))
+    [0, 0, 2, 2, 4, 4, 5, 5, 7, 7]
+    """
+    stages = choose_layers(available, plan.stages, "even")
+    return [stages[stage] for stage in plan.stage_of_layer]
 
 
 def same_family(model: nn.Module, trained: nn.Module, start: str) -> str:

@@ -15,11 +15,12 @@ from learngene.costs import Sizes
 from learngene.data import ImageData, open_split
 from learngene.data.classes import matched
 from learngene.errors import LearngeneError
+from learngene.expansion import Expansion
 from learngene.families.records import data_config_of, image_mode
 from learngene.files import atomic_directory, write_text
 from learngene.gene import Learngene
 from learngene.latency import condition_words, conditions
-from learngene.plan import StagePlan, parse_depths
+from learngene.plan import parse_depths
 from learngene.provenance import hardware, versions
 from learngene.recipe import DataOptions, Recipe
 from learngene.tables import Table, numbers, page
@@ -32,10 +33,10 @@ PICTURE = "accuracy-by-size.png"
 FILES = ("evaluation.json", "evaluation.md", PICTURE)
 
 
-def choose_plans(
-    gene: Learngene, depth: int | str | Sequence[int | str] | None, plan: Any
-) -> list[StagePlan]:
-    """The plans of the depths that are named, shallowest first; the learngene's own where none is.
+def choose_ways(
+    gene: Learngene, depth: int | str | Sequence[int | str] | None, plan: Any, step: Any = None
+) -> list[Expansion]:
+    """The ways to the depths that are named, shallowest first; the learngene's own plan where none is.
 
     Raises:
         LearngeneError: a depth or plan that does not fit, or both.
@@ -43,19 +44,19 @@ def choose_plans(
     if depth is not None and plan is not None:
         raise LearngeneError("say what to evaluate in one way: --depth 6 9 12, or --plan 2,1,2,1,1")
     if depth is not None:
-        return [gene.plan_for(layers) for layers in parse_depths(depth)]
+        return [gene.expansion_for(layers, step=step) for layers in parse_depths(depth)]
     if plan is None:
         log.info(
             "no depth was given: the learngene's own plan %s is evaluated; others with e.g. --depth 6 9 12",
             gene.plan,
         )
-    return [gene.plan_for(plan=gene.plan if plan is None else plan)]
+    return [gene.expansion_for(plan=gene.plan if plan is None else plan, step=step)]
 
 
 def evaluate_depths(
     gene: Learngene,
     name: str,
-    plans: Sequence[StagePlan],
+    ways: Sequence[Expansion],
     data: str,
     split: str,
     loading: DataOptions,
@@ -63,9 +64,9 @@ def evaluate_depths(
     batch_size: int,
     device: str,
 ) -> dict[str, Any]:
-    """Spawn each plan and evaluate it as it is, all on the same images; see `learngene.evaluate`."""
+    """Spawn each and evaluate it as it is, all on the same images; see `learngene.evaluate`."""
     # 1. the images, in the learngene's own order of classes, and whether the stored head is for them
-    shallow = gene.spawn(plan=plans[0])
+    shallow = gene.spawn(plan=ways[0].plan, step=ways[0].exponents)
     source = open_split(data, loading, split, image_mode(shallow), classes=gene.class_names)
     way_out = "finetune a descendant on this data first, or use data with the learngene's classes"
     (source,) = matched(shallow, name, way_out, source)
@@ -77,11 +78,11 @@ def evaluate_depths(
         None, source, loading.evaluated(data_config_of(shallow)), Recipe(batch_size=batch_size), loading
     )
     # 2. what each depth costs, and how well it does
-    rows = Sizes(gene.architecture).costs(plans, latency=True, device=device)
-    for row, plan in zip(rows, plans, strict=True):
-        model = shallow if plan is plans[0] else gene.spawn(plan=plan)
-        row |= evaluate_model(model, images, device=device)
-        log.info("%d layers: top-1 %.2f %%, loss %.4f", plan.depth, 100 * row["top1"], row["loss"])
+    rows = Sizes(gene.architecture).costs([way.plan for way in ways], latency=True, device=device)
+    for row, way in zip(rows, ways, strict=True):
+        model = shallow if way is ways[0] else gene.spawn(plan=way.plan, step=way.exponents)
+        row |= {"step": way.words, **evaluate_model(model, images, device=device)}
+        log.info("%d layers: top-1 %.2f %%, loss %.4f", way.plan.depth, 100 * row["top1"], row["loss"])
     return {
         "kind": "learngene",
         "model": name,
@@ -108,7 +109,7 @@ def write_depths(result: Mapping[str, Any], out: Path, *, overwrite: bool) -> No
 def describe_depths(result: Mapping[str, Any]) -> str:
     """The table and what it was measured by, as a page of Markdown."""
     measures = ("parameters", "GFLOPs", "ms (quartiles)", "top-1 %", "top-5 %", "loss", "images")
-    columns = numbers("depth", "plan", *measures)
+    columns = numbers("depth", "plan", "step", *measures)
     return page(
         "studies/evaluation.md.jinja",
         model=result["model"],
@@ -125,6 +126,7 @@ def _cells(row: Mapping[str, Any]) -> list[str]:
     return [
         str(row["depth"]),
         str(row["plan"]),
+        str(row["step"]),
         f"{row['parameters']:,}",
         f"{row['gflops']:.4g}",
         f"{row['latency_ms']:.3g} ({low:.3g} to {high:.3g})",

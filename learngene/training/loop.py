@@ -59,7 +59,8 @@ def fit(
     _rehearse(module, data)
     precision = settle_precision(run, recipe, module.step_on_noise(data.noise))
     trainer = make_trainer(recipe, precision, run, metrics, callbacks, validate)
-    speed = at_speed((module.model, *module.objective.frozen_nets), recipe, trainer.strategy.root_device)
+    nets, frozen = module.trained_nets, module.objective.frozen_nets
+    speed = at_speed(nets, recipe, trainer.strategy.root_device, frozen=frozen)
     with speed, run.held():
         run.begin()
         with run.logging(), quiet_lightning():

@@ -20,6 +20,7 @@ from torch.distributed.fsdp import FSDPModule
 from torch.distributed.tensor import DTensor
 
 from learngene.data.loaders import Batch
+from learngene.elastic_nets import ElasticNets, parts_of
 from learngene.errors import LearngeneError
 from learngene.objectives import Supervised
 from learngene.recipe import Recipe
@@ -45,6 +46,8 @@ class TrainingModule(L.LightningModule):
         objective: ``(model, batch) -> losses by name`` with ``weights`` by name.
         recipe: the knobs.
         num_classes: K.
+        elastic: nets of other depths on the model's weights, which are trained in its stead, one or more a
+            step; the model is what is validated.
         labelled: whether the targets are real; without labels there is no accuracy.
     """
 
@@ -55,10 +58,11 @@ class TrainingModule(L.LightningModule):
         recipe: Recipe,
         *,
         num_classes: int,
+        elastic: ElasticNets | None = None,
         labelled: bool = True,
     ) -> None:
         super().__init__()
-        self.model, self.objective, self.recipe = model, objective, recipe
+        self.model, self.objective, self.recipe, self.elastic = model, objective, recipe, elastic
         self.num_classes, self.labelled = num_classes, labelled
         self.mixup = mixing(recipe, num_classes)
         self.frozen = freeze(model, recipe.freeze)
@@ -80,6 +84,8 @@ class TrainingModule(L.LightningModule):
         self.model.train()
         for part in self.frozen:
             part.eval()
+        if self.elastic is not None:
+            self.elastic.share()  # the model is on its device now
 
     def on_train_epoch_start(self) -> None:
         self._new_epoch()
@@ -92,12 +98,28 @@ class TrainingModule(L.LightningModule):
             targets = batch["target"] if self.labelled else batch["target"].clamp(min=0)  # -1: no label
             images, targets = self.mixup(batch["image"], targets)
             batch = {**batch, "image": images, "target": targets}
-        losses = self.objective(self.model, batch)
+        losses = self._losses(batch)
         total = self.objective.total(losses)
         self._count({"total": total, **losses})
         if self.device.type == "cpu" or (batch_idx + 1) % self.recipe.log_every == 0:
             self.check_finite()
         return total
+
+    def _losses(self, batch: Batch) -> dict[str, Tensor]:
+        """Of the model, or of the nets that are drawn for this optimizer step."""
+        if self.elastic is None:
+            return self.objective(self.model, batch)
+        drawn = self.elastic.drawn(self.global_step)
+        shares: dict[str, list[Tensor]] = {}
+        for (net, layers), part in zip(drawn, parts_of(batch, len(drawn)), strict=True):
+            for name, value in self.objective(net, {**part, "layers": layers}).items():
+                shares.setdefault(name, []).append(value * (len(part["image"]) / len(batch["image"])))
+        return {name: torch.stack(values).sum() for name, values in shares.items()}
+
+    @property
+    def trained_nets(self) -> list[nn.Module]:
+        """The nets that a step may run forwards and backwards."""
+        return [self.model, *(self.elastic.nets.values() if self.elastic is not None else ())]
 
     def step_on_noise(self, noise: Callable[[int], Batch]) -> Callable[[int], None]:
         """One forward and backward pass of a copy, on so many images (B) of noise: for timing, without a

@@ -39,9 +39,9 @@ def progress_bar() -> ProgressBar | None:
     return NotebookBar() if in_notebook() else TerminalBar()
 
 
-def watched(batches: Iterable[T], what: str) -> Iterator[T]:
-    """The same batches, with a bar if it takes longer than two seconds; where there is none, a line of the
-    log now and then.
+def watched(batches: Iterable[T], what: str, *, unit: str = "batches") -> Iterator[T]:
+    """The same batches (or other units), with a bar if it takes longer than two seconds; where there is none,
+    a line of the log now and then.
     """
     if has_bar():
         yield from tqdm(batches, desc=what, leave=False, delay=2)
@@ -52,7 +52,7 @@ def watched(batches: Iterable[T], what: str) -> Iterator[T]:
         if time.monotonic() - last >= EVERY and not is_follower():
             last = time.monotonic()
             log.info(
-                "%s: %d of %s batches", what, number, len(batches) if isinstance(batches, Sized) else "?"
+                "%s: %d of %s %s", what, number, len(batches) if isinstance(batches, Sized) else "?", unit
             )
 
 

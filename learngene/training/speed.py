@@ -19,22 +19,26 @@ from learngene.recipe import Recipe
 
 
 @contextlib.contextmanager
-def at_speed(nets: Sequence[nn.Module], recipe: Recipe, device: torch.device) -> Iterator[None]:
-    """Train the first of some nets fast on this device while the block runs; the others are only run.
-    Afterwards they are as they were.
+def at_speed(
+    nets: Sequence[nn.Module], recipe: Recipe, device: torch.device, *, frozen: Sequence[nn.Module] = ()
+) -> Iterator[None]:
+    """Train some nets fast on this device while the block runs; frozen ones are only run. Afterwards they are
+    as they were.
+
+    Args:
+        nets: their weights are those of the first.
 
     Raises:
         LearngeneError: gradient checkpointing is asked for, and the model has none.
     """
-    model = nets[0]
     with contextlib.ExitStack() as stack:
         if device.type == "cpu":
-            stack.enter_context(plain_attention(model))
-        if recipe.grad_checkpointing:
-            stack.enter_context(_checkpointed(model))
+            stack.enter_context(plain_attention(nets[0]))
+        for net in nets if recipe.grad_checkpointing else ():
+            stack.enter_context(_checkpointed(net))
         if compiles(recipe, device):
             torch._dynamo.reset()  # graphs of earlier runs count towards its limit
-            for net in nets:
+            for net in (*nets, *frozen):
                 stack.enter_context(_compiled(net))
         yield
 

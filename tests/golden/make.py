@@ -83,7 +83,7 @@ def canary():
     return digest(net.state_dict())
 
 
-OWN = {"arch": "vit_tiny_patch16_224", "arch_args": ARGS, "plan": "2,1,2"}
+OWN = {"arch": "vit_tiny_patch16_224", "arch_args": ARGS, "plan": "2,1,2", "start": "random"}
 
 
 def run(out, *, quick=False):
@@ -120,7 +120,7 @@ def distillations(distilled, out):
     features = {"feature": 1.0, "feature_loss": "cosine", "share_norms": False}
     distilled("distill-feature", **OWN, **SHORT, **features, accumulate=2, opt="lamb")
     mimetic = {"start": "mimetic", "start_args": {"position": True}}
-    distilled("distill-ema", **OWN, **SHORT, **STRONG, ema=0.9, **mimetic)
+    distilled("distill-ema", **{**OWN, **mimetic}, **SHORT, **STRONG, ema=0.9)
     distilled("distill-unlabeled", **OWN, **SHORT, unlabeled=True, steps=7)
     one = {**SHORT, "epochs": 1}
     distilled("distill-from-ancestor", plan="2,1,2", start="from-ancestor", **one, share_norms=False)
@@ -134,12 +134,12 @@ def distillations(distilled, out):
 def tunings(tuned, out):
     """From a learngene, and from two starts."""
     small, ancestor = str(out / "distill" / "learngene.safetensors"), str(out / "ancestor" / "model")
-    tuned("finetune", small, depth=4, layer_decay=0.7, freeze=1, drop_path=0.1, label_smoothing=0.1)
+    tuned("finetune", small, depth=4, step=0, layer_decay=0.7, freeze=1, drop_path=0.1, label_smoothing=0.1)
     shape = {"depth": 3, "arch_args": ARGS}
     mimetic = {"start": "trunc-normal+mimetic", "random_erasing": 0.2}
     tuned("finetune-rifle", OWN["arch"], **shape, rifle=2, **mimetic)
     soft = {"ancestor": ancestor, "kl": 1.0, "ce": 0.3}
-    tuned("finetune-ancestor", small, plan="1,0,2", **soft, clip_grad=None, opt="sgd")
+    tuned("finetune-ancestor", small, plan="1,0,2", step=0, **soft, clip_grad=None, opt="sgd")
     selected = {"start": "weight-selection+sinusoidal-position", "start_args": {"ancestor": ancestor}}
     tuned("finetune-selected", OWN["arch"], **shape, **selected)
 
@@ -149,9 +149,9 @@ def spawned(out):
     import learngene
     from learngene.assets import learngene_file
 
-    other = {"plan": "2,0,1,1,1", "num_classes": 7, "img_size": 56, "in_chans": 3}
+    other = {"plan": "2,0,1,1,1", "step": 0, "num_classes": 7, "img_size": 56, "in_chans": 3}
     found = {}
-    for name, options in (("spawn", {"depth": "5 8 12", "seed": 3}), ("spawn-other", other)):
+    for name, options in (("spawn", {"depth": "5 8 12", "step": 0, "seed": 3}), ("spawn-other", other)):
         for directory in learngene.spawn(str(learngene_file()), out=out / name, **options):
             found[f"{name}/{directory.name}"] = digest(read(directory / "model.safetensors"))
     return found
@@ -166,7 +166,8 @@ def benchmarked(out):
         DATA_SET, out=out / "benchmark", gene=small, depths=[3], seeds=[1], test=False,
         **{**SHORT, "epochs": 1},
         starts=[
-            "learngene", "random", {"start": "weight-selection", "ancestor": ancestor},
+            {"start": "learngene", "gene": small, "step": 0}, "random",
+            {"start": "weight-selection", "ancestor": ancestor},
             {"start": "ds-init", "recipe": {"lr": 0.02}},
         ],
     )  # fmt: skip

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,11 +12,13 @@ import torch
 from lightning.pytorch.utilities.seed import isolate_rng
 from torch import nn
 
+from learngene.calibration import affordable, calibrate, depths_of
 from learngene.costs import forward_flops, training_cost, val_metrics
 from learngene.data import ImageData, Source, open_training
 from learngene.data.classes import IGNORE_LABELS, matched
+from learngene.elastic_nets import ElasticNets
 from learngene.errors import LearngeneError
-from learngene.families.anatomy import anatomy, count_parameters
+from learngene.families.anatomy import anatomy, count_parameters, get_blocks
 from learngene.families.ancestors import (
     ancestor_digest,
     ancestor_record,
@@ -24,6 +27,7 @@ from learngene.families.ancestors import (
     student_data_config,
 )
 from learngene.families.architecture import Architecture
+from learngene.families.branches import ends_of
 from learngene.families.modes import left_as_it_was
 from learngene.families.records import image_mode, label_names_of, model_name
 from learngene.gene import Learngene
@@ -35,7 +39,8 @@ from learngene.runs import RunDirectory
 from learngene.sharing import tie
 from learngene.starts import begin, check_start
 from learngene.training import TrainingModule, fit
-from learngene.training.devices import check_devices
+from learngene.training.devices import check_devices, training_device
+from learngene.training.progress import watched
 from learngene.trust.records import check_class_names
 
 if TYPE_CHECKING:
@@ -79,7 +84,7 @@ def distil(job: Distill) -> Learngene:
         train, val = _open_images(job, nets, run)
         # 3. put together what is trained, and on what
         ancestor = Ancestor(nets.ancestor, nets.data_config)
-        loading, cost = job.part(DataOptions), 3 * forward_flops(nets.auxnet, nets.data_config["input_size"])
+        loading, cost = job.part(DataOptions), 0
         if cache is None:
             cost += ancestor.flops()
         else:
@@ -97,20 +102,44 @@ def distil(job: Distill) -> Learngene:
             student=nets.auxnet, layers=job.stage_plan.last_layers,
         )  # fmt: skip
         classes: Any = nets.auxnet.num_classes
+        elastic = _elastic_nets(job, nets)
         module = TrainingModule(
-            nets.auxnet, objective, recipe, num_classes=classes, labelled=not job.unlabeled
+            nets.auxnet, objective, recipe, num_classes=classes, elastic=elastic, labelled=not job.unlabeled
         )
         _say(job, nets, train, val)
         # 4. train, and write
         with run.held():
             result = fit(module, images, run)
+            cost += 3 * _student_flops(nets, elastic, result["step"])
             total = training_cost(result, cost)
             total |= {} if cache is None else {f"cache_{k}": v for k, v in cache.cost.items()}
             gene = _extract(job, nets, train, val_metrics(result) | {"cost": total})
+            gene = _calibrated(job, gene, images, total["flops"])
             path = gene.save(run.path / "learngene.safetensors")
             run.finish(**val_metrics(result), **total, learngene=path.name, stored_parameters=gene.parameters)
     _say_written(path, gene)
     return gene
+
+
+def _elastic_nets(job: Distill, nets: Nets) -> ElasticNets | None:
+    """The auxiliary net at the depths that are to be drawn."""
+    if job.depths_drawn is None:
+        return None
+    if not ends_of(get_blocks(nets.auxnet)[0]) and job.elastic_step:
+        log.info("the steps of %s cannot be scaled: layers are repeated as they are", nets.architecture.name)
+    rate = job.drop_path or None
+    return ElasticNets(
+        nets.auxnet, nets.architecture, job.stage_plan, job.depths_drawn, job.seed, drop_path_rate=rate
+    )
+
+
+def _student_flops(nets: Nets, elastic: ElasticNets | None, steps: int) -> int:
+    """Of a forward pass of an image on average, by the depths that so many steps have run."""
+    size = nets.data_config["input_size"]
+    if elastic is None:
+        return forward_flops(nets.auxnet, size)
+    each = {depth: forward_flops(net, size) for depth, net in elastic.nets.items()}
+    return round(elastic.average(each, steps))
 
 
 def _check(job: Distill) -> None:
@@ -144,7 +173,7 @@ def _open_nets(job: Distill, run: RunDirectory) -> Nets:
     untied = architecture.build(job.stage_plan.depth, drop_path_rate=job.drop_path or None)
     given = {"ancestor": ancestor, "stage_plan": job.stage_plan}
     names, options = label_names_of(ancestor), dict(job.start_args or {})
-    begun = begin(untied, job.start or "random", class_names=names, given=given, **options)
+    begun = begin(untied, job.start, class_names=names, given=given, **options)
     auxnet = tie(begun, job.stage_plan, share_norms=job.share_norms)
     return Nets(
         ancestor, record, auxnet, architecture, job.evaluated(student_data_config(ancestor, job.arch, auxnet))
@@ -176,9 +205,28 @@ def _extract(job: Distill, nets: Nets, train: Source, metrics: dict[str, Any]) -
         class_names=tuple(names) if names else None,
         data_config=nets.data_config,
         ancestor=nets.record,
+        elastic=job.depths_drawn,
         metrics=metrics,
         versions=versions(),
     )
+
+
+def _calibrated(job: Distill, gene: Learngene, images: ImageData, flops: float) -> Learngene:
+    """With the plan and the steps of each depth, as far as a tenth of the training's FLOPs goes."""
+    views, plans = (job.calibration, True) if job.calibration != "auto" else affordable(gene, 0.1 * flops)
+    if not views or not gene.num_classes:
+        if job.calibration == "auto":
+            log.info(
+                "plans and steps of descendants are by rule: the run was too short to choose them by "
+                "measuring ('learngene calibrate' does it)"
+            )
+        return gene
+    began = time.perf_counter()
+    depths = watched(depths_of(gene.plan), "choosing plans and steps", unit="depths")
+    gene = calibrate(gene, images.sample(views), depths, plans=plans, device=training_device(job))
+    seconds = time.perf_counter() - began
+    log.info("chose plan and steps of %d depths on %d views in %.1f s", len(gene.expansions), views, seconds)
+    return gene
 
 
 def _say(job: Distill, nets: Nets, train: Source, val: Source) -> None:

@@ -18,7 +18,7 @@ from learngene.files import check_free
 from learngene.gene import Learngene
 from learngene.provenance import hardware, versions
 from learngene.recipe import DataOptions, Recipe
-from learngene.studies.depths import FILES, choose_plans, evaluate_depths, write_depths
+from learngene.studies.depths import FILES, choose_ways, evaluate_depths, write_depths
 from learngene.training import evaluate_model
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 def evaluate_single(job: Evaluate) -> dict[str, Any]:
     """A model that is trained; see `learngene.evaluate`."""
     name = model_name(job.model)
-    given = {"depth": job.depth, "plan": job.plan, "out": job.out}
+    given = {"depth": job.depth, "plan": job.plan, "step": job.step, "out": job.out}
     if extra := next((option for option, value in given.items() if value is not None), None):
         raise LearngeneError(
             f"--{extra} is for the depths of a learngene file, and '{name}' is none; drop it, or name a "
@@ -54,13 +54,13 @@ def evaluate_gene(job: Evaluate) -> dict[str, Any]:
     check_device(job.device)
     path = Path(str(job.model))
     gene = Learngene.load(path)
-    plans = choose_plans(gene, job.depth, job.plan)
+    ways = choose_ways(gene, job.depth, job.plan, job.step)
     if job.out is not None:
         check_free(job.out, overwrite=job.overwrite, own=FILES, reads=(path, job.data, job.data_root))
     result = evaluate_depths(
         gene,
         str(path),
-        plans,
+        ways,
         job.data,
         job.split,
         job.part(DataOptions),

@@ -67,7 +67,7 @@ def tune(job: Finetune) -> dict[str, Any]:
         check_start(job.start, job.start_args)
         # 2. open the models and the images, and check that they fit
         changes = {name: value for name, value in changes.items() if value is not None}
-        beginning = find_beginning(job.model, job.depth, job.stage_plan, changes)
+        beginning = find_beginning(job.model, job.depth, job.stage_plan, changes, job.step)
         train, val = open_training(job.data, job, image_mode(beginning.skeleton))
         run.check_images(train=train, val=val)
         check_class_names(train.classes, train.name)
@@ -205,15 +205,20 @@ class Beginning:
 
 
 def find_beginning(
-    model: str | Path, depth: int | None, plan: StagePlan | None, changes: Mapping[str, Any]
+    model: str | Path,
+    depth: int | None,
+    plan: StagePlan | None,
+    changes: Mapping[str, Any],
+    step: float | str | Sequence[float] | None = None,
 ) -> Beginning:
     """Decide what MODEL is, and check it, before any image is read."""
     path = local_path(model)
     if path.is_file():
-        return _from_gene(Learngene.load(path), depth, plan, changes)
-    if plan is not None:
+        return _from_gene(Learngene.load(path), depth, plan, changes, step)
+    if plan is not None or step is not None:
+        said = f"plan {plan}" if plan is not None else f"step {step}"
         raise LearngeneError(
-            f"plan {plan} is for a learngene file, and '{model}' is none; give --depth, or a learngene"
+            f"{said} is for a learngene file, and '{model}' is none; give --depth, or a learngene"
         )
     if path.is_dir() or ":" in str(model):
         if depth is not None:
@@ -243,9 +248,14 @@ def find_beginning(
 
 
 def _from_gene(
-    gene: Learngene, depth: int | None, plan: StagePlan | None, changes: Mapping[str, Any]
+    gene: Learngene,
+    depth: int | None,
+    plan: StagePlan | None,
+    changes: Mapping[str, Any],
+    step: float | str | Sequence[float] | None,
 ) -> Beginning:
-    target = gene.plan_for(depth, plan if plan is not None or depth is not None else gene.plan)
+    way = gene.expansion_for(depth, plan if plan is not None or depth is not None else gene.plan, step)
+    target = way.plan
     check_storable(gene.architecture, target.depth)
     with torch.device("meta"):
         skeleton = gene.architecture.build(target.depth, **changes)
@@ -254,7 +264,11 @@ def _from_gene(
         "the learngene",
         skeleton,
         lambda train: gene.spawn(
-            plan=target, num_classes=train.num_classes, class_names=train.classes, **changes
+            plan=target,
+            step=way.exponents,
+            num_classes=train.num_classes,
+            class_names=train.classes,
+            **changes,
         ),
         license,
         head=(gene.num_classes, gene.class_names),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,10 @@ def of_gene(
     gene = Learngene.load(path)
     sizes = Sizes(gene.architecture)
     depths = usual_depths(gene.plan) if depth is None else parse_depths(depth)
-    rows = sizes.costs([gene.plan_for(layers) for layers in depths], latency=latency, device=device)
+    ways = [gene.expansion_for(layers) for layers in depths]
+    rows = sizes.costs([way.plan for way in ways], latency=latency, device=device)
+    for row, way in zip(rows, ways, strict=True):
+        row |= {"step": way.words, "kl": way.kl}
     ten = sizes.ten_models()
     return {
         "kind": "learngene",
@@ -32,6 +36,8 @@ def of_gene(
         "architecture": gene.architecture.name,
         "arguments": dict(gene.architecture.args),
         "plan": str(gene.plan),
+        "elastic": None if gene.elastic is None else asdict(gene.elastic),
+        "scalable": gene.scalable,
         "classes": gene.num_classes,
         "class_names": list(gene.class_names) if gene.class_names else None,
         "ancestor": dict(gene.ancestor),

@@ -10,11 +10,12 @@ import torch
 
 from learngene.costs import MAX_DEPTH, Sizes
 from learngene.devices import check_device
+from learngene.expansion import Expansion
 from learngene.families.architecture import check_storable
 from learngene.files import check_free
 from learngene.formats.timm_directory import FILES, save_timm_directory
 from learngene.gene import Learngene
-from learngene.plan import StagePlan, parse_depths
+from learngene.plan import parse_depths
 
 if TYPE_CHECKING:
     from learngene.jobs.spawn import Spawn
@@ -29,29 +30,29 @@ def write_descendants(job: Spawn) -> list[Path]:
     gene = Learngene.load(job.gene)
     asked = {"num_classes": job.num_classes, "img_size": job.img_size, "in_chans": job.in_chans}
     changes: dict[str, Any] = {name: value for name, value in asked.items() if value is not None}
-    plans = _plans(job, gene, changes)
+    ways = _ways(job, gene, changes)
     # 2. nothing is written unless all can be
-    targets = [Path(job.out) / f"depth-{plan.depth:02d}" for plan in plans]
-    for plan, directory in zip(plans, targets, strict=True):
-        check_storable(gene.architecture, plan.depth)
+    targets = [Path(job.out) / f"depth-{way.plan.depth:02d}" for way in ways]
+    for way, directory in zip(ways, targets, strict=True):
+        check_storable(gene.architecture, way.plan.depth)
         check_free(directory, overwrite=job.overwrite, own=FILES, reads=(job.gene,))
     # 3. write
-    for plan, directory in zip(plans, targets, strict=True):
+    for way, directory in zip(ways, targets, strict=True):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(job.seed)
-            model = gene.spawn(plan=plan, **changes)
+            model = gene.spawn(plan=way.plan, step=way.exponents, **changes)
         names = gene.class_names if gene.has_classes(model.num_classes) else None  # type: ignore[arg-type]
         save_timm_directory(model, directory, class_names=names, overwrite=job.overwrite)
         log.info("wrote %s", directory)
     return targets
 
 
-def _plans(job: Spawn, gene: Learngene, changes: dict[str, Any]) -> list[StagePlan]:
+def _ways(job: Spawn, gene: Learngene, changes: dict[str, Any]) -> list[Expansion]:
     """Those that are named, or the deepest within the budgets."""
     if job.plan is not None:
-        return [gene.plan_for(plan=job.plan)]
+        return [gene.expansion_for(plan=job.plan, step=job.step)]
     if job.depth is not None:
-        return [gene.plan_for(depth) for depth in parse_depths(job.depth)]
+        return [gene.expansion_for(depth, step=job.step) for depth in parse_depths(job.depth)]
     depth = Sizes(gene.architecture, tuple(changes.items())).deepest(
         gene.plan.stages, device=job.device, **job.budgets
     )
@@ -60,4 +61,4 @@ def _plans(job: Spawn, gene: Learngene, changes: dict[str, Any]) -> list[StagePl
     log.info(
         "the deepest within %s: %d layers", ", ".join(f"{k} {v:g}" for k, v in job.budgets.items()), depth
     )
-    return [gene.plan_for(depth)]
+    return [gene.expansion_for(depth, step=job.step)]

@@ -1,0 +1,133 @@
+"""Which plan and which step sizes a descendant of each depth gets: without labels and without training.
+
+Ways to a depth (`learngene.expansion.candidates`) are scored by the KL divergence of the descendant from the
+auxiliary net on a few hundred training views. All are scored on an eighth of the views, and the best eighth
+of them on all views.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+
+import torch
+from torch import Tensor, nn
+
+from learngene.costs import Sizes
+from learngene.errors import LearngeneError
+from learngene.expansion import EXPONENTS, Expansion, candidates
+from learngene.families.anatomy import anatomy
+from learngene.families.weights import load_strict
+from learngene.gene import Learngene
+from learngene.objectives import soft_kl
+from learngene.plan import StagePlan
+
+BATCH = 256  # views in one forward pass
+VIEWS, LEAST = 256, 32  # that are scored on where the cost allows it; and fewer say too little
+DEEPEST = 20
+PART = 8  # of the views, on which all ways are scored; and of the ways, which are scored on all views
+
+
+def depths_of(plan: StagePlan) -> range:
+    """The depths that are looked at: a layer for each stage, to 20 or twice the auxiliary net's depth."""
+    return range(plan.stages, max(DEEPEST, 2 * plan.depth) + 1)
+
+
+def ways_of(gene: Learngene, depth: int, *, plans: bool = True) -> list[Expansion]:
+    """What is scored for a depth: the steps that were learned, if nets of several depths were trained.
+
+    Args:
+        plans: off, the balanced plan alone.
+    """
+    exponents = EXPONENTS if gene.elastic is None else (gene.elastic.step,)
+    ways = candidates(depth, gene.plan, exponents=exponents if gene.scalable else (0.0,))
+    return ways if plans else [way for way in ways if way.plan == ways[0].plan]
+
+
+def affordable(gene: Learngene, budget: float) -> tuple[int, bool]:
+    """How many views may be scored for so many FLOPs, and whether by all plans; 0 where too few may.
+
+    Args:
+        budget: FLOPs.
+    """
+    sizes = Sizes(gene.architecture)
+    for plans in (True, False):
+        each = 0.0
+        for depth in depths_of(gene.plan):
+            ways = len(ways_of(gene, depth, plans=plans))
+            each += 1e9 * sizes.gflops(depth) * (ways / PART + _kept(ways))
+        if (views := int(min(VIEWS, budget / max(each, 1.0)))) >= LEAST:
+            return views, plans
+    return 0, False
+
+
+def _kept(ways: int) -> int:
+    """How many are scored on all views."""
+    return -(-ways // PART)
+
+
+@torch.no_grad()
+def calibrate(
+    gene: Learngene,
+    views: Tensor,
+    depths: Iterable[int] | None = None,
+    *,
+    plans: bool = True,
+    device: torch.device | str = "cpu",
+) -> Learngene:
+    """The learngene with the best way to each depth written into it (`Learngene.expansions`).
+
+    The auxiliary net's own depth keeps its plan: there the descendant is the very same function.
+
+    Args:
+        views: images (N, C, H, W) as in training.
+        depths: by default `depths_of` its plan; those that timm fixes otherwise are left out.
+        plans: off, only the balanced plan is looked at.
+
+    Raises:
+        LearngeneError: the learngene has no head, so that there is nothing to compare.
+    """
+    if not gene.num_classes:
+        raise LearngeneError("calibrating compares class probabilities, and this learngene has no head")
+    views = views.to(device)
+    reference = _logits(gene.auxnet().eval().to(device), views)
+    found: dict[int, Expansion] = {}
+    for depth in depths_of(gene.plan) if depths is None else depths:
+        if depth == gene.plan.depth:
+            found[depth] = Expansion(gene.plan, _own_exponents(gene), 0.0)
+        elif _can_have(gene, depth):
+            found[depth] = _best(gene, ways_of(gene, depth, plans=plans), views, reference)
+    return replace(gene, expansions={**gene.expansions, **found})
+
+
+def _own_exponents(gene: Learngene) -> tuple[float, ...]:
+    """At the trained plan any exponent gives steps of 1; written down is the plainest."""
+    exponent = gene.elastic.step if gene.elastic is not None and gene.scalable else 1.0
+    return (exponent if gene.scalable else 0.0,) * gene.plan.stages
+
+
+def _can_have(gene: Learngene, depth: int) -> bool:
+    known = anatomy(gene.architecture.name)
+    return known.depth_argument is not None or depth == known.depth
+
+
+def _best(gene: Learngene, ways: Sequence[Expansion], views: Tensor, reference: Tensor) -> Expansion:
+    """Of several ways to a depth that with the least divergence; the first of equal ones."""
+    model = gene.architecture.build(ways[0].plan.depth).eval().to(views.device)
+    part = max(1, len(views) // PART)
+    first = {way: _kl(gene, way, model, views[:part], reference[:part]) for way in ways}
+    kept = sorted(ways, key=lambda way: first[way])[: _kept(len(ways))]
+    scores = {way: _kl(gene, way, model, views, reference) for way in kept}
+    best = min(kept, key=lambda way: scores[way])
+    return replace(best, kl=round(scores[best], 6))
+
+
+def _kl(gene: Learngene, way: Expansion, model: nn.Module, views: Tensor, reference: Tensor) -> float:
+    load_strict(model, gene.expanded(way), set())
+    value = float(soft_kl(_logits(model, views), reference))
+    return value if value == value else float("inf")  # not a number: steps that blow up
+
+
+def _logits(model: nn.Module, views: Tensor) -> Tensor:
+    """Logits (N, K)."""
+    return torch.cat([model(part).float() for part in views.split(BATCH)])
