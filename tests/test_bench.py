@@ -10,7 +10,7 @@ import pytest
 import yaml
 from conftest import FAST, TINY_ARGS
 
-from learngene import LearngeneError, benchmark, report
+from learngene import LearngeneError, benchmark, evaluate, report
 from learngene.bench import plots
 from learngene.bench.comparisons import at_equal_accuracy, comparable
 from learngene.bench.experiment import Experiment
@@ -526,6 +526,27 @@ def test_rows_are_counted_by_hand(folder, gene, tmp_path):
     nothing = {"images": 0, "steps": 0, "seconds": 0, "flops": 0, "joules": None}
     kept = {"stored_parameters": gene.parameters, "name": str(file), "each": []}
     assert first["prepared"] == {str(file): {**nothing, **kept}}
+
+
+def test_a_start_may_be_tested_untuned(folder, gene, tmp_path):
+    file = gene.save(tmp_path / "gene.safetensors")
+    options = {**OPTIONS, "depths": [4], "seeds": [0], "scratch_epochs": []}
+    starts = [{"start": "learngene", "gene": str(file), "epochs": [0, 1]}, "random"]
+    result = benchmark(str(folder), out=tmp_path / "out", gene=str(file), starts=starts, **options)
+    untuned, *tuned = sorted(result["rows"], key=lambda row: row["epochs"])
+    assert [row["epochs"] for row in tuned] == [1, 1]
+    assert (untuned["flops"], untuned["images"], len(untuned["curve"])) == (0, 0, 1)
+    expected = evaluate(str(file), str(folder), depth=4)["rows"][0]
+    assert untuned["test_top1"] == pytest.approx(expected["top1"])
+    assert untuned["val_top1"] == tuned[0]["curve"][0]["val_top1"]
+    text = (tmp_path / "out" / "report.md").read_text()
+    assert "untuned" in text
+    assert "At 1 epoch of fine-tuning" in text  # compared with others is what was tuned
+    again = benchmark(
+        str(folder), out=tmp_path / "out", gene=str(file), starts=starts, resume=True, **options
+    )
+    assert again["rows"] == result["rows"]
+    assert report(tmp_path / "out", out=tmp_path / "again").exists()
 
 
 def test_distils_first_when_asked(folder, ancestor, tmp_path):

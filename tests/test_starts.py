@@ -204,11 +204,12 @@ def test_depth_selection_keeps_layers_and_the_function_of_all_of_them():
         begin(build(depth=2), "depth-selection", ancestor=other)
 
 
-def test_from_ancestor_fills_each_stage_with_the_layer_at_its_middle():
+def test_from_ancestor_fills_stages_with_evenly_spaced_layers():
     ancestor = randomize(build(depth=8)).eval()
     for plan, sources in (
-        ((3, 1, 4), (1, 1, 1, 3, 5, 5, 5, 5)),
-        ((1, 2, 1), (1, 3, 3, 7)),  # half as deep: every second layer
+        ((3, 1, 4), (0, 0, 0, 4, 7, 7, 7, 7)),
+        ((1, 2, 1), (0, 4, 4, 7)),
+        ((2, 2, 2, 2, 2), (0, 0, 2, 2, 4, 4, 5, 5, 7, 7)),
     ):
         model = build(depth=len(sources))
         found = begin(model, "from-ancestor", ancestor=ancestor, stage_plan=plan)
@@ -258,7 +259,7 @@ def test_from_ancestor_in_finetuning_and_distilling(folder, ancestor, tmp_path):
     tiny = {"depth": 4, "arch_args": args, **idle}
     finetune("vit_tiny_patch16_224", str(folder), out=tmp_path / "a", **chosen, **tiny)
     model = open_model(tmp_path / "a" / "model")
-    for layer, source in enumerate((0, 0, 2, 2)):
+    for layer, source in enumerate((0, 0, 3, 3)):
         found, wanted = (m.blocks[n].mlp.fc1.weight for m, n in ((model, layer), (trained, source)))
         assert torch.allclose(found, wanted, atol=1e-5)
     assert torch.allclose(model.head.weight, trained.head.weight, atol=1e-5)  # the classes are the same
@@ -273,7 +274,45 @@ def test_from_ancestor_in_finetuning_and_distilling(folder, ancestor, tmp_path):
         gene = distill(
             ancestor, str(folder), out=tmp_path / place, plan="2,2", start="from-ancestor", **options, **idle
         )
-        assert torch.allclose(gene.state[weight], source.blocks[2].mlp.fc1.weight, atol=1e-5)
+        assert torch.allclose(gene.state[weight], source.blocks[3].mlp.fc1.weight, atol=1e-5)
+
+
+def test_auto_takes_what_fits_and_says_what(caplog):
+    caplog.set_level("INFO", logger="learngene")
+    ancestor = randomize(build(depth=8))
+    same = begin(build(depth=4), "auto", ancestor=ancestor, stage_plan="2,2")
+    assert torch.equal(same.blocks[3].mlp.fc1.weight, ancestor.blocks[7].mlp.fc1.weight)
+    assert "(start from-ancestor)" in caplog.text
+    wide = randomize(build(depth=8, embed_dim=32, num_heads=4))
+    narrow = begin(build(depth=4), "auto", ancestor=wide, stage_plan="2,2")
+    assert torch.equal(narrow.blocks[3].mlp.fc1.weight, wide.blocks[7].mlp.fc1.weight[::2, ::2])
+    assert torch.equal(narrow.blocks[1].mlp.fc1.weight, wide.blocks[0].mlp.fc1.weight[::2, ::2])
+    assert "(start weight-selection)" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("other", "reason"),
+    [
+        ({"embed_dim": 8, "num_heads": 2}, "is smaller"),
+        ({"embed_dim": 32, "patch_size": 14}, "'pos_embed' is"),
+        ({"class_token": True, "global_pool": "token"}, "only one of the two has"),
+    ],
+)
+def test_auto_begins_at_random_where_nothing_fits(other, reason, caplog):
+    caplog.set_level("INFO", logger="learngene")
+    model = build(depth=2)
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    begin(model, "auto", ancestor=build(depth=4, **other))
+    assert all(torch.equal(model.state_dict()[name], tensor) for name, tensor in before.items())
+    assert "the weights begin at random (start random)" in caplog.text
+    assert reason in caplog.text
+
+
+def test_auto_of_another_family_or_no_vit_begins_at_random(caplog):
+    caplog.set_level("INFO", logger="learngene")
+    for other in (Architecture("visformer_tiny", {"num_classes": 3}).build(4), torch.nn.Linear(3, 3)):
+        begin(build(depth=2), "auto", ancestor=other)
+    assert caplog.text.count("(start random)") == 2
 
 
 def test_pretrained_brings_the_head_only_for_the_same_classes(ancestor):
@@ -430,6 +469,7 @@ def fingerprints(ancestor, gene):
         "weight-selection": {"ancestor": ancestor},
         "depth-selection": {"ancestor": ancestor},
         "from-ancestor": {"ancestor": ancestor, "stage_plan": "2,2"},
+        "auto": {"ancestor": ancestor, "stage_plan": "2,2"},
         "pretrained": {"source": ancestor},
         "learngene": {"gene": gene, "order": "random"},
     }

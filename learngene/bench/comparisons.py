@@ -9,11 +9,16 @@ from learngene.bench.lines import Difference, EqualAccuracy, Line, compare, equa
 
 def main_line(found: Sequence[Line]) -> Line | None:
     """The learngene that all else is compared with: the start of that name or the first of its kind, at its
-    least budget.
+    least budget of fine-tuning; untuned if there is no other.
     """
-    own = [line for line in found if line.kind == "learngene"]
+    own = [line for line in tuned(found) or found if line.kind == "learngene"]
     named = [line for line in own if line.start == "learngene"]
     return next(iter(named or own), None)
+
+
+def tuned(found: Sequence[Line]) -> list[Line]:
+    """The lines of models that were fine-tuned at all."""
+    return [line for line in found if line.epochs != 0]
 
 
 def at_budget(found: Sequence[Line], other: Line) -> list[Line]:
@@ -57,7 +62,7 @@ def pooled(line: Line) -> str:
 def at_equal_accuracy(gene: Line, whole: Sequence[Line]) -> list[tuple[str, EqualAccuracy]]:
     """Every other start, by name (see `pooled`), against the learngene; budgets in its unit only."""
     others: dict[str, list[Line]] = {}
-    for line in whole:
+    for line in whole if gene.epochs == 0 else tuned(whole):
         if (line.tflops is None) == (gene.tflops is None):
             others.setdefault(pooled(line), []).append(line)
     own = others.pop(gene.start)

@@ -166,9 +166,8 @@ def _wrong_inside(row: dict[str, Any]) -> str | None:
             isinstance(one, dict) and all(_is(one.get(name), NUMBER) for name in names) for one in inner
         ):
             return key
-    usual = (
-        row["curve"] and row["depth"] > 0 and (row["epochs"] or row["tflops"]) and (row["epochs"] or 1) > 0
-    )
+    budget = row["tflops"] is not None if row["epochs"] is None else row["epochs"] >= 0
+    usual = row["curve"] and row["depth"] > 0 and budget
     joules = _is(row.get("joules"), (*NUMBER, type(None)))
     return (
         None

@@ -22,7 +22,7 @@ class StartSpec:
         options: of the start; ``gene``, ``ancestor`` and ``source`` may name a `Preparation`.
         arch_args: architecture arguments that differ from the family's, e.g. ``{"pre_norm": true}``.
         recipe: fields of `Recipe` that differ from the benchmark's, e.g. ``{"lr": 0.004}``.
-        epochs, tflops: budgets of this start, instead of the benchmark's.
+        epochs, tflops: budgets of this start, instead of the benchmark's; 0 epochs tests it untuned.
         depths: only these, if given.
     """
 
@@ -56,7 +56,9 @@ class StartSpec:
         if not isinstance(kept.get("arch_args", {}), Mapping):
             raise LearngeneError(f"start {start}: arch_args {kept['arch_args']!r:.60} must be a mapping")
         lists: dict[str, Any] = {
-            k: _several(kept.pop(k)) for k in ("epochs", "tflops", "depths") if k in kept
+            k: _several(kept.pop(k), least=0 if k == "epochs" else 1)
+            for k in ("epochs", "tflops", "depths")
+            if k in kept
         }
         spec = cls(str(kept.pop("name", start)), start, given, **kept, **lists)
         check_name(spec.name)
@@ -111,11 +113,14 @@ def check_changes(where: str, changes: Mapping[str, Any]) -> None:
     make(Recipe, changes)
 
 
-def _several(value: Any) -> tuple[Any, ...]:
+def _several(value: Any, *, least: int) -> tuple[Any, ...]:
     """A list of numbers, or one."""
     values = tuple(value) if isinstance(value, (list, tuple)) else (value,)
-    if any(isinstance(v, bool) or not isinstance(v, (int, float)) or v <= 0 for v in values):
-        raise LearngeneError(f"{value!r}: epochs, tflops and depths of a start are numbers above 0")
+    odd = any(isinstance(v, bool) or not isinstance(v, (int, float)) or v < 0 for v in values)
+    if odd or (least and 0 in values):
+        raise LearngeneError(
+            f"{value!r}: tflops and depths of a start are numbers above 0, its epochs also 0 (untuned)"
+        )
     return values
 
 
@@ -123,7 +128,7 @@ def _several(value: Any) -> tuple[Any, ...]:
 class Trial:
     """What is trained and tested once: names of data set, recipe and start, a depth, a budget and a seed.
 
-    Either ``epochs`` or ``tflops`` is the budget of fine-tuning.
+    Either ``epochs`` or ``tflops`` is the budget of fine-tuning; 0 epochs: as it begins.
     """
 
     start: str

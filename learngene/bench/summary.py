@@ -93,7 +93,9 @@ def spread_words(summaries: Iterable[Summary]) -> str:
 
 
 def budget_name(epochs: int | None, tflops: float | None) -> str:
-    """``2 epochs`` or ``1.5 TFLOPs``."""
+    """``2 epochs`` or ``1.5 TFLOPs``; 0 epochs are ``untuned``."""
+    if epochs == 0:
+        return "untuned"
     return f"{tflops:g} TFLOPs" if tflops is not None else f"{epochs} epoch{'' if epochs == 1 else 's'}"
 
 

@@ -92,7 +92,8 @@ def run_trial(
     sources: Mapping[str, Prepared],
     out: Path,
 ) -> dict[str, Any]:
-    """Train and test one trial in ``out``: its row. A finished one is read back, an interrupted one resumed.
+    """Train and test one trial in ``out``: its row. One of 0 epochs is only tested; a finished one is read
+    back, an interrupted one resumed.
 
     The row holds accuracy on validation images after each epoch (0 is before training), on test images once
     at the end, the cost of training (images, optimizer steps, seconds, FLOPs at 3 forward passes an image,
@@ -111,11 +112,8 @@ def run_trial(
     run.check_fingerprints(images.fingerprints)
     # 2. validate, train, and test once
     data = ImageData(images.train, images.val, config, recipe, images.loading)
-    device = str(training_device(recipe))
-    before = evaluate_model(model, data, device=device)
-    classes = images.train.num_classes or 0
-    objective = Supervised(recipe.label_smoothing)
-    result = fit(TrainingModule(model, objective, recipe, num_classes=classes), data, run)
+    before = evaluate_model(model, data, device=str(training_device(recipe)))
+    result = _untuned(run, before, recipe) if trial.epochs == 0 else _tune(model, data, run, recipe)
     tested = _test(model, images, config, recipe)
     # 3. the row
     run.finish(
@@ -132,6 +130,19 @@ def run_trial(
     )
     run.checkpoint.unlink(missing_ok=True)
     return run.results
+
+
+def _tune(model: nn.Module, data: ImageData, run: RunDirectory, recipe: Recipe) -> dict[str, Any]:
+    """Train on the labels."""
+    objective = Supervised(recipe.label_smoothing)
+    classes = data.train.num_classes or 0 if data.train is not None else 0
+    return fit(TrainingModule(model, objective, recipe, num_classes=classes), data, run)
+
+
+def _untuned(run: RunDirectory, before: Mapping[str, Any], recipe: Recipe) -> dict[str, Any]:
+    """What `_tune` says of no training at all."""
+    run.begin()
+    return {"val_top1": before["top1"], "epochs_by_row": [], "precision": recipe.precision}
 
 
 def _within_budget(recipe: Recipe, trial: Trial, flops: float) -> Recipe:
@@ -197,7 +208,7 @@ def trial_recipe(trial: Trial, spec: StartSpec, recipe: Recipe) -> Recipe:
     Raises:
         LearngeneError: values that do not go together, e.g. a warm-up longer than the budget.
     """
-    epochs = {} if trial.epochs is None else {"epochs": trial.epochs}
+    epochs = {} if trial.epochs is None else {"epochs": max(1, trial.epochs)}  # a recipe has one at least
     return dataclasses.replace(recipe, seed=trial.seed, devices=1, **{**spec.recipe, **epochs})
 
 

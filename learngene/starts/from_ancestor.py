@@ -39,6 +39,7 @@ def from_ancestor(
     blocks, depth = same_family(model, trained, "from-ancestor"), len(get_blocks(model))
     plan = StagePlan((1,) * depth) if stage_plan is None else StagePlan.parse(stage_plan)
     plan.check_depth(depth, "stage_plan")
+    plan.first_layers  # noqa: B018  refuses an empty stage
     chosen = stage_sources(len(get_blocks(trained)), plan)
     state = pick(trained.state_dict(), chosen, blocks)
     return load_weights(
