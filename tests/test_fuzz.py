@@ -493,6 +493,7 @@ VOCABULARY = [
 NO_TRAINING = [
     "distill",
     "cache",
+    "calibrate",
     "spawn",
     "finetune",
     "evaluate",

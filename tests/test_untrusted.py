@@ -420,6 +420,7 @@ def test_an_evaluation_shows_names_as_they_are():
     row = {
         "depth": 3,
         "plan": "1,1,1",
+        "step": "1",
         "parameters": 1000,
         "gflops": 0.5,
         "latency_ms": 1.0,

@@ -97,7 +97,8 @@ class Distill(Recipe, DataOptions, DistillOptions, AncestorOptions, Job):
         rest = {name: value for name, value in said.items() if name != "from_ancestor"}
         if said.get("from_ancestor") is True:
             return rest | {"start": "from-ancestor"}
-        return rest | ({"start": "random"} if "start" in said and said["start"] is None else {})
+        old = said.get("from_ancestor") is False or "start" in said
+        return rest | ({"start": "random"} if old and said.get("start") is None else {})
 
     @property
     def stage_plan(self) -> StagePlan:

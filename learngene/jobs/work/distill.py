@@ -16,6 +16,7 @@ from learngene.calibration import affordable, calibrate, depths_of
 from learngene.costs import forward_flops, training_cost, val_metrics
 from learngene.data import ImageData, Source, open_training
 from learngene.data.classes import IGNORE_LABELS, matched
+from learngene.data.teacher import LogitCache
 from learngene.elastic_nets import ElasticNets
 from learngene.errors import LearngeneError
 from learngene.families.anatomy import anatomy, count_parameters, get_blocks
@@ -84,19 +85,7 @@ def distil(job: Distill) -> Learngene:
         train, val = _open_images(job, nets, run)
         # 3. put together what is trained, and on what
         ancestor = Ancestor(nets.ancestor, nets.data_config)
-        loading, cost = job.part(DataOptions), 0
-        if cache is None:
-            cost += ancestor.flops()
-        else:
-            if loading.on_device == "auto":
-                loading = replace(loading, on_device=bool(cache.key.get("views", {}).get("on_device")))
-            cache.check(
-                cache_key(ancestor, nets.data_config, train, job, on_device=loading.on_device is True)
-            )
-        recipe = job.part(Recipe)
-        images = ImageData(train, val, nets.data_config, recipe, loading, teacher=cache)
-        if cache is not None:
-            cache.check_epochs(recipe.epochs_of(images.train_batches))
+        images = _batches(job, nets, ancestor, train, val, cache)
         objective = Distillation(
             ancestor, **asdict(job.part(DistillOptions)), label_smoothing=job.label_smoothing,
             student=nets.auxnet, layers=job.stage_plan.last_layers,
@@ -104,13 +93,19 @@ def distil(job: Distill) -> Learngene:
         classes: Any = nets.auxnet.num_classes
         elastic = _elastic_nets(job, nets)
         module = TrainingModule(
-            nets.auxnet, objective, recipe, num_classes=classes, elastic=elastic, labelled=not job.unlabeled
+            nets.auxnet,
+            objective,
+            job.part(Recipe),
+            num_classes=classes,
+            elastic=elastic,
+            labelled=not job.unlabeled,
         )
         _say(job, nets, train, val)
         # 4. train, and write
         with run.held():
             result = fit(module, images, run)
-            cost += 3 * _student_flops(nets, elastic, result["step"])
+            cost = 3 * _student_flops(nets, elastic, result["step"])
+            cost += 0 if cache is not None else ancestor.flops()
             total = training_cost(result, cost)
             total |= {} if cache is None else {f"cache_{k}": v for k, v in cache.cost.items()}
             gene = _extract(job, nets, train, val_metrics(result) | {"cost": total})
@@ -119,6 +114,21 @@ def distil(job: Distill) -> Learngene:
             run.finish(**val_metrics(result), **total, learngene=path.name, stored_parameters=gene.parameters)
     _say_written(path, gene)
     return gene
+
+
+def _batches(
+    job: Distill, nets: Nets, ancestor: Ancestor, train: Source, val: Source, cache: LogitCache | None
+) -> ImageData:
+    """Batches of both, with the kept logits of these very views where there is a cache."""
+    loading, recipe = job.part(DataOptions), job.part(Recipe)
+    if cache is None:
+        return ImageData(train, val, nets.data_config, recipe, loading)
+    if loading.on_device == "auto":
+        loading = replace(loading, on_device=bool(cache.key.get("views", {}).get("on_device")))
+    cache.check(cache_key(ancestor, nets.data_config, train, job, on_device=loading.on_device is True))
+    images = ImageData(train, val, nets.data_config, recipe, loading, teacher=cache)
+    cache.check_epochs(recipe.epochs_of(images.train_batches))
+    return images
 
 
 def _elastic_nets(job: Distill, nets: Nets) -> ElasticNets | None:
