@@ -11,6 +11,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import timm
 import torch
 from conftest import CLASSES, FAST, IMAGES_28, TINY_ARGS, write_folder
 from safetensors.numpy import load, save
@@ -19,8 +20,9 @@ from learngene import LearngeneError, cache
 from learngene import distill as distil
 from learngene.data import ImageData, open_training
 from learngene.data.teacher import LogitCache, spread
-from learngene.families.anatomy import count_parameters
 from learngene.families.architecture import Architecture
+from learngene.families.records import data_config_of
+from learngene.families.timm import open_model
 from learngene.families.weights import digest_of
 from learngene.formats.timm_directory import save_timm_directory
 from learngene.objectives import Ancestor, Distillation, soft_kl
@@ -252,6 +254,9 @@ def test_a_cache_that_does_not_belong_is_refused(folder, ancestor, tmp_path):
     other = save_timm_directory(
         Architecture("vit_tiny_patch16_224", TINY_ARGS).build(4), tmp_path / "other", class_names=CLASSES
     )
+    trained = save_timm_directory(
+        Architecture("vit_tiny_patch16_224", TINY_ARGS).build(3), tmp_path / "trained", class_names=CLASSES
+    )
     write_folder(tmp_path / "elsewhere" / "train", 20, offset=200)
     cases = [
         ({"ancestor": other}, "was made with ancestor [0-9a-f]{12}..., now [0-9a-f]{12}...;"),
@@ -259,7 +264,7 @@ def test_a_cache_that_does_not_belong_is_refused(folder, ancestor, tmp_path):
         ({"hflip": 0.0}, r"was made with hflip 0\.5, now 0\.0;"),
         ({"seed": 1}, "was made with seed 0, now 1;"),
         (
-            {"arch": "vit_tiny_patch16_224", "arch_args": TINY_ARGS},
+            {"start": "pretrained", "start_args": {"source": trained}},
             r"was made with mean \[0\.3\], now \[0\.5\]",
         ),
         ({"feature": 1.0}, "feature 1.0 needs the ancestor's layers"),
@@ -369,17 +374,19 @@ def test_logits_that_are_not_finite_are_not_kept(tmp_path):
         made.write(0, 0, np.arange(4), torch.full((4, 3), float("nan")), {})
 
 
-def test_the_architecture_may_be_another(folder, ancestor, tmp_path):
-    """An ancestor with its own normalisation sees the student's views in its own way, as it does live."""
+@pytest.mark.parametrize("start", ["random", "auto"])
+def test_the_architecture_may_be_another(folder, ancestor, tmp_path, start):
+    """Whatever it begins with, it is shown images as the ancestor is, so that one cache serves all."""
     args = {k: v for k, v in TINY_ARGS.items() if k != "num_classes"} | {"embed_dim": 32}
     common = {"arch": "vit_tiny_patch16_224", "arch_args": args, **FAST}
     cache(ancestor, str(folder), out=tmp_path / "cache", top_k=3, dtype="float32", **common)
-    gene = distill(
-        ancestor, str(folder), out=tmp_path / "cached", plan="2,1", cache=tmp_path / "cache", **common
-    )
-    distill(ancestor, str(folder), out=tmp_path / "live", plan="2,1", **common)
+    common |= {"plan": "2,1", "start": start}
+    gene = distill(ancestor, str(folder), out=tmp_path / "cached", cache=tmp_path / "cache", **common)
+    distill(ancestor, str(folder), out=tmp_path / "live", **common)
     assert losses(tmp_path / "cached") == pytest.approx(losses(tmp_path / "live"), rel=1e-5)
-    assert count_parameters(gene.spawn(3)) > 0
+    own = data_config_of(open_model(ancestor))
+    assert [gene.data_config[k] for k in ("mean", "std")] == [own[k] for k in ("mean", "std")]
+    assert own["mean"] != data_config_of(timm.create_model(common["arch"], in_chans=1))["mean"]
 
 
 def test_the_difference_is_named(folder, ancestor, tmp_path):

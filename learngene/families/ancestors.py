@@ -19,6 +19,7 @@ from learngene.families.foreign import IMAGES, Foreign, count_outputs, own_data_
 from learngene.families.records import (
     architecture_name,
     data_config_of,
+    inherit_images,
     label_names_of,
     pretrained_cfg_of,
     set_pretrained_cfg,
@@ -142,13 +143,11 @@ def student_architecture(ancestor: nn.Module, arch: str | None, arch_args: Mappi
     return Architecture(architecture.name, {**architecture.args, "num_classes": classes})
 
 
-def student_data_config(ancestor: nn.Module, arch: str | None, student: nn.Module) -> dict[str, Any]:
-    """How a student gets its images: as the ancestor does where the architecture is the ancestor's own."""
-    config = data_config_of(student)
-    own = data_config_of(ancestor) if arch is None else {}
-    return config | {
-        k: v for k, v in own.items() if k != "input_size" and len(own["mean"]) == config["input_size"][0]
-    }
+def build_student(ancestor: nn.Module, architecture: Architecture, depth: int, **overrides: Any) -> nn.Module:
+    """A net that is shown images as the ancestor is, until a start brings weights that are used to others."""
+    student = architecture.build(depth, **overrides)
+    inherit_images(student, own_data_config(ancestor) or {})
+    return student
 
 
 def ancestor_record(ancestor: nn.Module, name: str) -> dict[str, Any]:

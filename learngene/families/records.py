@@ -118,3 +118,8 @@ def set_pretrained_cfg(model: nn.Module, changes: Mapping[str, Any]) -> None:
     """Change a model's record, which timm directories are written from."""
     record: Any = {**pretrained_cfg_of(model), **changes}
     model.pretrained_cfg = model.default_cfg = record
+
+
+def inherit_images(model: nn.Module, data_config: Mapping[str, Any]) -> None:
+    """Write into the model's record how its weights want their images."""
+    set_pretrained_cfg(model, image_config(data_config, data_config_of(model)["input_size"][0]))

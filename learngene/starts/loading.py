@@ -10,7 +10,7 @@ from typing import Any
 from torch import nn
 
 from learngene.families.heads import head_keys, same_classes
-from learngene.families.records import data_config_of, image_config, set_pretrained_cfg
+from learngene.families.records import inherit_images
 from learngene.families.weights import load_strict
 from learngene.mix import State
 
@@ -46,8 +46,3 @@ def load_weights(
     load_strict(model, {k: v for k, v in state.items() if k not in fresh}, fresh)
     inherit_images(model, data_config)
     return model
-
-
-def inherit_images(model: nn.Module, data_config: Mapping[str, Any]) -> None:
-    """Write into the model's record how its weights want their images."""
-    set_pretrained_cfg(model, image_config(data_config, data_config_of(model)["input_size"][0]))

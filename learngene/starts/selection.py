@@ -11,12 +11,12 @@ from torch import Tensor, nn
 from learngene.errors import LearngeneError
 from learngene.families.anatomy import find_blocks, get_blocks
 from learngene.families.heads import head_keys
-from learngene.families.records import architecture_name, data_config_of, label_names_of
+from learngene.families.records import architecture_name, data_config_of, inherit_images, label_names_of
 from learngene.families.timm import open_model
 from learngene.families.weights import load_strict
 from learngene.mix import pick
 from learngene.plan import StagePlan
-from learngene.starts.loading import Trained, inherit_images, load_weights
+from learngene.starts.loading import Trained, load_weights
 
 Layers = Literal["first", "last", "even"]
 

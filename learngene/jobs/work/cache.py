@@ -19,9 +19,9 @@ from learngene.data.classes import IGNORE_LABELS, matched
 from learngene.data.loaders import Batch
 from learngene.data.teacher import LogitCache
 from learngene.errors import LearngeneError
-from learngene.families.ancestors import open_ancestor, student_architecture, student_data_config
+from learngene.families.ancestors import build_student, open_ancestor, student_architecture
 from learngene.families.modes import left_as_it_was
-from learngene.families.records import image_mode, model_name
+from learngene.families.records import data_config_of, image_mode, model_name
 from learngene.families.weights import digest_of
 from learngene.files import alone, check_free
 from learngene.objectives import Ancestor
@@ -53,8 +53,8 @@ def write_cache(job: Cache) -> dict[str, Any]:
                 f"top_k {job.top_k}: keep at least 1 of the ancestor's classes, of which it has {classes}"
             )
         with torch.device("meta"):
-            skeleton = student_architecture(opened, job.arch, job.arch_args or {}).build(1)
-        data_config = job.evaluated(student_data_config(opened, job.arch, skeleton))
+            skeleton = build_student(opened, student_architecture(opened, job.arch, job.arch_args or {}), 1)
+        data_config = job.evaluated(data_config_of(skeleton))
         train, val = open_training(job.data, job, image_mode(skeleton))
         if not job.unlabeled:
             train, val = matched(opened, model_name(job.ancestor), IGNORE_LABELS, train, val)

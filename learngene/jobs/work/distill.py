@@ -23,14 +23,14 @@ from learngene.families.anatomy import anatomy, count_parameters, get_blocks
 from learngene.families.ancestors import (
     ancestor_digest,
     ancestor_record,
+    build_student,
     open_ancestor,
     student_architecture,
-    student_data_config,
 )
 from learngene.families.architecture import Architecture
 from learngene.families.branches import ends_of
 from learngene.families.modes import left_as_it_was
-from learngene.families.records import image_mode, label_names_of, model_name
+from learngene.families.records import data_config_of, image_mode, label_names_of, model_name
 from learngene.gene import Learngene
 from learngene.jobs.work.cache import cache_key, open_cache
 from learngene.objectives import Ancestor, Distillation
@@ -180,14 +180,13 @@ def _open_nets(job: Distill, run: RunDirectory) -> Nets:
             "or learn from its layers alone: --kl 0 --feature 1, with num_classes in --arch-args"
         )
     architecture = student_architecture(ancestor, job.arch, args)
-    untied = architecture.build(job.stage_plan.depth, drop_path_rate=job.drop_path or None)
+    depth, rate = job.stage_plan.depth, job.drop_path or None
+    untied = build_student(ancestor, architecture, depth, drop_path_rate=rate)
     given = {"ancestor": ancestor, "stage_plan": job.stage_plan}
     names, options = label_names_of(ancestor), dict(job.start_args or {})
     begun = begin(untied, job.start, class_names=names, given=given, **options)
     auxnet = tie(begun, job.stage_plan, share_norms=job.share_norms)
-    return Nets(
-        ancestor, record, auxnet, architecture, job.evaluated(student_data_config(ancestor, job.arch, auxnet))
-    )
+    return Nets(ancestor, record, auxnet, architecture, job.evaluated(data_config_of(auxnet)))
 
 
 def _open_images(job: Distill, nets: Nets, run: RunDirectory) -> tuple[Source, ...]:
