@@ -57,10 +57,9 @@ class ElasticNets:
     ) -> None:
         self.auxnet, self.plan, self.elastic, self.seed = auxnet, plan, elastic, seed
         self.ways = {depth: elastic.expansion(depth, plan) for depth in elastic.depths(plan)}
-        self.nets = {
-            depth: _scaled(architecture.build(depth, **overrides), way, plan)
-            for depth, way in self.ways.items()
-        }
+        with torch.device("meta"):  # their own weights would be replaced at once
+            nets = {depth: architecture.build(depth, **overrides) for depth in self.ways}
+        self.nets = {depth: _scaled(net, self.ways[depth], plan) for depth, net in nets.items()}
         self.share()
 
     def share(self) -> None:
