@@ -34,13 +34,15 @@ def depths_of(plan: StagePlan) -> range:
 
 
 def ways_of(gene: Learngene, depth: int, *, plans: bool = True) -> list[Expansion]:
-    """What is scored for a depth: the steps that were learned, if nets of several depths were trained.
+    """What is scored for a depth. Where nets of several depths were trained it is the way they were: plans
+    that are nearer to the auxiliary net are no better then (docs/step_size.md).
 
     Args:
         plans: off, the balanced plan alone.
     """
-    exponents = EXPONENTS if gene.elastic is None else (gene.elastic.step,)
-    ways = candidates(depth, gene.plan, exponents=exponents if gene.scalable else (0.0,))
+    if gene.elastic is not None:
+        return [gene.expansion_for(depth, gene.elastic.expansion(depth, gene.plan).plan)]
+    ways = candidates(depth, gene.plan, exponents=EXPONENTS if gene.scalable else (0.0,))
     return ways if plans else [way for way in ways if way.plan == ways[0].plan]
 
 
@@ -94,16 +96,10 @@ def calibrate(
     found: dict[int, Expansion] = {}
     for depth in depths_of(gene.plan) if depths is None else depths:
         if depth == gene.plan.depth:
-            found[depth] = Expansion(gene.plan, _own_exponents(gene), 0.0)
+            found[depth] = replace(gene.expansion_for(depth, gene.plan), kl=0.0)
         elif _can_have(gene, depth):
             found[depth] = _best(gene, ways_of(gene, depth, plans=plans), views, reference)
     return replace(gene, expansions={**gene.expansions, **found})
-
-
-def _own_exponents(gene: Learngene) -> tuple[float, ...]:
-    """At the trained plan any exponent gives steps of 1; written down is the plainest."""
-    exponent = gene.elastic.step if gene.elastic is not None and gene.scalable else 1.0
-    return (exponent if gene.scalable else 0.0,) * gene.plan.stages
 
 
 def _can_have(gene: Learngene, depth: int) -> bool:

@@ -14,6 +14,7 @@ from typing import Literal, get_args
 from learngene.errors import LearngeneError
 from learngene.expansion import MAX_EXPONENT, Expansion
 from learngene.plan import StagePlan
+from learngene.trust.limits import MAX_LAYERS
 
 Draw = Literal["uniform", "ends", "split"]
 
@@ -59,6 +60,15 @@ class Elastic:
                 f"elastic '{text[:40]}' is no range; write the least and the greatest depth, e.g. 5:15"
             )
         return cls(int(match[1]), int(match[2]), step, draw)
+
+    @classmethod
+    def usual(cls, trained: StagePlan, *, step: float = 1.0, draw: Draw = "uniform") -> Elastic:
+        """From a layer a stage to half as deep again as a plan: on average about as deep as the plan.
+
+        >>> str(Elastic.usual(StagePlan((3, 3, 4, 3, 3))))
+        '5:24'
+        """
+        return cls(trained.stages, min(trained.depth * 3 // 2, MAX_LAYERS), step, draw)
 
     def __str__(self) -> str:
         return f"{self.shallowest}:{self.deepest}"

@@ -173,7 +173,7 @@ class Learngene:
         """How a descendant is made: what was chosen for the depth, where neither plan nor step is given.
 
         Args:
-            plan: by default what was chosen for the depth, else (or with a step) balanced over the stages.
+            plan: by default what was chosen for the depth, or the auxiliary net's own; else balanced.
             step: exponents, one or one per stage; by default those chosen with this plan, else by rule.
 
         Raises:
@@ -182,8 +182,8 @@ class Learngene:
         """
         target = self._plan_for(depth, plan)
         chosen = self.expansions.get(target.depth)
-        if plan is None and step is None and chosen is not None:
-            target = chosen.plan
+        if plan is None and step is None:
+            target = chosen.plan if chosen else self.plan if target.depth == self.plan.depth else target
         if step is not None:
             way = Expansion(target, parse_exponents(step, target.stages))
             if any(way.exponents) and not self.scalable:

@@ -8,6 +8,7 @@ import pytest
 from learngene import Learngene, evaluate
 from learngene.assets import ancestor_directory, learngene_file
 from learngene.bench.preparation import Preparation
+from learngene.calibration import depths_of
 from learngene.data.embedded import load_embedded
 from learngene.families.anatomy import count_parameters
 from learngene.families.records import label_names_of
@@ -30,6 +31,7 @@ def test_learngene_belongs_to_the_ancestor():
     assert gene.ancestor["digest"] == digest_of(ancestor.state_dict())
     assert gene.class_names == tuple(label_names_of(ancestor)) == load_embedded("train")[2]
     assert gene.ancestor["license"] == "mit"
+    assert set(gene.expansions) == set(depths_of(gene.plan))  # it is calibrated
 
 
 def test_a_descendant_is_useful_before_any_tuning(tmp_path):

@@ -91,50 +91,37 @@ def alone(ancestor, tmp_path_factory):
     return load(out)
 
 
+@pytest.fixture(scope="module")
+def begun(ancestor, tmp_path_factory):
+    """What has not moved yet."""
+    out = tmp_path_factory.mktemp("begun") / "run"
+    learngene(*words(ancestor, out, "--steps", "1", "--lr", "1e-12", "--min-lr", "0", "--batch-size", "32"))
+    return load(out)
+
+
 @pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
-def test_two_processes_take_the_same_step_as_one(ancestor, alone, tmp_path, strategy):
-    """Two ranks with half the batch each, and tied weights."""
-    log = learngene(
-        *words(
-            ancestor, tmp_path / "run", *SGD, *TWO, "--steps", "3", "--feature", "0.5", "--strategy", strategy
-        )
-    )
+def test_two_processes_take_the_same_steps_as_one(ancestor, alone, begun, tmp_path, strategy):
+    """Half the batch each, tied weights, and the same depths drawn; FSDP trains the plan alone."""
+    common = [*SGD, "--steps", "3", "--feature", "0.5"]
+    log = learngene(*words(ancestor, tmp_path / "two", *common, *TWO, "--strategy", strategy))
     assert log.count("wrote") == 1
-    two = load(tmp_path / "run")
-    learngene(
-        *words(
-            ancestor,
-            tmp_path / "still",
-            "--steps",
-            "1",
-            "--lr",
-            "1e-12",
-            "--min-lr",
-            "0",
-            "--batch-size",
-            "32",
-        )
-    )
-    assert distance(two, load(tmp_path / "still")) > 1e-2  # it has moved
-    assert distance(two, alone) < 1e-6
-    assert two.metrics["cost"]["images"] == alone.metrics["cost"]["images"] == 96
-    assert two.metrics["val_kl"] == pytest.approx(alone.metrics["val_kl"], rel=1e-4)
-
-
-def test_two_processes_draw_the_same_depths_as_one(ancestor, tmp_path):
-    common = [*SGD, "--steps", "3", "--elastic", "2:5"]
-    learngene(*words(ancestor, tmp_path / "one", *common, "--batch-size", "32"))
-    learngene(*words(ancestor, tmp_path / "two", *common, *TWO, "--strategy", "ddp"))
-    one, two = load(tmp_path / "one"), load(tmp_path / "two")
-    assert distance(one, two) < 1e-6
-    assert one.metrics["cost"]["flops"] == two.metrics["cost"]["flops"]
+    if strategy == "fsdp":
+        learngene(*words(ancestor, tmp_path / "one", *common, "--batch-size", "32", "--elastic", "none"))
+    one, two = load(tmp_path / "one") if strategy == "fsdp" else alone, load(tmp_path / "two")
+    assert (one.elastic is None) == (two.elastic is None) == (strategy == "fsdp")
+    assert distance(two, begun) > 1e-2
+    assert distance(two, one) < 1e-6
+    assert two.metrics["cost"]["images"] == one.metrics["cost"]["images"] == 96
+    assert two.metrics["cost"]["flops"] == one.metrics["cost"]["flops"]
+    assert two.metrics["val_kl"] == pytest.approx(one.metrics["val_kl"], rel=1e-4)
 
 
 @pytest.mark.slow
 def test_a_sharded_run_resumes_to_what_ddp_trains(folder, ancestor, tmp_path):
     """Its checkpoint is an ordinary one: whole tensors in one file, those that DDP writes."""
     common = [*SGD, "--epochs", "3", "--batch-size", "8", "--devices", "2"]  # with momentum
-    learngene(*words(ancestor, tmp_path / "ddp", *common, "--strategy", "ddp", data=folder))
+    plain = [*common, "--strategy", "ddp", "--elastic", "none"]
+    learngene(*words(ancestor, tmp_path / "ddp", *plain, data=folder))
     (tmp_path / "cut.py").write_text(CUT)
     sharded = words(ancestor, tmp_path / "fsdp", *common, "--strategy", "fsdp", data=folder)
     assert (

@@ -160,7 +160,13 @@ def test_calibration_costs_at_most_a_tenth(gene):
 def test_learned_steps_are_spawned(gene):
     elastic = Learngene(**{**vars_of(gene), "elastic": Elastic(3, 9)})
     assert elastic.expansion_for(3) == Expansion(StagePlan((1, 1, 1)), (1, 1, 1))
-    assert {way.exponents for way in ways_of(elastic, 7)} == {(1, 1, 1)}
+    assert ways_of(elastic, 7) == [Expansion(StagePlan((3, 2, 2)), (1, 1, 1))]  # the way it was trained
+
+
+def test_without_a_plan_the_own_depth_is_the_own_plan(gene):
+    own = gene.plan
+    assert gene.expansion_for(own.depth).plan == own != StagePlan.balanced(own.depth, own.stages)
+    assert gene.expansion_for(own.depth, step=0).plan == StagePlan.balanced(own.depth, own.stages)
 
 
 def test_layers_that_cannot_be_scaled_are_repeated(tmp_path):

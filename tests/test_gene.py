@@ -12,7 +12,6 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from learngene import finetune, spawn
-from learngene.assets import learngene_file
 from learngene.costs import count_flops
 from learngene.errors import LearngeneError
 from learngene.families.anatomy import count_parameters
@@ -121,12 +120,13 @@ def test_the_header_names_the_way_of_sharing(gene, file):
 
 
 def test_format_1_loads_for_ever(tmp_path):
-    """The packaged learngene was written before the header named the way of sharing: it stays as it is."""
-    header = header_of(learngene_file())
+    """It was written at commit bb6e6e9, before the header named the way of sharing."""
+    file = Path(__file__).parent / "golden" / "format-1.safetensors"
+    header = header_of(file)
     assert header["format_version"] == 1
     assert "sharing" not in header
-    old = Learngene.load(learngene_file())
-    assert old.sharing == "stages"
+    old = Learngene.load(file)
+    assert (old.sharing, old.expansions, old.elastic) == ("stages", {}, None)
     again = Learngene.load(old.save(tmp_path / "again.safetensors"))
     assert header_of(tmp_path / "again.safetensors")["format_version"] == 2
     assert again.state.keys() == old.state.keys()

@@ -42,9 +42,10 @@ class Distill(Recipe, DataOptions, DistillOptions, AncestorOptions, Job):
     """arguments of the architecture as JSON, e.g. '{"img_size": 28, "patch_size": 4}'."""
     plan: int | str | Sequence[int] | StagePlan = "3,3,4,3,3"
     """layers per stage of the auxiliary net."""
-    elastic: str | None = None
+    elastic: str | None = "auto"
     """train nets of all depths from MIN:MAX, another at each step, so that descendants of these depths are
-    good untuned; all are the auxiliary net's weights."""
+    good untuned; all are the auxiliary net's weights. auto: from a layer a stage to half as deep again as
+    the plan, where a stage has several; none: the plan alone (the paper's way)."""
     elastic_step: float = 1.0
     """exponent of the step size that repeated layers make in elastic training (see spawn --step)."""
     elastic_draw: Literal["uniform", "ends", "split"] = "uniform"
@@ -108,9 +109,16 @@ class Distill(Recipe, DataOptions, DistillOptions, AncestorOptions, Job):
     @property
     def depths_drawn(self) -> Elastic | None:
         """Of elastic training."""
-        if self.elastic is None:
-            return None
-        return Elastic.parse(self.elastic, step=self.elastic_step, draw=self.elastic_draw)
+        how: dict[str, Any] = {"step": self.elastic_step, "draw": self.elastic_draw}
+        if self.elastic == "auto":
+            return Elastic.usual(self.stage_plan, **how) if self._may_be_elastic else None
+        return None if self.elastic is None else Elastic.parse(self.elastic, **how)
+
+    @property
+    def _may_be_elastic(self) -> bool:
+        """Whether a stage is repeated, and nothing is asked that elastic training cannot be combined with."""
+        apart = not self.share_norms or self.strategy.startswith("fsdp")
+        return max(self.stage_plan.repeats) > 1 and not apart
 
     def run(self) -> Learngene:
         """Do it.

@@ -93,7 +93,9 @@ def run(out, *, quick=False):
     found = {}
 
     def distilled(name, **options):
-        made = learngene.distill(str(out / "ancestor" / "model"), DATA_SET, out=out / name, **options)
+        made = learngene.distill(
+            str(out / "ancestor" / "model"), DATA_SET, out=out / name, elastic=None, **options
+        )
         found[name] = digest(made.state)
 
     def tuned(name, model, **options):

@@ -239,11 +239,13 @@ def _calibrated(job: Distill, gene: Learngene, images: ImageData, flops: float) 
 
 
 def _say(job: Distill, nets: Nets, train: Source, val: Source) -> None:
+    elastic = job.depths_drawn
+    drawn = "" if elastic is None else f", in each step one of {elastic.shallowest} to {elastic.deepest}"
     log.info(
-        "distilling %s (%.1f M parameters) into %s, plan %s: %d layers, %.2f M parameters stored; %d images, "
-        "%d held out",
+        "distilling %s (%.1f M parameters) into %s, plan %s: %d layers%s; %.2f M parameters stored; %d "
+        "images, %d held out",
         nets.record["name"], count_parameters(nets.ancestor) / 1e6, nets.architecture.name, job.stage_plan,
-        job.stage_plan.depth, count_parameters(nets.auxnet) / 1e6, len(train), len(val),
+        job.stage_plan.depth, drawn, count_parameters(nets.auxnet) / 1e6, len(train), len(val),
     )  # fmt: skip
 
 
