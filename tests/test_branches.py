@@ -9,6 +9,7 @@ import torch
 from learngene.families.anatomy import get_blocks
 from learngene.families.architecture import Architecture
 from learngene.families.branches import branches_of, ends_of
+from learngene.families.records import data_config_of
 
 # the smallest of each class of layer and each way in which its branches end
 SCALE = (
@@ -21,6 +22,7 @@ SCALE = (
 LARGE = (
     "eva02_enormous_patch14_clip_224"  # ends as vit_base_patch16_rpn_224; 4 billion parameters are not run
 )
+SMALLER = {name: {"img_size": 64} for name in ("vit_base_patch16_sapiens2", "gemma4_vit_167m")}
 # no sum of their input and branches, or several streams at once
 NOT_SCALABLE = (
     "coat_",
@@ -46,9 +48,8 @@ def inputs_of(model, layer):
         raise Caught
 
     handle = layer.register_forward_pre_hook(keep, with_kwargs=True)
-    size = model.pretrained_cfg.get("input_size", (3, 224, 224))
     with pytest.raises(Caught):
-        model(torch.randn(1, *size))
+        model(torch.randn(1, *data_config_of(model)["input_size"]))
     handle.remove()
     return kept[0]
 
@@ -61,7 +62,7 @@ def added(layer, inputs):
 @torch.no_grad()
 def check_scales(name):
     """Without its branches a layer is the identity; with one of them, what it adds scales to 1e-5."""
-    model = Architecture(name).build(1).eval()
+    model = Architecture(name, SMALLER.get(name, {})).build(1).eval()
     layer = get_blocks(model)[0]
     for tensor in layer.parameters():  # away from zeros and gains of 1e-6
         torch.nn.init.normal_(tensor, std=0.3)

@@ -135,10 +135,10 @@ def test_another_process_at_work_is_left_alone(tmp_path):
 
 
 def test_the_demo_goes_on_where_it_was_interrupted(tmp_path, monkeypatch, capsys):
-    small = {"train_fraction": 0.02, "epochs": 1, "workers": 0, "precision": "32-true"}
+    small = {"train_fraction": 0.02, "val_fraction": 0.02, "epochs": 1, "workers": 0, "precision": "32-true"}
     for name, value in {
         "DISTILL": own.DISTILL | small | {"plan": "1,1,1,1,1"},
-        "FINETUNE": own.FINETUNE | small,
+        "FINETUNE": own.FINETUNE | small | {"test": False},
         "DEPTHS": (5,),
     }.items():
         monkeypatch.setattr(own, name, value)
