@@ -10,10 +10,10 @@ distill=(distill --ancestor checkpoints/fashion-mnist/ancestor "${data[@]}" --lr
 train() { name=$1; shift; learngene "${distill[@]}" --epochs 6 --plan 2,2,2,2,2 "$@" --out "$out/$name-s$seed"; }
 
 learngene cache --ancestor checkpoints/fashion-mnist/ancestor "${data[@]}" --epochs 7 --top-k 10 --out "$out/cache-s$seed"
-train sws --start random
-train fixed
-train elastic --elastic 5:15
-train elastic-plain --elastic 5:15 --elastic-step 0 --calibration 0
+train sws --start random --elastic none
+train fixed --elastic none
+train elastic
+train elastic-plain --elastic-step 0 --calibration 0
 for how in "gains 2,2,2,2,2" "untied 3,3,3,3,3"; do
   read -r name plan <<< "$how"
   python docs/results/elastic/variants.py "$name" "${distill[@]}" --epochs 6 --plan "$plan" --elastic 5:15 --calibration 0 \
