@@ -21,8 +21,8 @@ from learngene.families.weights import load_strict
 from learngene.gene import Learngene
 from learngene.objectives import soft_kl
 from learngene.plan import StagePlan
+from learngene.trust.limits import MAX_LAYERS
 
-BATCH = 256  # views in one forward pass
 VIEWS, LEAST = 256, 32  # that are scored on where the cost allows it; and fewer say too little
 DEEPEST = 20
 PART = 8  # of the views, on which all ways are scored; and of the ways, which are scored on all views
@@ -30,7 +30,7 @@ PART = 8  # of the views, on which all ways are scored; and of the ways, which a
 
 def depths_of(plan: StagePlan) -> range:
     """The depths that are looked at: a layer for each stage, to 20 or twice the auxiliary net's depth."""
-    return range(plan.stages, max(DEEPEST, 2 * plan.depth) + 1)
+    return range(plan.stages, min(max(DEEPEST, 2 * plan.depth), MAX_LAYERS) + 1)
 
 
 def ways_of(gene: Learngene, depth: int, *, plans: bool = True) -> list[Expansion]:
@@ -41,7 +41,8 @@ def ways_of(gene: Learngene, depth: int, *, plans: bool = True) -> list[Expansio
         plans: off, the balanced plan alone.
     """
     if gene.elastic is not None:
-        return [gene.expansion_for(depth, gene.elastic.expansion(depth, gene.plan).plan)]
+        way = gene.elastic.expansion(depth, gene.plan)
+        return [way if gene.scalable else Expansion(way.plan, (0.0,) * way.plan.stages)]
     ways = candidates(depth, gene.plan, exponents=EXPONENTS if gene.scalable else (0.0,))
     return ways if plans else [way for way in ways if way.plan == ways[0].plan]
 
@@ -52,15 +53,20 @@ def affordable(gene: Learngene, budget: float) -> tuple[int, bool]:
     Args:
         budget: FLOPs.
     """
-    sizes = Sizes(gene.architecture)
     for plans in (True, False):
-        each = 0.0
-        for depth in depths_of(gene.plan):
-            ways = len(ways_of(gene, depth, plans=plans))
-            each += 1e9 * sizes.gflops(depth) * (ways / PART + _kept(ways))
-        if (views := int(min(VIEWS, budget / max(each, 1.0)))) >= LEAST:
+        views = int(min(VIEWS, budget / max(flops_of_a_view(gene, plans=plans), 1.0)))
+        if views >= LEAST:
             return views, plans
     return 0, False
+
+
+def flops_of_a_view(gene: Learngene, *, plans: bool = True) -> float:
+    """What one more view costs, over all depths; see `calibrate`."""
+    sizes, flops = Sizes(gene.architecture), 0.0
+    for depth in depths_of(gene.plan):
+        ways = len(ways_of(gene, depth, plans=plans))
+        flops += 1e9 * sizes.gflops(depth) * (ways / PART + _kept(ways))
+    return flops
 
 
 def _kept(ways: int) -> int:
@@ -75,6 +81,7 @@ def calibrate(
     depths: Iterable[int] | None = None,
     *,
     plans: bool = True,
+    batch: int = 256,
     device: torch.device | str = "cpu",
 ) -> Learngene:
     """The learngene with the best way to each depth written into it (`Learngene.expansions`).
@@ -85,20 +92,21 @@ def calibrate(
         views: images (N, C, H, W) as in training.
         depths: by default `depths_of` its plan; those that timm fixes otherwise are left out.
         plans: off, only the balanced plan is looked at.
+        batch: views in one forward pass.
 
     Raises:
         LearngeneError: the learngene has no head, so that there is nothing to compare.
     """
     if not gene.num_classes:
         raise LearngeneError("calibrating compares class probabilities, and this learngene has no head")
-    views = views.to(device)
-    reference = _logits(gene.auxnet().eval().to(device), views)
+    parts = views.to(device).split(batch)
+    reference = _logits(gene.auxnet().eval().to(device), parts)
     found: dict[int, Expansion] = {}
     for depth in depths_of(gene.plan) if depths is None else depths:
         if depth == gene.plan.depth:
             found[depth] = replace(gene.expansion_for(depth, gene.plan), kl=0.0)
         elif _can_have(gene, depth):
-            found[depth] = _best(gene, ways_of(gene, depth, plans=plans), views, reference)
+            found[depth] = _best(gene, ways_of(gene, depth, plans=plans), parts, reference)
     return replace(gene, expansions={**gene.expansions, **found})
 
 
@@ -107,23 +115,28 @@ def _can_have(gene: Learngene, depth: int) -> bool:
     return known.depth_argument is not None or depth == known.depth
 
 
-def _best(gene: Learngene, ways: Sequence[Expansion], views: Tensor, reference: Tensor) -> Expansion:
+def _best(
+    gene: Learngene, ways: Sequence[Expansion], parts: Sequence[Tensor], reference: Tensor
+) -> Expansion:
     """Of several ways to a depth that with the least divergence; the first of equal ones."""
-    model = gene.architecture.build(ways[0].plan.depth).eval().to(views.device)
-    part = max(1, len(views) // PART)
-    first = {way: _kl(gene, way, model, views[:part], reference[:part]) for way in ways}
+    model = gene.architecture.build(ways[0].plan.depth).eval().to(reference.device)
+    few = max(1, len(reference) // PART)
+    some = torch.cat(list(parts))[:few].split(len(parts[0]))
+    first = {way: _kl(gene, way, model, some, reference[:few]) for way in ways}
     kept = sorted(ways, key=lambda way: first[way])[: _kept(len(ways))]
-    scores = {way: _kl(gene, way, model, views, reference) for way in kept}
+    scores = {way: _kl(gene, way, model, parts, reference) for way in kept}
     best = min(kept, key=lambda way: scores[way])
     return replace(best, kl=round(scores[best], 6))
 
 
-def _kl(gene: Learngene, way: Expansion, model: nn.Module, views: Tensor, reference: Tensor) -> float:
+def _kl(
+    gene: Learngene, way: Expansion, model: nn.Module, parts: Sequence[Tensor], reference: Tensor
+) -> float:
     load_strict(model, gene.expanded(way), set())
-    value = float(soft_kl(_logits(model, views), reference))
+    value = float(soft_kl(_logits(model, parts), reference))
     return value if value == value else float("inf")  # not a number: steps that blow up
 
 
-def _logits(model: nn.Module, views: Tensor) -> Tensor:
-    """Logits (N, K)."""
-    return torch.cat([model(part).float() for part in views.split(BATCH)])
+def _logits(model: nn.Module, parts: Sequence[Tensor]) -> Tensor:
+    """Logits (N, K) of images in parts."""
+    return torch.cat([model(part).float() for part in parts])

@@ -57,7 +57,8 @@ class Elastic:
         match = re.fullmatch(r"\s*([0-9]{1,9})\s*:\s*([0-9]{1,9})\s*", text)
         if match is None:
             raise LearngeneError(
-                f"elastic '{text[:40]}' is no range; write the least and the greatest depth, e.g. 5:15"
+                f"elastic '{text[:40]}' is no range; write the least and the greatest depth, e.g. 5:15, or "
+                "auto, or none"
             )
         return cls(int(match[1]), int(match[2]), step, draw)
 
@@ -79,6 +80,12 @@ class Elastic:
             raise LearngeneError(
                 f"elastic {self}: {self.shallowest} layers are fewer than the {trained.stages} stages of the "
                 f"plan, and each is trained in each step; begin at {trained.stages}"
+            )
+        if self.draw != "split" and not self.shallowest <= trained.depth <= self.deepest:
+            wide = f"{min(self.shallowest, trained.depth)}:{max(self.deepest, trained.depth)}"
+            raise LearngeneError(
+                f"elastic {self} leaves out the plan's own {trained.depth} layers, which are validated; "
+                f"write {wide}"
             )
         StagePlan.balanced(self.deepest, trained.stages)
 

@@ -15,7 +15,7 @@ from learngene.families.anatomy import find_blocks, get_blocks
 from learngene.families.architecture import Architecture
 from learngene.families.branches import branches_of
 from learngene.plan import StagePlan
-from learngene.sharing import use_weights
+from learngene.sharing import children_of, use_weights
 
 
 class Step(nn.Module):
@@ -116,7 +116,7 @@ def _share_around(source: nn.Module, net: nn.Module, blocks: str) -> None:
     head, _, rest = blocks.partition(".")
     for name, tensor in (*source.named_parameters(recurse=False), *source.named_buffers(recurse=False)):
         setattr(net, name, tensor)
-    for name, child in source.named_children():
+    for name, child in children_of(source):
         if name != head:
             setattr(net, name, child)
         elif rest:

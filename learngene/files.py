@@ -274,6 +274,17 @@ def check_new_file(path: str | Path, *, overwrite: bool = False) -> None:
         raise LearngeneError(f"'{path}' exists; choose another --out, or pass --overwrite")
 
 
+def check_writable(path: Path) -> None:
+    """Raise unless a file may be made, or written over.
+
+    Raises:
+        LearngeneError: it or its folder is protected.
+    """
+    protected = next((p for p in (path, path.parent) if p.exists() and not os.access(p, os.W_OK)), None)
+    if protected is not None:
+        raise LearngeneError(f"'{protected}' is protected against writing; name another file with --out")
+
+
 def write_text(path: str | Path, text: str) -> None:
     """`atomic_file` for a string, UTF-8."""
     with atomic_file(path) as scratch:

@@ -57,13 +57,19 @@ def use_weights(first: nn.Module, mate: nn.Module, *, share_norms: bool = True) 
         setattr(mate, name, parameter)
     for name, buffer in first.named_buffers(recurse=False):
         setattr(mate, name, buffer)
-    for name, child in first.named_children():
+    for name, child in children_of(first):
         if not share_norms and is_norm(child):
             continue
         if any(isinstance(m, DropPath) for m in [*child.modules(), *mate.get_submodule(name).modules()]):
             use_weights(child, mate.get_submodule(name), share_norms=share_norms)
         elif any(True for _ in child.state_dict()) or any(True for _ in child.buffers()):
             setattr(mate, name, child)
+
+
+def children_of(module: nn.Module) -> list[tuple[str, nn.Module]]:
+    """Its submodules by name, one that has several names under each of them."""
+    every = module.named_modules(remove_duplicate=False)
+    return [(name, child) for name, child in every if name and "." not in name]
 
 
 def extract(state: State, plan: StagePlan, blocks: str) -> dict[str, Tensor]:

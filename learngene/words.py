@@ -275,6 +275,8 @@ def load_yaml(text: str) -> Any:
     seen = set()  # aliases are nodes that are met again
     while left:
         node = left.pop()
+        if isinstance(node, yaml.ScalarNode) and node.tag.endswith(":int") and ":" in node.value:
+            raise LearngeneError(f"has {node.value}, which YAML takes for a time; write '{node.value}'")
         if id(node) in seen or not isinstance(node, yaml.CollectionNode):
             continue
         seen.add(id(node))

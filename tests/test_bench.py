@@ -549,6 +549,15 @@ def test_a_start_may_be_tested_untuned(folder, gene, tmp_path):
     assert report(tmp_path / "out", out=tmp_path / "again")
 
 
+def test_an_untuned_start_takes_any_recipe(folder, gene, tmp_path):
+    """Its 0 epochs are no limit for the warm-up of the others."""
+    file = gene.save(tmp_path / "gene.safetensors")
+    start = {"start": "learngene", "gene": str(file), "epochs": [0]}
+    options = {**OPTIONS, "depths": [4], "seeds": [0], "scratch_epochs": [], "epochs": 3, "warmup_epochs": 2}
+    (row,) = benchmark(str(folder), out=tmp_path / "out", gene=file, starts=[start], **options)["rows"]
+    assert (row["epochs"], row["images"]) == (0, 0)
+
+
 def test_distils_first_when_asked(folder, ancestor, tmp_path):
     options = {**OPTIONS, "depths": [3], "seeds": [0], "scratch_epochs": []}
     recipe = {"ancestor": str(ancestor), "plan": "1,1,1", **FAST}

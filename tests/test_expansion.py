@@ -4,12 +4,14 @@ import json
 
 import pytest
 import torch
-from conftest import randomize
+from conftest import FAST, randomize
 
-from learngene import Learngene, LearngeneError, calibrate, evaluate, finetune, info, spawn
-from learngene.calibration import affordable, ways_of
+from learngene import Learngene, LearngeneError, calibrate, distill, evaluate, finetune, info, spawn
+from learngene.bench.prepare import outside
+from learngene.calibration import affordable, depths_of, flops_of_a_view, ways_of
 from learngene.calibration import calibrate as choose
 from learngene.cli import main
+from learngene.costs import Sizes
 from learngene.elastic import Elastic
 from learngene.expansion import Expansion, candidates, near_balanced, parse_exponents, usual_expansion
 from learngene.families.anatomy import get_blocks
@@ -149,12 +151,39 @@ def test_a_calibrated_file_keeps_its_tensors(gene, tmp_path, folder, capsys):
     assert after.expansions == calibrate(file, str(folder), depth="3-6", views=20).expansions
     with pytest.raises(LearngeneError, match="3 stages"):
         calibrate(file, str(folder), depth=2)
+    link = tmp_path / "link.safetensors"
+    link.symlink_to(file)
+    calibrate(link, str(folder), depth=8, views=20)
+    assert link.is_symlink()
+    assert 8 in Learngene.load(file).expansions
+
+
+def test_a_protected_file_is_refused_before_images_are_opened(gene, tmp_path, monkeypatch):
+    file = gene.save(tmp_path / "gene.safetensors")
+    monkeypatch.setattr("learngene.files.os.access", lambda path, how: path != file)
+    with pytest.raises(LearngeneError, match="protected against writing; name another file with --out"):
+        calibrate(file, str(tmp_path / "nowhere"))
 
 
 def test_calibration_costs_at_most_a_tenth(gene):
     views, plans = affordable(gene, 1e15)
     assert (views, plans) == (256, True)
     assert affordable(gene, 1e6) == (0, False)
+    dear, cheap = flops_of_a_view(gene), flops_of_a_view(gene, plans=False)
+    assert affordable(gene, 40.5 * dear) == (40, True)
+    assert affordable(gene, 31.5 * dear) == (min(256, int(31.5 * dear / cheap)), False)  # 31 are too few
+    sizes = Sizes(gene.architecture)
+    once = sum(1e9 * sizes.gflops(depth) for depth in depths_of(gene.plan))
+    assert cheap > once
+
+
+def test_a_calibration_is_a_cost(ancestor, folder, tmp_path):
+    options = {"plan": "2,1", "calibration": 20, **FAST, "batch_size": 8, "steps": 2}
+    made = distill(str(ancestor), str(folder), out=tmp_path / "run", **options)
+    cost, file = made.metrics["cost"], tmp_path / "run" / "learngene.safetensors"
+    assert cost["calibration_flops"] == 20 * flops_of_a_view(made)  # though training stopped in an epoch
+    assert outside(str(file), "gene", "x").cost["flops"] == cost["flops"] + cost["calibration_flops"]
+    assert set(made.expansions) == set(depths_of(made.plan))
 
 
 def test_learned_steps_are_spawned(gene):

@@ -12,6 +12,8 @@ import timm
 import torch
 from test_branches import check_ends
 
+from learngene.elastic import Elastic
+from learngene.elastic_nets import ElasticNets, Step
 from learngene.errors import LearngeneError
 from learngene.families.anatomy import anatomy, find_blocks, get_blocks
 from learngene.families.architecture import Architecture
@@ -45,6 +47,11 @@ def round_trip(name: str) -> None:
         state = pick(auxnet.state_dict(), plan.first_layers, blocks)
         descendant = architecture.build(target.depth)
         descendant.load_state_dict(pick(state, target.stage_of_layer, blocks), strict=True)
+        nets = ElasticNets(auxnet, architecture, plan, Elastic(2, 4), seed=0)
+    own = {id(t) for t in (*auxnet.parameters(), *auxnet.buffers())}
+    for net in nets.nets.values():
+        steps = {id(module.size) for module in net.modules() if isinstance(module, Step)}
+        assert {id(t) for t in (*net.parameters(), *net.buffers())} <= own | steps
     stage = len({id(p) for p in auxnet.parameters()})
     assert stage < len({id(p) for p in descendant.parameters()})
 

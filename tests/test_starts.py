@@ -294,6 +294,8 @@ def test_auto_takes_what_fits_and_says_what(caplog):
     ("other", "reason"),
     [
         ({"embed_dim": 8, "num_heads": 2}, "is smaller"),
+        ({"num_heads": 4}, "its layers have [2] heads, the ancestor's [4]"),
+        ({"embed_dim": 32, "img_size": 56}, "its images are of (28, 28) pixels, the ancestor's of (56, 56)"),
         ({"embed_dim": 32, "patch_size": 14}, "'pos_embed' is"),
         ({"class_token": True, "global_pool": "token"}, "only one of the two has"),
     ],

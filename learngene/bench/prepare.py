@@ -234,7 +234,8 @@ def outside(source: str, option: str, template: str) -> Prepared:
 
 
 def _cost(record: Mapping[str, Any]) -> dict[str, Any]:
-    """What was spent, running the ancestor for a cache included: as if for this one alone."""
+    """What was spent, calibrating and running the ancestor for a cache included: as if for this one alone."""
     cost = {key: record.get(key, 0) for key in ("images", "steps", "seconds", "flops")}
-    cost |= {key: cost[key] + record.get(f"cache_{key}", 0) for key in ("seconds", "flops")}
+    for beside in ("cache", "calibration"):
+        cost |= {key: cost[key] + record.get(f"{beside}_{key}", 0) for key in ("seconds", "flops")}
     return cost | {"joules": record.get("joules")}

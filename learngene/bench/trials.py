@@ -208,7 +208,7 @@ def trial_recipe(trial: Trial, spec: StartSpec, recipe: Recipe) -> Recipe:
     Raises:
         LearngeneError: values that do not go together, e.g. a warm-up longer than the budget.
     """
-    epochs = {} if trial.epochs is None else {"epochs": max(1, trial.epochs)}  # a recipe has one at least
+    epochs = {"epochs": trial.epochs} if trial.epochs else {}  # untuned: the recipe is not used
     return dataclasses.replace(recipe, seed=trial.seed, devices=1, **{**spec.recipe, **epochs})
 
 

@@ -155,7 +155,10 @@ class ImageData(L.LightningDataModule):
     def sample(self, views: int) -> Tensor:
         """So many training views (N, C, H, W), those of an epoch's beginning; fewer where there are fewer."""
         kept: list[Tensor] = []
-        for batch in self.train_dataloader():
+        loader = self.train_dataloader()
+        if isinstance(loader.sampler, ViewSampler):
+            loader.sampler.first_batch = 0  # not where training stopped
+        for batch in loader:
             kept.append(batch["image"].cpu())
             if sum(map(len, kept)) >= views:
                 break

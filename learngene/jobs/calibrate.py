@@ -71,5 +71,8 @@ class Calibrate(DataOptions, Job):
         from learngene.terminal import print_table
 
         ways = sorted(result.expansions.items())
-        rows = [[str(depth), str(way.plan), way.words, f"{way.kl:.4f}"] for depth, way in ways]
+        rows = [
+            [str(depth), str(way.plan), way.words, "" if way.kl is None else f"{way.kl:.4f}"]
+            for depth, way in ways
+        ]
         print_table(None, Table(numbers("depth", "plan", "step", "KL from auxiliary net"), rows), less=())

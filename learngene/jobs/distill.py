@@ -72,11 +72,18 @@ class Distill(Recipe, DataOptions, DistillOptions, AncestorOptions, Job):
     def __post_init__(self) -> None:
         super().__post_init__()
         object.__setattr__(self, "plan", StagePlan.parse(self.plan))
+        if self.elastic == "none":
+            object.__setattr__(self, "elastic", None)
         check_between(self, "elastic_step", 0, MAX_EXPONENT)
         if self.calibration != "auto":
             check_between(self, "calibration", 0, 10_000)
         if self.depths_drawn is not None:
             self._check_elastic(self.depths_drawn)
+        elif (self.elastic_step, self.elastic_draw) != (1.0, "uniform"):
+            raise LearngeneError(
+                f"elastic_step {self.elastic_step:g}, elastic_draw {self.elastic_draw}: these are of elastic "
+                "training, and the plan is trained alone here; drop them"
+            )
 
     def _check_elastic(self, elastic: Elastic) -> None:
         """Raise for what elastic training cannot be combined with."""
@@ -100,6 +107,12 @@ class Distill(Recipe, DataOptions, DistillOptions, AncestorOptions, Job):
             return rest | {"start": "from-ancestor"}
         old = said.get("from_ancestor") is False or "start" in said
         return rest | ({"start": "random"} if old and said.get("start") is None else {})
+
+    @classmethod
+    def recorded(cls, said: Mapping[str, Any]) -> dict[str, Any]:
+        """What a run's record says, with what was so before there was a choice."""
+        before = {"elastic": None, "elastic_step": 1.0, "elastic_draw": "uniform", "calibration": "auto"}
+        return before | cls.upgraded(said)
 
     @property
     def stage_plan(self) -> StagePlan:

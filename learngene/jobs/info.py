@@ -89,6 +89,6 @@ def _step_lines(result: Any) -> dict[str, str]:
         lines["elastic"] = f"distilled at depths of {drawn}, step {elastic['step']:g}, {elastic['draw']}"
     if not result["scalable"]:
         lines["step"] = "0: what a layer of this architecture adds cannot be scaled"
-    elif not measured:
+    elif not measured and elastic is None:
         lines["step"] = "by rule; 'learngene calibrate' chooses it, and the plan, for each depth"
     return lines

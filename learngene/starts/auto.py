@@ -8,8 +8,9 @@ from collections.abc import Sequence
 from torch import nn
 
 from learngene.errors import LearngeneError
-from learngene.families.anatomy import get_blocks
+from learngene.families.anatomy import attention_heads, get_blocks
 from learngene.families.heads import head_keys
+from learngene.families.records import data_config_of
 from learngene.families.timm import open_model
 from learngene.mix import pick
 from learngene.plan import StagePlan
@@ -61,8 +62,12 @@ def _fit(model: nn.Module, trained: nn.Module) -> str:
     head = head_keys(model) | head_keys(trained)
     shapes = {name: tuple(t.shape) for name, t in own.items() if name not in head}
     known = {name: tuple(t.shape) for name, t in theirs.items() if name not in head}
+    heads, others = attention_heads(model), attention_heads(trained)
     if shapes == known:
-        return "layers"
+        return "layers" if heads == others else f"its layers have {heads} heads, the ancestor's {others}"
+    size, other = (tuple(data_config_of(net)["input_size"][1:]) for net in (model, trained))
+    if size != other:
+        return f"its images are of {size} pixels, the ancestor's of {other}"
     if shapes.keys() != known.keys():
         return f"only one of the two has '{sorted(shapes.keys() ^ known.keys())[0]}'"
     for name, shape in shapes.items():

@@ -14,7 +14,9 @@ from learngene.calibration import calibrate, depths_of
 from learngene.data import ImageData, open_training
 from learngene.devices import check_device, chosen_device
 from learngene.errors import LearngeneError
+from learngene.families.architecture import check_storable
 from learngene.families.records import data_config_of, image_mode
+from learngene.files import check_writable
 from learngene.gene import Learngene
 from learngene.plan import parse_depths
 from learngene.recipe import DataOptions, Recipe
@@ -34,9 +36,12 @@ def calibrate_file(job: Calibrate) -> Learngene:
     gene = Learngene.load(job.gene)
     if not gene.num_classes:
         raise LearngeneError("calibrating compares class probabilities, and this learngene has no head")
+    target = Path(job.gene if job.out is None else job.out).resolve()  # a link stays one
+    check_writable(target)
     depths = list(depths_of(gene.plan)) if job.depth is None else parse_depths(job.depth)
-    for depth in depths:
+    for depth in depths if job.depth is not None else ():
         gene.plan_for(depth)
+        check_storable(gene.architecture, depth)
     with torch.device("meta"):
         skeleton = gene.architecture.build(gene.plan.stages)
     config = job.evaluated({**data_config_of(skeleton), **gene.data_config})
@@ -48,6 +53,6 @@ def calibrate_file(job: Calibrate) -> Learngene:
     # 3. choose, and write
     watching = watched(depths, "choosing plans and steps", unit="depths")
     found = calibrate(gene, views, watching, device=chosen_device(job.device))
-    path = found.save(Path(job.gene if job.out is None else job.out))
+    path = found.save(target)
     log.info("wrote %s: plan and steps of %d depths, by %d views", path, len(found.expansions), len(views))
     return found

@@ -12,7 +12,7 @@ import torch
 from lightning.pytorch.utilities.seed import isolate_rng
 from torch import nn
 
-from learngene.calibration import affordable, calibrate, depths_of
+from learngene.calibration import LEAST, affordable, calibrate, depths_of, flops_of_a_view
 from learngene.costs import forward_flops, training_cost, val_metrics
 from learngene.data import ImageData, Source, open_training
 from learngene.data.classes import IGNORE_LABELS, matched
@@ -71,7 +71,7 @@ class Nets:
 @isolate_rng()  # the process has its own random numbers
 def distil(job: Distill) -> Learngene:
     """See `learngene.distill`."""
-    how: dict[str, Any] = {"resume": job.resume, "overwrite": job.overwrite, "upgraded": job.upgraded}
+    how: dict[str, Any] = {"resume": job.resume, "overwrite": job.overwrite, "upgraded": job.recorded}
     run = RunDirectory(job.out, job.record(), **how)
     with left_as_it_was(job.ancestor):
         # 1. what can be said without opening anything
@@ -109,8 +109,9 @@ def distil(job: Distill) -> Learngene:
             total = training_cost(result, cost)
             total |= {} if cache is None else {f"cache_{k}": v for k, v in cache.cost.items()}
             gene = _extract(job, nets, train, val_metrics(result) | {"cost": total})
-            gene = _calibrated(job, gene, images, total["flops"])
-            path = gene.save(run.path / "learngene.safetensors")
+            path = gene.save(run.path / "learngene.safetensors")  # what follows may run out of memory
+            gene = _calibrated(job, gene, images, total)
+            gene.save(path)
             run.finish(**val_metrics(result), **total, learngene=path.name, stored_parameters=gene.parameters)
     _say_written(path, gene)
     return gene
@@ -179,6 +180,10 @@ def _open_nets(job: Distill, run: RunDirectory) -> Nets:
             "to give it a head, "
             "or learn from its layers alone: --kl 0 --feature 1, with num_classes in --arch-args"
         )
+    if not getattr(ancestor, "num_classes", None) and job.calibration not in ("auto", 0):
+        raise LearngeneError(
+            f"calibration {job.calibration} compares class probabilities, and the ancestor has none; drop it"
+        )
     architecture = student_architecture(ancestor, job.arch, args)
     depth, rate = job.stage_plan.depth, job.drop_path or None
     untied = build_student(ancestor, architecture, depth, drop_path_rate=rate)
@@ -220,27 +225,44 @@ def _extract(job: Distill, nets: Nets, train: Source, metrics: dict[str, Any]) -
     )
 
 
-def _calibrated(job: Distill, gene: Learngene, images: ImageData, flops: float) -> Learngene:
-    """With the plan and the steps of each depth, as far as a tenth of the training's FLOPs goes."""
-    views, plans = (job.calibration, True) if job.calibration != "auto" else affordable(gene, 0.1 * flops)
-    if not views or not gene.num_classes:
-        if job.calibration == "auto":
-            log.info(
-                "plans and steps of descendants are by rule: the run was too short to choose them by "
-                "measuring ('learngene calibrate' does it)"
-            )
+def _calibrated(job: Distill, gene: Learngene, images: ImageData, total: dict[str, Any]) -> Learngene:
+    """With the plan and the steps of each depth, as far as a tenth of the training's FLOPs goes.
+
+    Args:
+        total: what was spent; what this costs is added.
+    """
+    if not gene.num_classes or job.calibration == 0:
+        return gene
+    auto = job.calibration == "auto"
+    wanted, plans = affordable(gene, 0.1 * total["flops"]) if auto else (int(job.calibration), True)
+    views = images.sample(wanted) if wanted else torch.empty(0)
+    if len(views) < (LEAST if auto else 1):
+        log.info(
+            "the run was too short to measure descendants of other depths: their plans and steps are %s",
+            "by rule ('learngene calibrate' chooses them)" if gene.elastic is None else "those of training",
+        )
         return gene
     began = time.perf_counter()
     depths = watched(depths_of(gene.plan), "choosing plans and steps", unit="depths")
-    gene = calibrate(gene, images.sample(views), depths, plans=plans, device=training_device(job))
-    seconds = time.perf_counter() - began
-    log.info("chose plan and steps of %d depths on %d views in %.1f s", len(gene.expansions), views, seconds)
-    return gene
+    device = training_device(job)
+    gene = calibrate(gene, views, depths, plans=plans, batch=max(job.batch_size, 1), device=device)
+    seconds = round(time.perf_counter() - began, 3)
+    total |= {
+        "calibration_seconds": seconds,
+        "calibration_flops": len(views) * flops_of_a_view(gene, plans=plans),
+    }
+    how = "chose plan and steps" if gene.elastic is None else "measured the divergence"
+    log.info("%s of %d depths on %d views in %.1f s", how, len(gene.expansions), len(views), seconds)
+    return replace(gene, metrics={**gene.metrics, "cost": total})
 
 
 def _say(job: Distill, nets: Nets, train: Source, val: Source) -> None:
     elastic = job.depths_drawn
     drawn = "" if elastic is None else f", in each step one of {elastic.shallowest} to {elastic.deepest}"
+    if job.elastic == "auto" and elastic is None and max(job.stage_plan.repeats) > 1:
+        log.info(
+            "the plan is trained alone: other depths go neither with norms of each layer's own nor with FSDP"
+        )
     log.info(
         "distilling %s (%.1f M parameters) into %s, plan %s: %d layers%s; %.2f M parameters stored; %d "
         "images, %d held out",
