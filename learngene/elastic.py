@@ -91,8 +91,7 @@ class Elastic:
 
     def expansion(self, depth: int, trained: StagePlan) -> Expansion:
         """The net of a depth: balanced, but for the full plan itself."""
-        plan = trained if depth == trained.depth else StagePlan.balanced(depth, trained.stages)
-        return Expansion(plan, (self.step,) * trained.stages)
+        return Expansion(trained.at_depth(depth), (self.step,) * trained.stages)
 
     def depths(self, trained: StagePlan) -> list[int]:
         """All that may be drawn."""

@@ -183,7 +183,7 @@ class Learngene:
         target = self._plan_for(depth, plan)
         chosen = self.expansions.get(target.depth)
         if plan is None and step is None:
-            target = chosen.plan if chosen else self.plan if target.depth == self.plan.depth else target
+            target = self.plan.at_depth(target.depth) if chosen is None else chosen.plan
         if step is not None:
             way = Expansion(target, parse_exponents(step, target.stages))
             if any(way.exponents) and not self.scalable:

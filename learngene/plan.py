@@ -76,6 +76,14 @@ class StagePlan:
                 "3,3,4,3,3"
             ) from None
 
+    def at_depth(self, depth: int) -> StagePlan:
+        """Itself if it is as deep, else `balanced` over as many stages.
+
+        >>> [str(StagePlan((2, 1, 2)).at_depth(depth)) for depth in (4, 5)]
+        ['2,1,1', '2,1,2']
+        """
+        return self if depth == self.depth else StagePlan.balanced(depth, self.stages)
+
     @classmethod
     def balanced(cls, depth: int, stages: int) -> StagePlan:
         """Spread ``depth`` layers evenly over ``stages``, extras to the earliest stages.

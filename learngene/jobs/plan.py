@@ -66,7 +66,7 @@ class Plan(Job):
         known = anatomy(self.arch)
         architecture = Architecture(self.arch, self.arch_args or {})
         sizes = Sizes(architecture)
-        plans = [StagePlan.balanced(depth, plan.stages) for depth in depths or usual_depths(plan)]
+        plans = [plan.at_depth(depth) for depth in depths or usual_depths(plan)]
         auxnet, *rows = sizes.costs([plan, *plans], latency=self.latency, device=self.device)
         stored, ten = sizes.stored(plan), sizes.ten_models()
         return {
