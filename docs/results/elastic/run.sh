@@ -13,15 +13,8 @@ learngene cache --ancestor checkpoints/fashion-mnist/ancestor "${data[@]}" --epo
 train sws --start random --elastic none
 train fixed --elastic none
 train elastic
-train elastic-plain --elastic-step 0 --calibration 0
-for how in "gains 2,2,2,2,2" "untied 3,3,3,3,3"; do
-  read -r name plan <<< "$how"
-  python docs/results/elastic/variants.py "$name" "${distill[@]}" --epochs 6 --plan "$plan" --elastic 5:15 --calibration 0 \
-    --out "$out/$name-s$seed"
-done
-# one model each, at the FLOPs of the learngene's distillation, the ancestor's share included
+python docs/results/elastic/variants.py gains "${distill[@]}" --epochs 6 --plan 2,2,2,2,2 --elastic 5:15 --calibration 0 --out "$out/gains-s$seed"
+# one model alone, at the FLOPs of the learngene's distillation, the ancestor's share included
 learngene "${distill[@]}" --calibration 0 --epochs 7 --plan 1,1,1,1,1,1 --out "$out/direct6-s$seed"
-learngene "${distill[@]}" --calibration 0 --epochs 6 --plan 1,1,1,1,1,1,1,1,1,1 --out "$out/direct10-s$seed"
-learngene "${distill[@]}" --calibration 0 --epochs 5 --plan 1,1,1,1,1,1,1,1,1,1,1,1,1,1,1 --out "$out/direct15-s$seed"
 # from random weights with labels
-learngene finetune vit_tiny_patch16_224 "${data[@]}" --depth 6 --epochs 12 --lr 0.008 --warmup-epochs 0.5 --out "$out/labels12-d6-s$seed"
+learngene finetune vit_tiny_patch16_224 "${data[@]}" --depth 6 --epochs 6 --lr 0.008 --warmup-epochs 0.5 --out "$out/labels6-d6-s$seed"

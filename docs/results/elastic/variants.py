@@ -1,4 +1,4 @@
-"""Elastic training in two ways that did not become options; report.md beside this says what came of them.
+"""Elastic training in two ways that are no options; report.md has the first, the second was only tried out.
 
     python docs/results/elastic/variants.py gains distill ARGUMENTS     # gains for each repeat
     python docs/results/elastic/variants.py untied distill ARGUMENTS    # layers of their own
