@@ -13,6 +13,7 @@ learngene cache --ancestor checkpoints/fashion-mnist/ancestor "${data[@]}" --epo
 train sws --start random --elastic none
 train fixed --elastic none
 train elastic
+train elastic-plain --elastic-step 0 --calibration 0
 python docs/results/elastic/variants.py gains "${distill[@]}" --epochs 6 --plan 2,2,2,2,2 --elastic 5:15 --calibration 0 --out "$out/gains-s$seed"
 # one model alone, at the FLOPs of the learngene's distillation, the ancestor's share included
 learngene "${distill[@]}" --calibration 0 --epochs 7 --plan 1,1,1,1,1,1 --out "$out/direct6-s$seed"
