@@ -99,14 +99,14 @@ def calibrate(
     """
     if not gene.num_classes:
         raise LearngeneError("calibrating compares class probabilities, and this learngene has no head")
-    parts = views.to(device).split(batch)
-    reference = _logits(gene.auxnet().eval().to(device), parts)
+    views = views.to(device)
+    reference = _logits(gene.auxnet().eval().to(device), views, batch)
     found: dict[int, Expansion] = {}
     for depth in depths_of(gene.plan) if depths is None else depths:
         if depth == gene.plan.depth:
             found[depth] = replace(gene.expansion_for(depth, gene.plan), kl=0.0)
         elif _can_have(gene, depth):
-            found[depth] = _best(gene, ways_of(gene, depth, plans=plans), parts, reference)
+            found[depth] = _best(gene, ways_of(gene, depth, plans=plans), views, reference, batch)
     return replace(gene, expansions={**gene.expansions, **found})
 
 
@@ -116,27 +116,23 @@ def _can_have(gene: Learngene, depth: int) -> bool:
 
 
 def _best(
-    gene: Learngene, ways: Sequence[Expansion], parts: Sequence[Tensor], reference: Tensor
+    gene: Learngene, ways: Sequence[Expansion], views: Tensor, reference: Tensor, batch: int
 ) -> Expansion:
     """Of several ways to a depth that with the least divergence; the first of equal ones."""
-    model = gene.architecture.build(ways[0].plan.depth).eval().to(reference.device)
-    few = max(1, len(reference) // PART)
-    some = torch.cat(list(parts))[:few].split(len(parts[0]))
-    first = {way: _kl(gene, way, model, some, reference[:few]) for way in ways}
+    model = gene.architecture.build(ways[0].plan.depth).eval().to(views.device)
+
+    def score(way: Expansion, count: int) -> float:
+        load_strict(model, gene.expanded(way), set())
+        value = float(soft_kl(_logits(model, views[:count], batch), reference[:count]))
+        return value if value == value else float("inf")  # not a number: steps that blow up
+
+    first = {way: score(way, max(1, len(views) // PART)) for way in ways}
     kept = sorted(ways, key=lambda way: first[way])[: _kept(len(ways))]
-    scores = {way: _kl(gene, way, model, parts, reference) for way in kept}
+    scores = {way: score(way, len(views)) for way in kept}
     best = min(kept, key=lambda way: scores[way])
     return replace(best, kl=round(scores[best], 6))
 
 
-def _kl(
-    gene: Learngene, way: Expansion, model: nn.Module, parts: Sequence[Tensor], reference: Tensor
-) -> float:
-    load_strict(model, gene.expanded(way), set())
-    value = float(soft_kl(_logits(model, parts), reference))
-    return value if value == value else float("inf")  # not a number: steps that blow up
-
-
-def _logits(model: nn.Module, parts: Sequence[Tensor]) -> Tensor:
-    """Logits (N, K) of images in parts."""
-    return torch.cat([model(part).float() for part in parts])
+def _logits(model: nn.Module, views: Tensor, batch: int) -> Tensor:
+    """Logits (N, K)."""
+    return torch.cat([model(part).float() for part in views.split(batch)])

@@ -38,10 +38,11 @@ def calibrate_file(job: Calibrate) -> Learngene:
         raise LearngeneError("calibrating compares class probabilities, and this learngene has no head")
     target = Path(job.gene if job.out is None else job.out).resolve()  # a link stays one
     check_writable(target)
-    depths = list(depths_of(gene.plan)) if job.depth is None else parse_depths(job.depth)
-    for depth in depths if job.depth is not None else ():
+    named = [] if job.depth is None else parse_depths(job.depth)
+    for depth in named:
         gene.plan_for(depth)
         check_storable(gene.architecture, depth)
+    depths = named or list(depths_of(gene.plan))
     with torch.device("meta"):
         skeleton = gene.architecture.build(gene.plan.stages)
     config = job.evaluated({**data_config_of(skeleton), **gene.data_config})

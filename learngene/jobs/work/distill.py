@@ -245,7 +245,7 @@ def _calibrated(job: Distill, gene: Learngene, images: ImageData, total: dict[st
     began = time.perf_counter()
     depths = watched(depths_of(gene.plan), "choosing plans and steps", unit="depths")
     device = training_device(job)
-    gene = calibrate(gene, views, depths, plans=plans, batch=max(job.batch_size, 1), device=device)
+    gene = calibrate(gene, views, depths, plans=plans, batch=job.batch_size, device=device)
     seconds = round(time.perf_counter() - began, 3)
     total |= {
         "calibration_seconds": seconds,
